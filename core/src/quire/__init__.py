@@ -1,0 +1,51 @@
+"""Quire: an LLM inference and serving engine in which everything is a plugin.
+
+The public names are loaded on first use, so that `import quire` stays light.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from quire.config import EngineConfig
+    from quire.engine.async_llm import AsyncLLM
+    from quire.engine.llm import LLM
+    from quire.errors import QuireError
+    from quire.outputs import CompletionOutput, Logprob, RequestOutput
+    from quire.sampling import SamplingParams
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "LLM",
+    "AsyncLLM",
+    "CompletionOutput",
+    "EngineConfig",
+    "Logprob",
+    "QuireError",
+    "RequestOutput",
+    "SamplingParams",
+]
+
+_HOME = {
+    "LLM": "quire.engine.llm",
+    "AsyncLLM": "quire.engine.async_llm",
+    "CompletionOutput": "quire.outputs",
+    "EngineConfig": "quire.config",
+    "Logprob": "quire.outputs",
+    "QuireError": "quire.errors",
+    "RequestOutput": "quire.outputs",
+    "SamplingParams": "quire.sampling",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'quire' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,73 @@
+"""The table of plugin kinds. Adding a kind is one row here and one hook in `quire.hookspecs`."""
+
+from __future__ import annotations
+
+from quire.contracts.attention import AttentionSpec
+from quire.contracts.base import Choice, Kind
+from quire.contracts.command import CommandSpec
+from quire.contracts.kernels import KernelsSpec
+from quire.contracts.model import ModelSpec
+from quire.contracts.quantization import QuantizationSpec
+from quire.contracts.route import RouteSpec
+from quire.contracts.sampler import SamplerSpec
+from quire.contracts.source import ModelSourceSpec
+
+KINDS: dict[str, Kind] = {
+    kind.name: kind
+    for kind in (
+        Kind(
+            name="attention",
+            hook="quire_attention_backends",
+            spec=AttentionSpec,
+            api=1,
+            choice=Choice.PRIORITY,
+            title="attention backends",
+        ),
+        Kind(
+            name="model", hook="quire_models", spec=ModelSpec, api=1, choice=Choice.MATCH, title="models"
+        ),
+        Kind(
+            name="quantization",
+            hook="quire_quantizations",
+            spec=QuantizationSpec,
+            api=1,
+            choice=Choice.MATCH,
+            title="quantizations",
+        ),
+        Kind(
+            name="sampler",
+            hook="quire_samplers",
+            spec=SamplerSpec,
+            api=1,
+            choice=Choice.PRIORITY,
+            title="samplers",
+        ),
+        Kind(
+            name="kernels",
+            hook="quire_kernels",
+            spec=KernelsSpec,
+            api=1,
+            choice=Choice.PRIORITY,
+            title="kernels",
+        ),
+        Kind(
+            name="source",
+            hook="quire_model_sources",
+            spec=ModelSourceSpec,
+            api=1,
+            choice=Choice.ALL,
+            title="model sources",
+        ),
+        Kind(
+            name="command",
+            hook="quire_commands",
+            spec=CommandSpec,
+            api=1,
+            choice=Choice.ALL,
+            title="commands",
+        ),
+        Kind(
+            name="route", hook="quire_routes", spec=RouteSpec, api=1, choice=Choice.NAMED, title="routes"
+        ),
+    )
+}

@@ -1,0 +1,135 @@
+"""The wire between the engine and its workers: a step's plan, and its result.
+
+A plan is a diff. Slots are stable seats: a request keeps its slot from its start until it ends
+or is preempted; a resumed request is started anew, its output ids included. The worker keeps
+each slot's token ids and `computed` count, and appends the ids it samples itself, so a plan
+carries counts and never the last sampled ids: step N + 1 can be planned while N runs.
+
+Plain data only (msgspec can encode every field); no torch, no scheduler.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from quire.sampling import SamplingParams
+
+
+@dataclass(frozen=True, slots=True)
+class SlotStart:
+    """A request takes a slot.
+
+    Attributes:
+        slot: its seat.
+        generation: counts the uses of the slot; results of an older use are discarded.
+        request_id: for messages only.
+        params: sampling parameters.
+        seed: seed of its random stream.
+        token_ids: prompt and, when it resumes, output ids emitted so far.
+        num_prompt: how many of `token_ids` are the prompt.
+        num_computed: tokens whose KV is in its blocks already (prefix cache, fork).
+        block_ids: per KV group its blocks so far, in order.
+        prompt_logprobs_from: first prompt position whose log probability is still wanted (positions
+            below it were emitted before a preemption); None if none are.
+    """
+
+    slot: int
+    generation: int
+    request_id: str
+    params: SamplingParams
+    seed: int
+    token_ids: list[int]
+    num_prompt: int
+    num_computed: int
+    block_ids: tuple[list[int], ...]
+    prompt_logprobs_from: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BlockCopy:
+    """Copy one block's content before the step's forward pass.
+
+    Attributes:
+        group: KV group.
+        src, dst: block ids.
+    """
+
+    group: int
+    src: int
+    dst: int
+
+
+@dataclass(frozen=True, slots=True)
+class StepPlan:
+    """What one step does.
+
+    A worker applies it in this order: free `ended`, seat `starts`, append `new_blocks`, do `copies`,
+    compute `counts[i]` tokens of slot `slots[i]`, and sample a token for every slot whose
+    computed count then reaches its known length.
+
+    Attributes:
+        step_id: increases by one.
+        ended: slots that ended, were preempted or aborted since the last plan.
+        starts: requests that take a slot in this step. Each also appears in `slots`.
+        slots, generations, counts: parallel lists: who computes how many tokens (at least 1).
+        new_blocks: (slot, per KV group the block ids appended), only for slots that got some,
+            and never for slots in `starts`.
+        copies: block copies.
+    """
+
+    step_id: int
+    ended: list[int] = field(default_factory=list)
+    starts: list[SlotStart] = field(default_factory=list)
+    slots: list[int] = field(default_factory=list)
+    generations: list[int] = field(default_factory=list)
+    counts: list[int] = field(default_factory=list)
+    new_blocks: list[tuple[int, tuple[list[int], ...]]] = field(default_factory=list)
+    copies: list[BlockCopy] = field(default_factory=list)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens computed in this step."""
+        return sum(self.counts)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprobs:
+    """Log probabilities at one position.
+
+    Attributes:
+        token_ids: the chosen (or prompt) token first, then the top k, most likely first.
+        logprobs: parallel to `token_ids`.
+        rank: rank of the first entry, 1 for the most likely.
+    """
+
+    token_ids: list[int]
+    logprobs: list[float]
+    rank: int
+
+
+@dataclass(slots=True)
+class SlotResult:
+    """What a step gave one slot.
+
+    Attributes:
+        slot, generation: key; a stale generation is discarded.
+        token_ids: sampled ids, empty when the step ended inside the prompt.
+        logprobs: one entry per sampled id, or None if not asked.
+        prompt_logprobs: entries for the prompt positions this step covered, in order.
+        error: the request failed; the text says why. Nothing else counts then.
+    """
+
+    slot: int
+    generation: int
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[TokenLogprobs] | None = None
+    prompt_logprobs: list[TokenLogprobs] | None = None
+    error: str | None = None
+
+
+@dataclass(slots=True)
+class StepResult:
+    """Result of one step: one `SlotResult` per slot of the plan, in the plan's order."""
+
+    step_id: int
+    slots: list[SlotResult]

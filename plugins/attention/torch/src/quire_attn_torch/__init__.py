@@ -1,0 +1,1 @@
+"""A Quire plugin; see README.md."""
