@@ -81,7 +81,7 @@ class LLM:
         """Complete prompts, all in one continuous batch.
 
         Args:
-            prompts: text, a list of token ids, a mapping such as `{"prompt_token_ids": [...]}`, or a list of these.
+            prompts: text, token ids, a mapping such as `{"prompt_token_ids": [...]}`, or a list of these.
             sampling_params: one for all, one per prompt, or None for the model's defaults.
             use_tqdm: draw a progress bar.
             prompt_token_ids: token ids instead of `prompts`.

@@ -88,8 +88,8 @@ def divide(
     kv = blocks * profile.kv_bytes_per_block
     if kv > room:
         raise CapacityError(
-            f"kv_cache_memory_bytes {kv_bytes} ({size(kv)}) is more than the {size(max(room, 0))} that are free "
-            f"beside weights and activations. Set at most {max(room, 0)}."
+            f"kv_cache_memory_bytes {kv_bytes} ({size(kv)}) is more than the {size(max(room, 0))} "
+            f"that are free beside weights and activations. Set at most {max(room, 0)}."
         )
     return MemoryBudget(
         total=profile.device_total,

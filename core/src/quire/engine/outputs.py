@@ -142,7 +142,7 @@ class _RequestState:
         )
 
     def _chosen(self, finished: bool) -> list[CompletionOutput]:
-        """All completions; of `best_of` the best `n`, known once all have ended, the first ones until then."""
+        """All completions; of `best_of` the best `n` once all have ended, the first `n` until then."""
         n = self._request.params.n
         chosen = self._completions
         if finished and len(chosen) > n:

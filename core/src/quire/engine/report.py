@@ -61,14 +61,15 @@ class StartupReport:
         )
         times = ", ".join(f"{name} {seconds:.2f}" for name, seconds in self.phases)
         total = sum(seconds for _, seconds in self.phases)
-        return [
-            f"model     {self.model} ({self.source}): {self.architecture}, "
+        rows = {
+            "model": f"{self.model} ({self.source}): {self.architecture}, "
             f"{self.num_parameters / 1e6:.1f} M parameters, {self.dtype} on {self.device}",
-            f"plugins   {chosen}",
-            f"memory    weights {size(memory.weights)}, activations {size(memory.activations)} "
+            "plugins": chosen,
+            "memory": f"weights {size(memory.weights)}, activations {size(memory.activations)} "
             f"(from a step of {self.measured_rows} tokens), KV cache {size(memory.kv)}, "
             f"left {size(memory.left)} of {size(memory.total)}",
-            f"capacity  {memory.tokens} tokens in {memory.num_blocks - 1} blocks; context {memory.max_model_len}; "
-            f"{memory.concurrency:.1f} sequences of that length at a time",
-            f"start-up  {total:.2f} s: {times}",
-        ]
+            "capacity": f"{memory.tokens} tokens in {memory.num_blocks - 1} blocks; "
+            f"context {memory.max_model_len}; {memory.concurrency:.1f} sequences of that length at a time",
+            "start-up": f"{total:.2f} s: {times}",
+        }
+        return [f"{name:<9} {text}" for name, text in rows.items()]

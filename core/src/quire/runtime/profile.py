@@ -40,29 +40,31 @@ class MemoryProfile:
     measured_rows: int
 
 
-@torch.inference_mode()
 def profile(worker: Worker) -> MemoryProfile:
     """Run a step of made-up tokens and see what it holds. Leaves the worker without KV memory."""
     config = worker.config
-    rows = config.max_num_batched_tokens
+    rows = min(config.max_num_batched_tokens, config.max_model_len)
     if config.device == "cpu":
         rows = min(rows, _CPU_ROWS)
-    rows = min(rows, config.max_model_len)
+    of_forward, of_sampling = _measure(worker, rows)
+    worker.device.empty_cache()
+    memory = worker.device.memory()
+    return MemoryProfile(
+        weights=worker.weight_bytes,
+        activations=max(of_forward * max(config.max_num_batched_tokens, rows) // rows, of_sampling),
+        kv_bytes_per_block=KVCache.bytes_per_block(worker.backends, worker.group_of_layer),
+        device_free=memory.free,
+        device_total=memory.total,
+        measured_rows=rows,
+    )
+
+
+@torch.inference_mode()
+def _measure(worker: Worker, rows: int) -> tuple[int, int]:
+    """Peak bytes of a forward pass of `rows` tokens, and of sampling for every slot."""
+    config = worker.config
     blocks = -(-rows // config.block_size)
     cache = KVCache(worker.backends, worker.group_of_layer, blocks + 1, worker.device.name)
-    worker.slots.seat(
-        SlotStart(
-            slot=0,
-            generation=0,
-            request_id="profile",
-            params=SamplingParams(),
-            seed=0,
-            token_ids=[0] * rows,
-            num_prompt=rows,
-            num_computed=0,
-            block_ids=tuple(list(range(1, blocks + 1)) for _ in worker.backends),
-        )
-    )
     hidden: list[torch.Tensor] = []
 
     def forward() -> None:
@@ -74,25 +76,28 @@ def profile(worker: Worker) -> MemoryProfile:
         hidden.append(worker.model.forward(worker.model.embed(batch.token_ids), batch.positions, step))
 
     def sample() -> None:
-        worker.sampler.add(0, SamplingParams(temperature=1.0, top_p=0.9), 0, [0], [])
         count = config.max_num_seqs
         logits = worker.model.logits(hidden[0][:1].expand(count, -1))
         slots = SampleRows(slots=[0] * count, positions=[1] * count)
         worker.sampler.draw(worker.sampler.process(logits, slots), slots)
-        worker.sampler.remove(0)
 
-    of_forward = peak_bytes(worker.device.name, forward)
-    of_sampling = peak_bytes(worker.device.name, sample)
-    worker.slots.leave(0)
-    scaled = of_forward * max(config.max_num_batched_tokens, rows) // rows
-    del cache
-    worker.device.empty_cache()
-    memory = worker.device.memory()
-    return MemoryProfile(
-        weights=worker.weight_bytes,
-        activations=max(scaled, of_sampling),
-        kv_bytes_per_block=KVCache.bytes_per_block(worker.backends, worker.group_of_layer),
-        device_free=memory.free,
-        device_total=memory.total,
-        measured_rows=rows,
+    params = SamplingParams(temperature=1.0, top_p=0.9)
+    worker.slots.seat(
+        SlotStart(
+            slot=0,
+            generation=0,
+            request_id="profile",
+            params=params,
+            seed=0,
+            token_ids=[0] * rows,
+            num_prompt=rows,
+            num_computed=0,
+            block_ids=tuple(list(range(1, blocks + 1)) for _ in worker.backends),
+        )
     )
+    worker.sampler.add(0, params, 0, [0], [])
+    try:
+        return peak_bytes(worker.device.name, forward), peak_bytes(worker.device.name, sample)
+    finally:
+        worker.sampler.remove(0)
+        worker.slots.leave(0)
