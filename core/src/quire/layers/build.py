@@ -128,7 +128,8 @@ class Build:
             name=name,
             parts=tuple(
                 LinearPart(
-                    f"{prefix}.{part}" if prefix else part, self._span(out, style == "column", f"{name}'s outputs")
+                    f"{prefix}.{part}" if prefix else part,
+                    self._span(out, style == "column", f"{name}'s outputs"),
                 )
                 for part, out in named.items()
             ),

@@ -1,4 +1,7 @@
-"""A pre-norm decoder layer with the residual carried along, so that adding and normalising are one operation."""
+"""A pre-norm decoder layer.
+
+The residual is carried along beside the last output, so that adding and normalising are one operation.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,8 @@ class DecoderLayer(nn.Module):
         """One layer.
 
         Args:
-            x: `[T, H]`, the last block's output, not yet added to the stream (the embedding in the first layer).
+            x: `[T, H]`, the last block's output, not yet added to the stream (in the first layer
+                the embedding).
             residual: `[T, H]`, the stream before it; None in the first layer.
             positions: `[T]` int64.
             step: passed on to the mixer.

@@ -116,9 +116,7 @@ def describe(
     kernels = Kernels(KernelsInit(need=KernelsNeed(device=device, dtype=dtype), device="meta"))
     opened = quantization(
         QuantizationInit(
-            need=QuantizationNeed(
-                device=device, dtype=dtype, config=config.get("quantization_config") or {}
-            ),
+            need=QuantizationNeed(device=device, dtype=dtype, config=config.get("quantization_config") or {}),
             headers=headers or {},
             kernels=kernels,
             device="meta",

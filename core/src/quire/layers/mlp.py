@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from quire.ops import Kernels
 
 
-
 def _silu(kernels: Kernels, x: torch.Tensor) -> torch.Tensor:
     return kernels.silu_and_mul(x)
 

@@ -36,7 +36,8 @@ class ParallelGroup:
         """
         if full % self.size:
             raise ConfigError(
-                f"tensor_parallel_size {self.size} does not divide {what} ({full}). Choose a divisor of {full}."
+                f"tensor_parallel_size {self.size} does not divide {what} ({full}). "
+                f"Choose a divisor of {full}."
             )
         each = full // self.size
         return Span(self.rank * each, (self.rank + 1) * each, full)

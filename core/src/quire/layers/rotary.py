@@ -1,4 +1,4 @@
-"""Rotary position embeddings (Su et al. 2021, https://arxiv.org/abs/2104.09864) as tables of cosines and sines.
+"""Rotary position embeddings (Su et al. 2021, https://arxiv.org/abs/2104.09864) as tables.
 
 Knows every scaling variant that checkpoints name in config.json; knows no kernel. Variants:
 
@@ -47,7 +47,7 @@ class RopeParameters:
 
     @classmethod
     def read(cls, config: Mapping[str, Any], head_dim: int, layer_type: str | None = None) -> RopeParameters:
-        """From `rope_parameters` (flat, or nested by layer type) or the older `rope_scaling` and `rope_theta`.
+        """From `rope_parameters` (flat, or nested by layer type), or the older `rope_scaling`, `rope_theta`.
 
         Raises:
             UnsupportedModelError: the variant is unknown, or a number it needs is missing.
@@ -151,7 +151,13 @@ def _yarn_attention_factor(options: Mapping[str, Any], factor: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class _Variant:
-    """`frequencies(parameters, max_len)` gives inverse frequencies `[rotary_dim / 2]` and a factor on cos and sin."""
+    """One rope type.
+
+    Attributes:
+        frequencies: `(parameters, max_len)` to inverse frequencies `[rotary_dim / 2]`, and a factor on
+            cosines and sines.
+        needs: options that have no default.
+    """
 
     frequencies: Callable[[RopeParameters, int], tuple[torch.Tensor, float]]
     needs: tuple[str, ...] = ()
@@ -183,7 +189,6 @@ class RotaryEmbedding(nn.Module):
 
     def __init__(self, parameters: RopeParameters, max_len: int, device: str, interleaved: bool) -> None:
         super().__init__()
-        self.parameters = parameters
         self.interleaved = interleaved
         if device == "meta":
             self.cos_sin = torch.empty(max_len, parameters.rotary_dim, device=device)

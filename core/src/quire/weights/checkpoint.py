@@ -67,7 +67,7 @@ def find_weights(directory: Path) -> tuple[Path, ...]:
         if pickled:
             raise CheckpointError(
                 f"{directory} has only pickled weights ({', '.join(pickled[:3])}). Opening those can run "
-                "code, so Quire reads safetensors only: convert them, or choose a revision that has safetensors."
+                "code, so Quire reads safetensors only: convert them, or choose a revision that has them."
             )
         raise CheckpointError(f"{directory} has no *.safetensors file.")
     return tuple(_inside(directory, name) for name in names)
@@ -150,7 +150,7 @@ class Checkpoint:
         return sum(entry.stop - entry.start for entry in self._entries.values())
 
     def place(self, name: str) -> tuple[int, int]:
-        """Where a tensor is, as (number of its file, first byte): sorting by it reads every file once through."""
+        """(Number of its file, first byte): in this order each file is read once through."""
         entry = self._entries[name]
         return self.files.index(entry.path), entry.start
 
@@ -168,7 +168,9 @@ class Checkpoint:
         entry = self._entries[name]
         header = entry.header
         if header.dtype not in TORCH_DTYPES:
-            raise CheckpointError(f"{header.file}: tensor {name!r} has dtype {header.dtype}, which cannot be read.")
+            raise CheckpointError(
+                f"{header.file}: tensor {name!r} has dtype {header.dtype}, which cannot be read."
+            )
         dtype = TORCH_DTYPES[header.dtype]
         spans = [Span.whole(n) for n in header.shape] if spans is None else list(spans)
         if tuple(span.full for span in spans) != header.shape:
@@ -208,7 +210,7 @@ def _read_bytes(entry: Entry, offset: int, count: int) -> torch.Tensor:
     try:
         with entry.path.open("rb", buffering=0) as file:
             file.seek(entry.start + offset)
-            view = memoryview(raw.numpy())
+            view = raw.numpy().data
             while view:
                 got = file.readinto(view)
                 if not got:

@@ -135,7 +135,9 @@ def _entry(path: Path, name: str, fields: Any, data: int, size: int) -> Entry:
             f"puts tensor {name!r} at bytes {start} to {stop}, but ends at {size}: truncated or damaged",
         )
     if (stop - start) * 8 != _bits(dtype, shape, limit=size * 8):
-        _refuse(path, f"holds {stop - start} bytes for tensor {name!r}, which do not make {dtype} {shape[:8]}")
+        _refuse(
+            path, f"holds {stop - start} bytes for tensor {name!r}, which do not make {dtype} {shape[:8]}"
+        )
     return Entry(TensorHeader(dtype=dtype, shape=tuple(shape), file=path.name), path, start, stop)
 
 

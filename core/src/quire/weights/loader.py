@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
-from tqdm import tqdm
+from tqdm import tqdm  # type: ignore[import-untyped] # has no annotations
 
 from quire.contracts import TensorHeader, Weight, WeightMapping
 from quire.errors import CheckpointError
@@ -28,7 +28,9 @@ def renamed_headers(checkpoint: Checkpoint, mapping: WeightMapping) -> dict[str,
     for name, header in checkpoint.headers().items():
         new = mapping.rename(name)
         if new in headers:
-            raise CheckpointError(f"Two tensors of the checkpoint are both {new!r} to the model, {name!r} is one.")
+            raise CheckpointError(
+                f"Two tensors of the checkpoint are both {new!r} to the model, {name!r} is one."
+            )
         headers[new] = header
     return headers
 

@@ -1,4 +1,4 @@
-"""Llama and its relatives for Quire: Llama 2/3/3.x, Mistral, Qwen2/2.5 and Qwen3. Light: describes, imports nothing heavy."""
+"""Llama 2/3/3.x, Mistral, Qwen2/2.5 and Qwen3 for Quire. Light: describes, imports nothing heavy."""
 
 from __future__ import annotations
 

@@ -103,7 +103,8 @@ def unsupported(config: Mapping[str, Any]) -> str | None:
     if types:
         unknown = sorted(set(types) - {"full_attention", "sliding_attention"})
         if unknown:
-            return f"layer_types {', '.join(map(repr, unknown))} are unknown; known: 'full_attention', 'sliding_attention'"
+            names = ", ".join(map(repr, unknown))
+            return f"layer_types {names} are unknown; known: 'full_attention', 'sliding_attention'"
         if len(types) != config["num_hidden_layers"]:
             return f"layer_types has {len(types)} entries for {config['num_hidden_layers']} layers"
     return None
@@ -131,7 +132,8 @@ def _windows(config: Mapping[str, Any]) -> tuple[int | None, ...]:
     """
     num_layers = int(config["num_hidden_layers"])
     architecture = _architecture(config)
-    window = config.get("sliding_window")
+    # transformers' default, in force when the key is absent; null switches the window off.
+    window = config.get("sliding_window", 4096)
     if architecture == "MistralForCausalLM":
         slides = [True] * num_layers
     elif architecture.startswith("Qwen") and config.get("use_sliding_window", False):

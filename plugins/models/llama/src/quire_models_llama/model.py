@@ -61,7 +61,8 @@ class LlamaFamily(nn.Module):
         f = Features.read(config)
         self.embed_tokens = build.embedding("model.embed_tokens", f.vocab_size, f.hidden_size)
         self.layers = nn.ModuleList(
-            _decoder_layer(f, build, f"model.layers.{index}", window) for index, window in enumerate(f.windows)
+            _decoder_layer(f, build, f"model.layers.{index}", window)
+            for index, window in enumerate(f.windows)
         )
         self.norm = build.norm("model.norm", f.hidden_size, f.norm_eps)
         self.lm_head = build.lm_head(
@@ -83,7 +84,7 @@ class LlamaFamily(nn.Module):
         residual = None
         for layer in self.layers:
             x, residual = layer(x, residual, positions, step)
-        hidden, _ = self.norm(x, residual)
+        hidden: torch.Tensor = self.norm(x, residual)[0]
         return hidden
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
