@@ -48,7 +48,7 @@ class InputProcessor:
 
     def default_params(self) -> SamplingParams:
         """What a request gets that names no parameters: the checkpoint's own values, else the defaults."""
-        return SamplingParams(**self._plan.generation.sampling_values())
+        return SamplingParams(**self._plan.generation.sampling)
 
     def prepare(
         self,

@@ -164,7 +164,7 @@ def make_plan(
         files=files,
         tokenizer_files=tokenizer_files,
         model_config=model_config,
-        generation=_generation(config, files),
+        generation=_generation(config, files, model_config),
         plugins=builder.build(),
         facts=facts,
         attention=attention,
@@ -243,9 +243,12 @@ def _max_model_len(config: EngineConfig, model_config: Mapping[str, Any]) -> int
     return config.max_model_len
 
 
-def _generation(config: EngineConfig, files: ModelFiles) -> GenerationDefaults:
+def _generation(
+    config: EngineConfig, files: ModelFiles, model_config: Mapping[str, Any]
+) -> GenerationDefaults:
     """The checkpoint's generation_config.json; end tokens count even where its sampling values do not."""
     if config.generation_config not in ("auto", "vllm"):
-        return load_generation_config(replace(files, directory=Path(config.generation_config)))
-    defaults = load_generation_config(files)
-    return defaults if config.generation_config == "auto" else defaults.without_sampling()
+        elsewhere = replace(files, directory=Path(config.generation_config))
+        return load_generation_config(elsewhere, model_config)
+    defaults = load_generation_config(files, model_config)
+    return defaults if config.generation_config == "auto" else replace(defaults, sampling={})
