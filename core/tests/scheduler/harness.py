@@ -120,6 +120,8 @@ class FakeExecutor:
 
     def _compute(self, slot: int, generation: int, count: int) -> SlotResult:
         seat = self.slots[slot]
+        if seat.start.request_id in self.failing:
+            return SlotResult(slot, generation, error="NaN")
         first, seat.computed = seat.computed, seat.computed + count
         assert seat.start.generation == generation
         assert count >= 1
@@ -133,9 +135,6 @@ class FakeExecutor:
                     kv[where] = seat.prefix_hash(position)
                 assert kv.get(where) == seat.prefix_hash(position), "attention would read foreign KV"
         result = SlotResult(slot, generation)
-        if seat.start.request_id in self.failing:
-            result.error = "NaN"
-            return result
         wanted = seat.start.prompt_logprobs_from
         if wanted is not None:
             last = min(seat.computed, seat.start.num_prompt - 1)
@@ -197,8 +196,8 @@ class Harness:
         self.scheduler.add(asked)
         self.requests[asked.request_id] = asked
 
-    def abort(self, request_id: str) -> list[StepOutput]:
-        return self._record(self.scheduler.abort(request_id))
+    def abort(self, request_id: str, index: int | None = None) -> list[StepOutput]:
+        return self._record(self.scheduler.abort(request_id, index))
 
     def plan(self) -> StepPlan:
         """Plan and execute a step, without taking in its result."""

@@ -268,8 +268,10 @@ class KVManager:
             for table in self._tables.values():
                 for block in [*table.blocks[g], *table.sources[g : g + 1]]:
                     held[block] += 1
-            for where, block in (pair for pairs in self._holds.values() for pair in pairs):
-                held[block] += where == g
+            for holds in self._holds.values():
+                for where, block in holds:
+                    if where == g:
+                        held[block] += 1
             queue, indexed = group.pool.queue(), set(group.index)
             usage = group.pool.usage()
             assert held == [group.pool.num_holders(b) for b in range(group.pool.num_blocks)]

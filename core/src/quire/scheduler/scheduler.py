@@ -89,32 +89,31 @@ class Scheduler:
             max_len=max_length(request, self.config),
             eos_ids=frozenset() if params.ignore_eos else frozenset(request.eos_token_ids),
             stop_ids=frozenset(params.stop_token_ids or ()),
-            num_unforked=num_completions(request) - 1,
+            unforked=list(range(num_completions(request))),
         )
         self._num_requests += 1
         self._requests[request.request_id] = state
-        extra = {"adapter": request.adapter, "cache_salt": request.cache_salt}
-        root = root_digest({tag: value for tag, value in extra.items() if value is not None})
-        token_ids = list(request.prompt_ids)
-        chain = TokenChain(token_ids, self.config.block_size, root)
-        self._roster.enqueue(self._new_sequence(state, 0, token_ids, chain))
+        self._start_completion(state)
 
     def abort(self, request_id: str, index: int | None = None) -> list[StepOutput]:
         """End a request at once, whatever it is doing; results under way for it are discarded.
 
         Args:
-            request_id: which one.
-            index: only this one of its completions, whose text has ended on a stop string, say.
+            request_id: which request.
+            index: end this completion alone (a stop string was found in it); None for all.
 
         Returns:
-            The last output of each unfinished completion; nothing for an id that is not live, for it may have
-            finished while the caller made up its mind.
+            The last output of each completion ended, with finish reason "abort". Nothing for what is not
+            live, for it may have finished while the caller made up its mind.
         """
         state = self._requests.get(request_id)
         if state is None:
             return []
         if index is None:
             return self._end_request(state, "abort")
+        if index in state.unforked:
+            state.unforked.remove(index)
+            return [StepOutput(request_id=request_id, index=index, finish_reason="abort")]
         ended = [sequence for sequence in state.sequences if sequence.index == index]
         for sequence in ended:
             self._end(sequence)
@@ -228,7 +227,7 @@ class Scheduler:
             sequence.num_confirmed -= rejected
             sequence.num_computed -= rejected
         self._kv.commit(sequence, sequence.chain, sequence.num_confirmed)
-        if sequence.state.num_unforked and sequence.num_confirmed >= sequence.num_prompt:
+        if sequence.state.unforked and sequence.num_confirmed >= sequence.num_prompt:
             self._fork_completions(sequence)
         if stop is not None:
             self._end(sequence)
@@ -252,15 +251,24 @@ class Scheduler:
         """
         state, prompt = parent.state, parent.state.request.prompt_ids
         shared = len(prompt) - 1
-        for index in range(1, 1 + state.num_unforked):
+        for index in state.unforked:
             token_ids = list(prompt)
             chain = parent.chain.fork(token_ids, shared // self.config.block_size)
             child = self._new_sequence(state, index, token_ids, chain)
             child.num_cached_tokens = parent.num_cached_tokens
             self._roster.fork(parent, child, shared)
-        state.num_unforked = 0
+        state.unforked.clear()
 
     # --- helpers
+
+    def _start_completion(self, state: RequestState) -> None:
+        """Let the first completion that does not exist yet wait; the others will fork from it."""
+        request = state.request
+        extra = {"adapter": request.adapter, "cache_salt": request.cache_salt}
+        root = root_digest({tag: value for tag, value in extra.items() if value is not None})
+        token_ids = list(request.prompt_ids)
+        chain = TokenChain(token_ids, self.config.block_size, root)
+        self._roster.enqueue(self._new_sequence(state, state.unforked.pop(0), token_ids, chain))
 
     def _new_sequence(
         self, state: RequestState, index: int, token_ids: list[int], chain: TokenChain
@@ -272,25 +280,30 @@ class Scheduler:
         return sequence
 
     def _end(self, sequence: Sequence) -> None:
-        """Let go of a finished sequence, and of its request with the last one."""
+        """Let go of a sequence, and of its request with the last one.
+
+        If it was aborted before the others could fork from it, the next takes its part.
+        """
         state = sequence.state
         self._roster.retire(sequence)
         state.sequences.remove(sequence)
-        if not state.sequences:
+        if state.unforked:
+            self._start_completion(state)
+        elif not state.sequences:
             del self._requests[state.request.request_id]
 
     def _end_request(
         self, state: RequestState, reason: FinishReason, error: str | None = None
     ) -> list[StepOutput]:
-        """End every unfinished completion of a request, those that were never forked included."""
-        total = num_completions(state.request)
+        """End every unfinished completion of a request, those that do not exist yet included."""
         outputs = [self._output(sequence, reason) for sequence in state.sequences]
         outputs += [
             StepOutput(request_id=state.request.request_id, index=index, finish_reason=reason)
-            for index in range(total - state.num_unforked, total)
+            for index in state.unforked
         ]
         for output in outputs:
             output.error = error
+        state.unforked.clear()
         for sequence in tuple(state.sequences):
             self._end(sequence)
         return outputs

@@ -41,8 +41,8 @@ class RequestState:
         max_len: length at which each of its sequences ends with "length".
         eos_ids, stop_ids: ids that end a sequence.
         sequences: its live sequences.
-        num_unforked: completions that do not exist yet; they fork from completion 0 once its prompt
-            is computed.
+        unforked: completions that do not exist yet; they fork from the first one once it has computed
+            the prompt.
     """
 
     request: EngineRequest
@@ -51,7 +51,7 @@ class RequestState:
     eos_ids: frozenset[int]
     stop_ids: frozenset[int]
     sequences: list[Sequence] = field(default_factory=list)
-    num_unforked: int = 0
+    unforked: list[int] = field(default_factory=list)
 
 
 @dataclass(slots=True, eq=False)
