@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
-from tqdm import tqdm  # type: ignore[import-untyped] # has no annotations
+from tqdm import tqdm
 
 from quire.contracts import TensorHeader, Weight, WeightMapping
 from quire.errors import CheckpointError, PluginError
