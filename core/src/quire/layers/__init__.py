@@ -13,7 +13,7 @@ from quire.layers.linear import Linear
 from quire.layers.mlp import GatedMLP
 from quire.layers.norm import RMSNorm
 from quire.layers.parallel import ParallelGroup
-from quire.layers.rotary import RotaryEmbedding
+from quire.layers.rotary import RopeParameters, RotaryEmbedding
 from quire.layers.step import Step
 from quire.layers.unquantized import Unquantized
 
@@ -33,6 +33,7 @@ __all__ = [
     "ParallelGroup",
     "RMSNorm",
     "RegisteredAttention",
+    "RopeParameters",
     "RotaryEmbedding",
     "Step",
     "Unquantized",

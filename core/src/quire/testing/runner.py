@@ -27,7 +27,7 @@ from quire.contracts import (
     QuantizationInit,
     QuantizationNeed,
 )
-from quire.layers import AttentionGroups, Build, Step, Unquantized
+from quire.layers import AttentionGroups, Build, ParallelGroup, Step, Unquantized
 from quire.ops import Kernels
 from quire.weights.checkpoint import Checkpoint
 from quire.weights.loader import initialise_dummy, load, renamed_headers
@@ -67,6 +67,7 @@ class PagedRunner:
         attention_class: type[AttentionBackend],
         quantization_class: type[Quantization] = Unquantized,
         kernels_class: type[Kernels] = Kernels,
+        parallel: ParallelGroup | None = None,
         block_size: int = 4,
         num_blocks: int = 128,
         max_model_len: int = 128,
@@ -107,6 +108,7 @@ class PagedRunner:
             attention=self._attention,
             mapping=model_class.mapping,
             max_model_len=max_model_len,
+            parallel=parallel,
             device=device,
             dtype=dtype,
         )

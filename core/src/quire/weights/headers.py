@@ -17,6 +17,8 @@ from quire.errors import CheckpointError
 MAX_HEADER_BYTES = 100_000_000
 """The format's own limit."""
 
+MAX_AXES = 32
+
 BITS = {
     "BOOL": 8,
     "F4": 4,
@@ -124,8 +126,8 @@ def _entry(path: Path, name: str, fields: Any, data: int, size: int) -> Entry:
     dtype, shape, offsets = fields["dtype"], fields["shape"], fields["data_offsets"]
     if not isinstance(dtype, str) or dtype not in BITS:
         _refuse(path, f"gives tensor {name!r} the unknown dtype {str(dtype)[:40]!r}")
-    if not isinstance(shape, list) or not all(_is_count(n) for n in shape):
-        _refuse(path, f"gives tensor {name!r} a shape that is not a list of sizes")
+    if not isinstance(shape, list) or len(shape) > MAX_AXES or not all(_is_count(n) for n in shape):
+        _refuse(path, f"gives tensor {name!r} a shape that is not a list of at most {MAX_AXES} sizes")
     if not isinstance(offsets, list) or len(offsets) != 2 or not all(_is_count(n) for n in offsets):
         _refuse(path, f"gives tensor {name!r} data_offsets that are not a pair of offsets")
     start, stop = data + offsets[0], data + offsets[1]
@@ -142,15 +144,15 @@ def _entry(path: Path, name: str, fields: Any, data: int, size: int) -> Entry:
 
 
 def _bits(dtype: str, shape: list[int], limit: int) -> int | None:
-    """Bits of the tensor; None once they exceed `limit` (so that no huge product is ever computed)."""
-    if 0 in shape:
-        return 0
+    """Bits of the tensor; None once they exceed `limit`, so that no huge product is ever computed."""
+    empty = 0 in shape
     bits = BITS[dtype]
     for n in shape:
-        bits *= n
-        if bits > limit:
+        bits *= max(n, 1)
+        # The other axes of an empty tensor must still fit an address.
+        if bits > (2**62 if empty else limit):
             return None
-    return bits
+    return 0 if empty else bits
 
 
 def _check_cover(path: Path, entries: dict[str, Entry], data: int, size: int) -> None:

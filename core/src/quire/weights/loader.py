@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
-from tqdm import tqdm  # type: ignore[import-untyped] # has no annotations
+from tqdm import tqdm
 
 from quire.contracts import TensorHeader, Weight, WeightMapping
-from quire.errors import CheckpointError
+from quire.errors import CheckpointError, PluginError
 from quire.weights.checkpoint import Checkpoint
 
 _SHOWN = 5
@@ -58,6 +58,7 @@ def load(
     Raises:
         CheckpointError: something is missing, unexpected, or of another shape or dtype; all of it is
             found before anything is read, and the first few are named.
+        PluginError: a weight contradicts itself.
     """
     weights = list(model_weights)
     headers = renamed_headers(checkpoint, mapping)
@@ -105,6 +106,12 @@ def _wrong(weights: Sequence[Weight], headers: Mapping[str, TensorHeader]) -> li
     """What is missing, or not as the model needs it."""
     problems = []
     for weight in weights:
+        taken = tuple(span.size for span in weight.take)
+        if taken != tuple(weight.target.shape) or tuple(span.full for span in weight.take) != weight.shape:
+            raise PluginError(
+                f"A layer takes {list(taken)} of tensor {weight.name!r} {list(weight.shape)} "
+                f"into a target of {list(weight.target.shape)}."
+            )
         header = headers.get(weight.name)
         if header is None:
             if weight.required:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from quire.errors import UnsupportedModelError
+from quire.layers import RopeParameters
 
 ACTIVATIONS = frozenset({"silu"})
 
@@ -107,6 +108,10 @@ def unsupported(config: Mapping[str, Any]) -> str | None:
             return f"layer_types {names} are unknown; known: 'full_attention', 'sliding_attention'"
         if len(types) != config["num_hidden_layers"]:
             return f"layer_types has {len(types)} entries for {config['num_hidden_layers']} layers"
+    try:
+        RopeParameters.read(config, _head_dim(config))
+    except UnsupportedModelError as error:
+        return str(error).rstrip(".")
     return None
 
 
