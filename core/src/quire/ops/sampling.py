@@ -11,6 +11,9 @@ never split a row among threads (softmax, cumsum, blocks of fixed size), maxima 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+import numpy as np
 import torch
 
 _NUCLEUS_WINDOW = 256
@@ -28,6 +31,9 @@ class SamplingOps:
 
     def argmax(self, logits: torch.Tensor) -> torch.Tensor:
         """`[R, V] -> [R]` int64: the greatest value's id, the lowest among equals; a NaN if there is one."""
+        if logits.device.type == "cpu" and logits.dtype == torch.float32:
+            # The same in vector registers, which torch does not use here: ten times faster and more.
+            return torch.from_numpy(logits.numpy().argmax(-1))
         return logits.argmax(-1)
 
     def keep_tokens(self, logits: torch.Tensor, rows: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
@@ -119,24 +125,18 @@ class SamplingOps:
             top_k: `[R]` int64, host; at least 1; V or more for off.
             top_p: `[R]` fp64 in (0, 1], host; 1 for off.
         """
-        vocab = logits.shape[1]
-        filtered = (top_k < vocab) | (top_p < 1)
-        if not bool(filtered.any()):
-            return logits
-        if not bool(filtered.all()):
-            chosen = filtered.to(logits.device)
-            out = logits.clone()
-            out[chosen] = self.apply_top_k_top_p(logits[chosen], top_k[filtered], top_p[filtered])
-            return out
-        unbounded = top_k >= vocab
-        window = int(top_k[~unbounded].max()) if not bool(unbounded.all()) else 0
-        if bool(unbounded.any()):
-            window = max(window, _NUCLEUS_WINDOW) if logits.device.type == "cpu" else vocab
-        kept, settled = _top(logits, top_k, top_p, window)
-        if not bool(settled.all()):
-            wide = ~settled
-            kept[wide] = _top(logits[wide], top_k[wide.cpu()], top_p[wide.cpu()], vocab)[0]
-        return kept
+        bounded = top_k < logits.shape[1]
+        out = logits
+        # Rows are cut alike whatever their neighbours ask for, so each kind goes its own way.
+        for chosen, find in ((bounded, _bounded_cut), (~bounded & (top_p < 1), _nucleus_cut)):
+            if not bool(chosen.any()):
+                continue
+            if bool(chosen.all()):
+                return _keep(logits, find(logits, top_k, top_p))
+            part = chosen.to(logits.device)
+            out = logits.clone() if out is logits else out
+            out[part] = _keep(logits[part], find(logits[part], top_k[chosen], top_p[chosen]))
+        return out
 
     def draw_from(self, logits: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
         """One token per row from softmax(logits), by inverting the cumulative distribution in order of id.
@@ -151,82 +151,134 @@ class SamplingOps:
         Returns:
             `[R]` int64; some id in [0, V) for a row with NaN or with nothing but -inf.
         """
-        rows, vocab = logits.shape
-        if rows == 0:
-            return torch.empty(0, dtype=torch.int64, device=logits.device)
-        probs = logits.softmax(-1)  # [R, V]
-        whole = vocab // _BLOCK * _BLOCK
-        sums = probs[:, :whole].view(rows, whole // _BLOCK, _BLOCK).sum(-1)  # [R, N]
-        if whole < vocab:
-            sums = torch.cat((sums, probs[:, whole:].sum(-1, keepdim=True)), dim=1)
-        ends = sums.double().cumsum(1)  # [R, N]
-        target = uniforms.to(logits.device).unsqueeze(1) * ends[:, -1:]  # [R, 1]
-        block = _first_above(ends, target)  # [R, 1]
-        start = torch.where(block > 0, ends.gather(1, (block - 1).clamp(min=0)), 0.0)
-        columns = block * _BLOCK + torch.arange(_BLOCK, device=logits.device)  # [R, 256]
-        inside = probs.gather(1, columns.clamp(max=vocab - 1)).double()
-        within = inside.masked_fill(columns >= vocab, 0.0).cumsum(1)
-        return (block * _BLOCK + _first_above(within, target - start)).squeeze(1).clamp(max=vocab - 1)
+        found = _search(logits.softmax(-1), uniforms.to(logits.device), strict=True)
+        return found.clamp(max=logits.shape[1] - 1)
+
+
+@dataclass(frozen=True, slots=True)
+class _Cut:
+    """Where rows end when tokens are ranked by logit, then by id.
+
+    Attributes:
+        value: `[R, 1]` logit of the last token kept.
+        count: `[R, 1]` tokens kept.
+        split: `[R]` bool; True where an equal of the last token is not kept.
+    """
+
+    value: torch.Tensor
+    count: torch.Tensor
+    split: torch.Tensor
+
+    @classmethod
+    def after(cls, ranked: torch.Tensor, count: torch.Tensor) -> _Cut:
+        """The cut after `count` (`[R, 1]`) of the greatest logits, `[R, W]` in descending order."""
+        value = ranked.gather(1, count - 1)
+        following = ranked.gather(1, count.clamp(max=ranked.shape[1] - 1))
+        split = (count < ranked.shape[1]) & (following == value) & (value > -torch.inf)
+        return cls(value, count, split.squeeze(1))
+
+
+def _bounded_cut(logits: torch.Tensor, top_k: torch.Tensor, top_p: torch.Tensor) -> _Cut:
+    """The cut of rows with a top-k below V; their top-p is relative to the k."""
+    vocab = logits.shape[1]
+    width = int(top_k.max()) + 1  # one more, to see whether the last kept token has an equal
+    ranked = _ranked(logits) if width * 8 >= vocab else logits.topk(width, dim=-1).values  # [R, W]
+    k = top_k.to(logits.device).unsqueeze(1)
+    if bool((top_p >= 1).all()):
+        return _Cut.after(ranked, k)
+    p = top_p.to(logits.device).unsqueeze(1)
+    weights = (ranked.double() - ranked[:, :1].double()).exp()
+    weights = weights.masked_fill(torch.arange(ranked.shape[1], device=logits.device) >= k, 0.0)
+    ends = weights.cumsum(1)
+    reaching = (ends < p * ends[:, -1:]).sum(1, keepdim=True) + 1
+    return _Cut.after(ranked, torch.where(p >= 1, k, torch.minimum(reaching, k)))
+
+
+def _nucleus_cut(logits: torch.Tensor, top_k: torch.Tensor, top_p: torch.Tensor) -> _Cut:
+    """The cut of rows that have a top-p alone."""
+    p = top_p.to(logits.device)
+    # Trying a window first takes a look at its outcome: free on a CPU, a wait on a GPU.
+    if logits.device.type != "cpu" or logits.shape[1] <= 8 * _NUCLEUS_WINDOW:
+        ranked = _ranked(logits)
+        return _Cut.after(ranked, _nucleus_size(ranked, p))
+    ranked = logits.topk(_NUCLEUS_WINDOW + 1, dim=-1).values
+    weights = (ranked.double() - ranked[:, :1].double()).exp()
+    total = 1 / logits.softmax(-1).amax(-1, keepdim=True).double()  # in units of the greatest probability
+    count = (weights.cumsum(1) < p.unsqueeze(1) * total).sum(1, keepdim=True) + 1
+    wide = (count > _NUCLEUS_WINDOW).squeeze(1)
+    cut = _Cut.after(ranked, count.clamp(max=_NUCLEUS_WINDOW))
+    if bool(wide.any()):
+        ranked = _ranked(logits[wide])
+        rest = _Cut.after(ranked, _nucleus_size(ranked, p[wide]))
+        cut.value[wide], cut.count[wide], cut.split[wide] = rest.value, rest.count, rest.split
+    return cut
+
+
+def _nucleus_size(ranked: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
+    """How many of `ranked` (`[R, V]`, descending) reach probability p, `[R, 1]`."""
+    return (_search(ranked.softmax(-1), p, strict=False) + 1).clamp(max=ranked.shape[1]).unsqueeze(1)
+
+
+def _ranked(logits: torch.Tensor) -> torch.Tensor:
+    """All logits of each row, descending."""
+    if logits.device.type == "cpu":
+        # Only values are wanted, and numpy sorts these in vector registers: some twenty times faster.
+        return torch.from_numpy(np.sort(logits.numpy(), axis=1)).flip(1)
+    return logits.sort(-1, descending=True).values
+
+
+def _keep(logits: torch.Tensor, cut: _Cut) -> torch.Tensor:
+    """-inf past the cut; of the tokens equal to the last one kept, the lowest ids stay."""
+    out = torch.where(logits < cut.value, -torch.inf, logits)
+    if bool(cut.split.any()):
+        part = logits[cut.split]  # [R', V]
+        value = cut.value[cut.split]
+        row, column = (part == value).nonzero(as_tuple=True)  # [E] each, by row and then by id
+        many = row.bincount(minlength=len(part))
+        rank = torch.arange(len(row), device=logits.device) - (many.cumsum(0) - many)[row]
+        wanted = cut.count[cut.split].squeeze(1) - (part > value).sum(1)
+        late = rank >= wanted[row]
+        out[cut.split.nonzero().squeeze(1)[row[late]], column[late]] = -torch.inf
+    return out
+
+
+def _search(probs: torch.Tensor, share: torch.Tensor, *, strict: bool) -> torch.Tensor:
+    """First index at which the running sum of a row exceeds (or, not strict, reaches) a share of its total.
+
+    Two levels: sums of blocks are searched, then the entries of one block, both in fp64. An index
+    without mass of its own is never found, also where rounding puts the target past the total.
+
+    Args:
+        probs: `[R, V]` fp32, not negative.
+        share: `[R]` fp64 in [0, 1] (above 0 if not strict).
+
+    Returns:
+        `[R]` int64, V or more only for rows without any mass.
+    """
+    rows, vocab = probs.shape
+    if rows == 0:
+        return torch.empty(0, dtype=torch.int64, device=probs.device)
+    whole = vocab // _BLOCK * _BLOCK
+    sums = probs[:, :whole].view(rows, whole // _BLOCK, _BLOCK).sum(-1)  # [R, N]
+    if whole < vocab:
+        sums = torch.cat((sums, probs[:, whole:].sum(-1, keepdim=True)), dim=1)
+    ends = sums.double().cumsum(1)  # [R, N]
+    target = share.unsqueeze(1) * ends[:, -1:]  # [R, 1]
+    block = _first(ends, target, strict)  # [R, 1]
+    start = torch.where(block > 0, ends.gather(1, (block - 1).clamp(min=0)), 0.0)
+    columns = block * _BLOCK + torch.arange(_BLOCK, device=probs.device)  # [R, 256]
+    inside = probs.gather(1, columns.clamp(max=vocab - 1)).double()
+    within = inside.masked_fill(columns >= vocab, 0.0).cumsum(1)
+    return (block * _BLOCK + _first(within, target - start, strict)).squeeze(1)
+
+
+def _first(ends: torch.Tensor, target: torch.Tensor, strict: bool) -> torch.Tensor:
+    """First index whose running sum exceeds or reaches the target; at most the last with mass, `[R, 1]`."""
+    last = torch.searchsorted(ends, ends[:, -1:].contiguous())
+    found = torch.searchsorted(ends, target, right=strict)
+    return torch.minimum(found, last).clamp(max=ends.shape[1] - 1)
 
 
 def _flat(logits: torch.Tensor, rows: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
     """Entries as indices into the flattened logits, `[E]` int64 on the device."""
     return (rows * logits.shape[1] + ids).to(logits.device)
-
-
-def _first_above(ends: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """First index whose running sum exceeds the target, which therefore has mass of its own, `[R, 1]`.
-
-    Rounding may put the target at or past the total: then the last index that has mass.
-    """
-    last = torch.searchsorted(ends, ends[:, -1:].contiguous())
-    found = torch.searchsorted(ends, target, right=True)
-    return torch.minimum(found, last).clamp(max=ends.shape[1] - 1)
-
-
-def _top(
-    logits: torch.Tensor, top_k: torch.Tensor, top_p: torch.Tensor, window: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Filter rows by looking at the `window` most likely tokens of each.
-
-    Returns:
-        filtered logits `[R, V]`, and `[R]` bool: False where the nucleus may reach past the window.
-    """
-    device, vocab = logits.device, logits.shape[1]
-    width = min(window + 1, vocab)  # one more, to see whether the last kept token has an equal
-    if width * 8 >= vocab:
-        width, values = vocab, logits.sort(-1, descending=True).values
-    else:
-        values = logits.topk(width, dim=-1).values  # [R, W]
-    k, p = top_k.to(device).unsqueeze(1), top_p.to(device).unsqueeze(1)
-    column = torch.arange(width, device=device)
-    weights = (values.double() - values[:, :1].double()).exp().masked_fill(column >= k, 0.0)
-    ends = weights.cumsum(1)
-    total = ends[:, -1:].clone()  # [R, 1], in units of the most likely token's probability
-    unbounded = top_k >= vocab
-    if bool(unbounded.any()):
-        chosen = unbounded.to(device)
-        # The same number whatever the window, so that neighbours cannot move a row's cut.
-        total[chosen] = 1 / logits[chosen].softmax(-1).amax(-1, keepdim=True).double()
-    before = torch.cat((torch.zeros_like(total), ends[:, :-1]), dim=1)
-    inside = ((before < p * total) | (p >= 1)) & (column < k)
-    count = inside.sum(1, keepdim=True).clamp(min=1)  # [R, 1] tokens to keep
-    cut = values.gather(1, count - 1)
-    kept = torch.where(logits < cut, -torch.inf, logits)
-    following = values.gather(1, count.clamp(max=width - 1))
-    split = ((count < width) & (following == cut) & (cut > -torch.inf)).squeeze(1)
-    if bool(split.any()):
-        wanted = count - (values > cut).sum(1, keepdim=True)
-        kept[split] = _drop_late_equals(kept[split], cut[split], wanted[split])
-    return kept, (count < width).squeeze(1) | (width == vocab) | ~unbounded.to(device)
-
-
-def _drop_late_equals(logits: torch.Tensor, value: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-    """Of each row's tokens equal to `value` (`[R, 1]`), keep the `wanted` (`[R, 1]`) lowest ids."""
-    equal = logits == value  # [R, V]
-    row, column = equal.nonzero(as_tuple=True)  # [E] each, by row and then by id
-    many = equal.sum(1)
-    rank = torch.arange(len(row), device=logits.device) - (many.cumsum(0) - many)[row]
-    late = rank >= wanted.squeeze(1)[row]
-    logits[row[late], column[late]] = -torch.inf
-    return logits
