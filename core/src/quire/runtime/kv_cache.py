@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 
 from quire.contracts import AttentionBackend, KVLayout
-from quire.layers import torch_dtype
 from quire.plan import BlockCopy
+from quire.runtime.dtypes import torch_dtype
 
 
 def layout_bytes(layout: KVLayout) -> int:

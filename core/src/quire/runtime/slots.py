@@ -22,7 +22,7 @@ class SlotInfo:
         request_id: for messages.
         logprobs: how many top log probabilities per sampled token; None for none at all.
         prompt_logprobs: the same per prompt token.
-        prompt_logprobs_from: next prompt position whose entry is wanted.
+        prompt_logprobs_from: first prompt position whose entry is wanted; earlier ones were emitted.
     """
 
     request_id: str
