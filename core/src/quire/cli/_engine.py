@@ -17,10 +17,9 @@ from quire.errors import ConfigError, RequestFailedError
 from quire.outputs import RequestOutput
 from quire.sampling import SamplingParams
 
-__all__ = ["Engine", "Message", "Prompt", "engine", "is_terminal", "open_llm", "require_success"]
+__all__ = ["Engine", "Message", "engine", "is_terminal", "open_llm", "require_success"]
 
 Message = dict[str, str]
-Prompt = str | dict[str, list[int]]
 
 
 class StartupReport(Protocol):
@@ -62,7 +61,7 @@ def open_llm(config: EngineConfig) -> Engine:
     """
     from quire import LLM
 
-    llm: Engine = LLM(config=config)
+    llm: Engine = LLM(config=config, show_progress=is_terminal())
     return llm
 
 

@@ -242,15 +242,16 @@ def _read(kind: str) -> Callable[[str], Any]:
     def biases(text: str) -> dict[int, float]:
         return {int(key): float(bias) for key, bias in decode("mapping", text).items()}
 
-    return {
+    readers: dict[str, Callable[[str], Any]] = {
         "ints": ints,
         "biases": biases,
         "list": functools.partial(decode, "list"),
         "mapping": functools.partial(decode, "mapping"),
-    }[kind]
+    }
+    return readers[kind]
 
 
-def _click_type(annotation: Any) -> click.ParamType:
+def _click_type(annotation: Any) -> Any:
     """Numbers and choices fail as usage errors; all else, "2GiB" too, is for the configuration to judge."""
     arms = [arm for arm in _arms(annotation) if arm is not types.NoneType]
     if len(arms) == 1:
