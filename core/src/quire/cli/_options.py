@@ -27,11 +27,19 @@ from quire.plugin_plan import import_target
 from quire.plugins import OK
 from quire.sampling import SamplingParams
 
-__all__ = ["configuration", "engine_options", "sampling_from", "sampling_options"]
+__all__ = [
+    "SettingsCommand",
+    "configuration",
+    "engine_options",
+    "sampling_from",
+    "sampling_options",
+    "sections_in",
+]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-_ENGINE, _SAMPLING, _FILE = "quire.engine", "quire.sampling", "quire.file"
+_ENGINE, _SAMPLING, _FILE = "Engine options", "Sampling options", "Configuration file"
+_EVERYTHING = "quire.help_all"
 _RARE: frozenset[KeyPath] = frozenset(
     (name,)
     for name in (
@@ -49,6 +57,35 @@ _RARE: frozenset[KeyPath] = frozenset(
     )
 ) | {("plugins", "routes")}
 _RARE_SAMPLING = {"use_beam_search", "length_penalty", "early_stopping"}
+
+
+class SettingOption(click.Option):
+    """A flag made from a setting; help lists it under its section."""
+
+    def __init__(self, names: list[str], *, section: str, rare: bool, **rest: Any) -> None:
+        super().__init__(names, **rest)
+        self.section = section
+        self.rare = rare
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        """The rare ones are in `--help-all` only."""
+        return None if self.rare and not ctx.meta.get(_EVERYTHING) else super().get_help_record(ctx)
+
+
+class SettingsCommand(click.Command):
+    """A command whose help has its own options first, then those made from settings, by section."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Writes the sections of options."""
+        sections: dict[str, list[tuple[str, str]]] = {"Options": [], _SAMPLING: [], _ENGINE: []}
+        for param in self.get_params(ctx):
+            record = param.get_help_record(ctx)
+            if record is not None and isinstance(param, click.Option):
+                sections[getattr(param, "section", "Options")].append(record)
+        for title, records in sections.items():
+            if records:
+                with formatter.section(title):
+                    formatter.write_dl(records)
 
 
 def engine_options(command: Command) -> Command:
@@ -162,9 +199,7 @@ def _keep(
 
 def _help_all(ctx: click.Context, param: click.Parameter, value: bool) -> None:
     if value and not ctx.resilient_parsing:
-        for option in ctx.command.params:
-            if isinstance(option, click.Option):
-                option.hidden = False
+        ctx.meta[_EVERYTHING] = True
         click.echo(ctx.get_help(), color=ctx.color)
         ctx.exit()
 
@@ -184,7 +219,7 @@ def _engine_flags() -> Iterator[click.Option]:
             _ENGINE,
             path,
             text=field.description or "",
-            hidden=path in _RARE,
+            rare=path in _RARE,
         )
 
 
@@ -201,11 +236,11 @@ def _sampling_flags() -> Iterator[click.Option]:
             _SAMPLING,
             field.name,
             text=texts.get(field.name, ""),
-            hidden=field.name in _RARE_SAMPLING,
+            rare=field.name in _RARE_SAMPLING,
         )
 
 
-def _flag(name: str, kind: Any, store: str, key: object, *, text: str, hidden: bool) -> click.Option:
+def _flag(name: str, kind: Any, store: str, key: object, *, text: str, rare: bool) -> click.Option:
     """An option that leaves nothing in the context's `store` unless it is given.
 
     Args:
@@ -223,12 +258,13 @@ def _flag(name: str, kind: Any, store: str, key: object, *, text: str, hidden: b
     elif isinstance(kind, str):
         read = _read(kind)
         extra = {"metavar": "JSON" if kind in ("mapping", "biases") else "A,B,..."}
-    return click.Option(
+    return SettingOption(
         [flag, f"_{name}"],
+        section=store,
         expose_value=False,
         callback=_keep(store, key, read),
         help=text,
-        hidden=hidden,
+        rare=rare,
         **extra,
     )
 

@@ -10,13 +10,13 @@ import click
 
 from quire.cli._bench import Item, Percentiles, make_workload, report, workload_options
 from quire.cli._engine import Engine, engine, is_terminal, require_success
-from quire.cli._options import configuration, engine_options
+from quire.cli._options import SettingsCommand, configuration, engine_options
 from quire.sampling import SamplingParams
 
 __all__ = ["command"]
 
 
-@click.command("latency")
+@click.command("latency", cls=SettingsCommand)
 @click.argument("model")
 @workload_options(num_prompts=8, input_len=128, output_len=64)
 @engine_options

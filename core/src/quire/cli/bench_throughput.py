@@ -9,14 +9,14 @@ import click
 
 from quire.cli._bench import Percentiles, make_workload, report, workload_options
 from quire.cli._engine import engine, is_terminal, require_success
-from quire.cli._options import configuration, engine_options
+from quire.cli._options import SettingsCommand, configuration, engine_options
 from quire.outputs import RequestOutput
 from quire.sampling import SamplingParams
 
 __all__ = ["command"]
 
 
-@click.command("throughput")
+@click.command("throughput", cls=SettingsCommand)
 @click.argument("model")
 @workload_options(num_prompts=32, input_len=128, output_len=64)
 @engine_options

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import click
 
 from quire.cli._engine import Engine, Message, engine, require_success
-from quire.cli._options import configuration, engine_options, sampling_from, sampling_options
+from quire.cli._options import SettingsCommand, configuration, engine_options, sampling_from, sampling_options
 from quire.errors import InvalidRequestError, QuireError
 from quire.outputs import RequestOutput
 from quire.sampling import SamplingParams
@@ -57,7 +57,7 @@ class Conversation:
         self.reset()
 
 
-@click.command("chat")
+@click.command("chat", cls=SettingsCommand)
 @click.argument("model")
 @click.option("--system", metavar="TEXT", help="System message.")
 @click.option("--quiet", is_flag=True, help="No start-up report.")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from quire.cli._options import configuration, engine_options
+from quire.cli._options import SettingsCommand, configuration, engine_options
 from quire.cli._render import to_json
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 
-@click.command("doctor")
+@click.command("doctor", cls=SettingsCommand)
 @click.argument("model", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @engine_options

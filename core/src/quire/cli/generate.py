@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from quire.cli._engine import Engine, engine, require_success
-from quire.cli._options import configuration, engine_options, sampling_from, sampling_options
+from quire.cli._options import SettingsCommand, configuration, engine_options, sampling_from, sampling_options
 from quire.cli._render import to_json
 from quire.outputs import RequestOutput
 from quire.sampling import SamplingParams
@@ -18,7 +18,7 @@ __all__ = ["command"]
 _MAX_TOKENS = 128
 
 
-@click.command("generate")
+@click.command("generate", cls=SettingsCommand)
 @click.argument("model")
 @click.argument("prompt", required=False)
 @click.option("--file", type=click.Path(path_type=Path), metavar="FILE", help="Read the prompt from a file.")
