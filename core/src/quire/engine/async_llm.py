@@ -162,9 +162,9 @@ class AsyncLLM:
         if key is not None:
             await self._call(lambda: self._dispatch(self._engine.client.abort(key)))
 
-    async def reset_prefix_cache(self) -> bool:
-        """Forget cached prefixes; False if running requests hold some of them."""
-        return await self._call(self._engine.client.reset_prefix_cache)
+    async def reset_prefix_cache(self) -> None:
+        """Forget cached prefixes; running requests are not affected."""
+        await self._call(self._engine.client.reset_prefix_cache)
 
     async def get_metrics(self) -> SchedulerStats:
         """Counts of requests, blocks, prefix hits and preemptions."""

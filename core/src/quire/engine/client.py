@@ -25,8 +25,8 @@ class EngineClient(Protocol):
     def has_unfinished(self) -> bool:
         """Whether any request waits or runs."""
 
-    def reset_prefix_cache(self) -> bool:
-        """Forget cached prefixes; False if running requests hold some of them."""
+    def reset_prefix_cache(self) -> None:
+        """Forget cached prefixes; running requests are not affected."""
 
     def stats(self) -> SchedulerStats:
         """Counts of requests and blocks."""
@@ -68,9 +68,9 @@ class InProcessClient:
         """See `EngineClient`."""
         return self.core.has_unfinished()
 
-    def reset_prefix_cache(self) -> bool:
+    def reset_prefix_cache(self) -> None:
         """See `EngineClient`."""
-        return self.core.reset_prefix_cache()
+        self.core.reset_prefix_cache()
 
     def stats(self) -> SchedulerStats:
         """See `EngineClient`."""

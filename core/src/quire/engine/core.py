@@ -36,9 +36,9 @@ class EngineCore:
         """Whether any request waits or runs."""
         return self.scheduler.has_unfinished()
 
-    def reset_prefix_cache(self) -> bool:
-        """Forget cached prefixes; False if running requests hold some of them."""
-        return self.scheduler.reset_prefix_cache()
+    def reset_prefix_cache(self) -> None:
+        """Forget cached prefixes; running requests are not affected."""
+        self.scheduler.reset_prefix_cache()
 
     def stats(self) -> SchedulerStats:
         """Counts of requests and blocks."""

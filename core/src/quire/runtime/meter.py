@@ -23,17 +23,18 @@ def peak_bytes(device: str, work: Callable[[], object]) -> int:
         torch.cuda.reset_peak_memory_stats(device)
         work()
         torch.cuda.synchronize(device)
-        return max(torch.cuda.max_memory_allocated(device) - before, 0)
+        peak: int = torch.cuda.max_memory_allocated(device)
+        return max(peak - before, 0)
     with _LiveTensors() as live:
         work()
     return live.peak
 
 
-class _LiveTensors(TorchDispatchMode):
+class _LiveTensors(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Follows the storages that operations create, for as long as they live."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.peak = 0
         self._live: dict[int, tuple[StorageWeakRef, int]] = {}
 
@@ -54,7 +55,12 @@ class _LiveTensors(TorchDispatchMode):
             if isinstance(leaf, torch.Tensor) and leaf.layout is torch.strided:
                 storage = leaf.untyped_storage()
                 if storage._cdata not in given:  # a new storage, not a view or an in-place result
-                    self._live[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
-        self._live = {key: entry for key, entry in self._live.items() if not entry[0].expired()}
+                    self._live[storage._cdata] = (
+                        StorageWeakRef(storage),  # type: ignore[no-untyped-call]
+                        storage.nbytes(),
+                    )
+        gone = [key for key, (ref, _) in self._live.items() if ref.expired()]  # type: ignore[no-untyped-call]
+        for key in gone:
+            del self._live[key]
         self.peak = max(self.peak, sum(size for _, size in self._live.values()))
         return result

@@ -99,15 +99,26 @@ class Scheduler:
         chain = TokenChain(token_ids, self.config.block_size, root)
         self._roster.enqueue(self._new_sequence(state, 0, token_ids, chain))
 
-    def abort(self, request_id: str) -> list[StepOutput]:
+    def abort(self, request_id: str, index: int | None = None) -> list[StepOutput]:
         """End a request at once, whatever it is doing; results under way for it are discarded.
+
+        Args:
+            request_id: which one.
+            index: only this one of its completions, whose text has ended on a stop string, say.
 
         Returns:
             The last output of each unfinished completion; nothing for an id that is not live, for it may have
             finished while the caller made up its mind.
         """
         state = self._requests.get(request_id)
-        return [] if state is None else self._end_request(state, "abort")
+        if state is None:
+            return []
+        if index is None:
+            return self._end_request(state, "abort")
+        ended = [sequence for sequence in state.sequences if sequence.index == index]
+        for sequence in ended:
+            self._end(sequence)
+        return [self._output(sequence, "abort") for sequence in ended]
 
     def has_unfinished(self) -> bool:
         """True while any request is live."""
