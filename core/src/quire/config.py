@@ -21,7 +21,7 @@ from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSett
 
 from quire._config_errors import explain
 from quire._config_sources import KeyPath, Layer, read_environment, read_file
-from quire._config_types import NOT_BOOL, Bytes, Count, Dtype, PluginKey, not_built, shapes_of
+from quire._config_types import NOT_BOOL, Bytes, Count, Dtype, Name, PluginKey, not_built, shapes_of
 from quire.errors import ConfigError
 
 __all__ = ["EngineConfig", "PluginsConfig"]
@@ -65,12 +65,12 @@ class EngineConfig(BaseSettings):
 
     model_config = SettingsConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
-    model: str = Field(
+    model: Name = Field(
         default="",
         description="Local directory, bundled name or Hugging Face hub id; the first that exists wins. "
         "Empty only where no model is loaded, as in `quire doctor` without one.",
     )
-    tokenizer: str | None = Field(
+    tokenizer: Name | None = Field(
         default=None, description="Name or path of the tokenizer; null for the model's."
     )
     revision: str | None = Field(
@@ -154,7 +154,7 @@ class EngineConfig(BaseSettings):
     max_logprobs: Annotated[int, NOT_BOOL] = Field(
         default=20, ge=0, description="Most log probabilities per token that a request may ask for."
     )
-    generation_config: str = Field(
+    generation_config: Name = Field(
         default="auto",
         min_length=1,
         description="Where default sampling parameters come from: `auto` is the model's "

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 from click.testing import Result
 
-from quire.cli import chat
+from quire.cli import _engine, chat
 from quire.cli.chat import Conversation
-from quire.errors import InvalidRequestError
+from quire.config import EngineConfig
+from quire.errors import EngineError, InvalidRequestError
 from quire.sampling import SamplingParams
 
 Run = Callable[..., Result]
@@ -52,9 +53,6 @@ def test_piped_in_an_overflow_ends_with_the_reason(fakes: Any, run: Run) -> None
 def test_in_the_terminal_an_overflow_is_taken_back(
     fakes: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from quire.cli import _engine
-    from quire.config import EngineConfig
-
     typed = iter(["a", "x" * 300, "b"])
     monkeypatch.setattr("builtins.input", lambda prompt: next(typed, None) or _end())
     llm = _engine.open_llm(EngineConfig())
@@ -72,9 +70,6 @@ def _end() -> str:
 def test_ctrl_c_stops_the_answer_and_keeps_what_was_said(
     fakes: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from quire.cli import _engine
-    from quire.config import EngineConfig
-
     fakes.error = KeyboardInterrupt()
     llm = _engine.open_llm(EngineConfig())
     conversation = Conversation()
@@ -86,6 +81,13 @@ def test_ctrl_c_stops_the_answer_and_keeps_what_was_said(
     assert capsys.readouterr().out == "user\n"
 
 
+def test_a_dead_engine_ends_the_chat(fakes: Any) -> None:
+    fakes.error = EngineError("the worker is gone")
+    llm = _engine.open_llm(EngineConfig())
+    with pytest.raises(EngineError, match="the worker is gone"):
+        chat._turn(llm, SamplingParams(), Conversation(), "hi", interactive=True)
+
+
 def test_a_chat_has_one_answer(fakes: Any, run: Run) -> None:
     result = run("chat", "tiny", "--n", "2", input="a\n")
     assert (result.exit_code, fakes.last.down) == (1, True)
@@ -93,9 +95,6 @@ def test_a_chat_has_one_answer(fakes: Any, run: Run) -> None:
 
 
 def test_an_invalid_turn_leaves_no_trace(fakes: Any) -> None:
-    from quire.cli import _engine
-    from quire.config import EngineConfig
-
     llm = _engine.open_llm(EngineConfig())
     conversation = Conversation("s")
     with pytest.raises(InvalidRequestError):

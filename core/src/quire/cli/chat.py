@@ -12,7 +12,7 @@ import click
 
 from quire.cli._engine import Engine, Message, engine, require_success
 from quire.cli._options import SettingsCommand, configuration, engine_options, sampling_from, sampling_options
-from quire.errors import InvalidRequestError, QuireError
+from quire.errors import InvalidRequestError, RequestFailedError
 from quire.outputs import RequestOutput
 from quire.sampling import SamplingParams
 
@@ -129,11 +129,11 @@ def _turn(
         if not interactive:
             raise
         output = None
-    except QuireError as error:
+    except (InvalidRequestError, RequestFailedError) as error:
         conversation.drop_last()
-        advice = " Use /reset to start over." if conversation.messages else ""
         if not interactive:
             raise
+        advice = " Use /reset to start over." if isinstance(error, InvalidRequestError) else ""
         click.echo(f"error: {error}{advice}", err=True)
         return
     click.echo()
