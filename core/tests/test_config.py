@@ -212,6 +212,10 @@ def test_torch_dtypes_are_taken_by_name() -> None:
     assert "dtype: must be" in complaint(dtype=torch.int8)
 
 
+def test_names_may_be_paths(tmp_path: Path) -> None:
+    assert EngineConfig(model=tmp_path, tokenizer=tmp_path).model == str(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("text", "size"),
     [("2GiB", 2 << 30), ("500 MB", 500_000_000), ("1.5kib", 1536), ("7b", 7), ("4096", 4096), (12, 12)],
@@ -265,6 +269,9 @@ def test_a_variables_error_names_the_variable_and_not_the_file(tmp_path: Path) -
         ("a: [1, 2\n", 2, "not valid YAML"),
         ("a: 1\n--- \nb: 2\n", 2, "not valid YAML"),
         ("seed: !!python/object/apply:os.system [id]\n", 1, "not valid YAML"),
+        ("seed: 1\nmodel: 2026-13-40\n", 2, "not valid YAML"),
+        ("seed: !!bool maybe\n", 1, "not valid YAML"),
+        ("seed: !!timestamp never\n", 1, "not valid YAML"),
         ("1: x\n", 1, "a setting's name must be text"),
         ("hf_overrides: &a {b: *a}\n", 1, "an alias may not contain itself"),
         ("hf_overrides: {[1]: 2}\n", 1, ""),
@@ -284,7 +291,7 @@ def test_unreadable_files_are_config_errors(tmp_path: Path) -> None:
     binary.write_bytes(b"\xff\xfe\x00")
     assert "not UTF-8" in complaint(binary)
     assert "not valid YAML" in complaint(write(tmp_path, "seed: \x01\n"))
-    assert "not valid YAML" in complaint(write(tmp_path, "model: 2026-13-40\n"))
+    assert "nested too deeply" in complaint(write(tmp_path, "model: " + "[" * 2_000))
 
 
 def test_an_empty_file_and_merge_keys_are_fine(tmp_path: Path) -> None:

@@ -183,11 +183,8 @@ def read_file(file: Path) -> Layer:
         raise ConfigError(f"{where}: not valid YAML: {problem}") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{file}: not valid YAML: {error}") from None
-    except ValueError as error:
-        if isinstance(error, ConfigError):
-            raise
-        # PyYAML's constructors for numbers and dates raise it, e.g. for the date 2026-13-40.
-        raise ConfigError(f"{file}: not valid YAML: {error}") from None
+    except RecursionError:
+        raise ConfigError(f"{file}: not valid YAML: nested too deeply") from None
 
 
 class _Reader:
@@ -213,7 +210,7 @@ class _Reader:
 
     def _value(self, node: yaml.Node, path: KeyPath) -> Any:
         if isinstance(node, yaml.ScalarNode):
-            return self._loader.construct_object(node)  # type: ignore[no-untyped-call]
+            return self._construct(node)
         if id(node) in self._open:
             raise ConfigError(f"{self._where(node)}: an alias may not contain itself")
         if node.tag not in ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq"):
@@ -226,6 +223,13 @@ class _Reader:
             value = [self._item(item, (*path, index)) for index, item in enumerate(node.value)]
         self._open.discard(id(node))
         return value
+
+    def _construct(self, node: yaml.Node) -> Any:
+        try:
+            return self._loader.construct_object(node, deep=True)  # type: ignore[no-untyped-call]
+        except (ArithmeticError, AttributeError, LookupError, ValueError) as error:
+            # What PyYAML lets through for scalars that are not what they look like: 2026-13-40, !!bool x.
+            raise ConfigError(f"{self._where(node)}: not valid YAML: {error}") from None
 
     def _item(self, node: yaml.Node, path: KeyPath) -> Any:
         self._origins[path] = self._where(node)
@@ -253,7 +257,7 @@ class _Reader:
     def _key(self, node: yaml.Node, path: KeyPath) -> Any:
         if node.tag == "tag:yaml.org,2002:merge":
             return "<<"
-        key = self._loader.construct_object(node, deep=True)  # type: ignore[no-untyped-call]
+        key = self._construct(node)
         if not isinstance(key, Hashable) or (not path and not isinstance(key, str)):
             raise ConfigError(f"{self._where(node)}: {key!r}: a setting's name must be text")
         return key

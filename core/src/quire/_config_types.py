@@ -5,6 +5,7 @@ Knows no setting by name.
 
 from __future__ import annotations
 
+import os
 import re
 import types
 import typing
@@ -21,6 +22,7 @@ __all__ = [
     "Bytes",
     "Count",
     "Dtype",
+    "Name",
     "PluginKey",
     "field_shape",
     "not_built",
@@ -58,6 +60,11 @@ def _dtype_name(value: object) -> object:
     return str(value).removeprefix("torch.") if type(value).__module__ == "torch" else value
 
 
+def _path_text(value: object) -> object:
+    """Accepts a `pathlib.Path` where a name may also be a path."""
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
 def not_built(sentence: str, *accepted: object) -> AfterValidator:
     """Refuses every value but `accepted`: a setting that is known, and not built yet."""
 
@@ -83,6 +90,7 @@ Bytes = Annotated[int, Field(ge=1), NOT_BOOL, BeforeValidator(parse_bytes, json_
 Dtype = Annotated[
     Literal["auto", "half", "float16", "bfloat16", "float", "float32"], BeforeValidator(_dtype_name)
 ]
+Name = Annotated[str, BeforeValidator(_path_text)]
 PluginKey = Annotated[str, AfterValidator(_plugin_key)]
 
 

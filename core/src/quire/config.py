@@ -11,7 +11,7 @@ never asks the machine: "auto" is resolved by the engine.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -20,8 +20,8 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from quire._config_errors import explain
-from quire._config_sources import Layer, read_environment, read_file
-from quire._config_types import NOT_BOOL, Bytes, Count, Dtype, PluginKey, not_built, shapes_of
+from quire._config_sources import KeyPath, Layer, read_environment, read_file
+from quire._config_types import NOT_BOOL, Bytes, Count, Dtype, Name, PluginKey, not_built, shapes_of
 from quire.errors import ConfigError
 
 __all__ = ["EngineConfig", "PluginsConfig"]
@@ -65,12 +65,12 @@ class EngineConfig(BaseSettings):
 
     model_config = SettingsConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
-    model: str = Field(
+    model: Name = Field(
         default="",
         description="Local directory, bundled name or Hugging Face hub id; the first that exists wins. "
         "Empty only where no model is loaded, as in `quire doctor` without one.",
     )
-    tokenizer: str | None = Field(
+    tokenizer: Name | None = Field(
         default=None, description="Name or path of the tokenizer; null for the model's."
     )
     revision: str | None = Field(
@@ -154,7 +154,7 @@ class EngineConfig(BaseSettings):
     max_logprobs: Annotated[int, NOT_BOOL] = Field(
         default=20, ge=0, description="Most log probabilities per token that a request may ask for."
     )
-    generation_config: str = Field(
+    generation_config: Name = Field(
         default="auto",
         min_length=1,
         description="Where default sampling parameters come from: `auto` is the model's "
@@ -201,12 +201,7 @@ class EngineConfig(BaseSettings):
             super().__init__(**{_LAYERS: layers})
         except ValidationError as error:
             raise explain(error, type(self), layers) from None
-        self._origins = {
-            ".".join(str(key) for key in path): next(
-                (layer.origin(path) or "default" for layer in layers if layer.has(path)), "default"
-            )
-            for path in shapes_of(type(self))
-        }
+        self._origins = _origins(layers, shapes_of(type(self)))
 
     @classmethod
     def load(
@@ -255,6 +250,8 @@ class EngineConfig(BaseSettings):
         if problems or config is None:
             raise ConfigError("\n".join(problems))
         config._sections = validated
+        for name, model in sections.items():
+            config._origins |= _origins(content[name][0], [(name, key) for key in model.model_fields])
         return config
 
     @classmethod
@@ -297,8 +294,8 @@ class EngineConfig(BaseSettings):
     def origins(self) -> dict[str, str]:
         """Where each setting's value came from.
 
-        Keys are setting names, "plugins.allow" and the like below `plugins`; values are "default",
-        "file:line", the environment variable's name, or "keyword" ("command line" in the CLI).
+        Keys are setting names, "plugins.allow" and the like below `plugins` and sections; values are
+        "default", "file:line", the environment variable's name, or "keyword" ("command line" in the CLI).
         """
         return dict(self._origins)
 
@@ -335,6 +332,16 @@ def _keywords(values: Mapping[str, Any], origin: str) -> Layer:
         },
         origin,
     )
+
+
+def _origins(layers: list[Layer], paths: Iterable[KeyPath]) -> dict[str, str]:
+    """Where the value of each key path was written, "default" for those that nothing sets."""
+    return {
+        ".".join(str(key) for key in path): next(
+            (layer.origin(path) or "default" for layer in layers if layer.has(path)), "default"
+        )
+        for path in paths
+    }
 
 
 def _take_section(layers: list[Layer], name: str) -> tuple[list[Layer], dict[str, Any]]:
