@@ -19,11 +19,11 @@ def peak_bytes(device: str, work: Callable[[], object]) -> int:
     """
     if device.startswith("cuda"):
         torch.cuda.synchronize(device)
-        before = torch.cuda.memory_allocated(device)
+        before: int = torch.cuda.memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)
         work()
         torch.cuda.synchronize(device)
-        peak = int(torch.cuda.max_memory_allocated(device))
+        peak: int = torch.cuda.max_memory_allocated(device)
         return max(peak - before, 0)
     with _LiveTensors() as live:
         work()
