@@ -15,7 +15,7 @@ from quire.contracts import KINDS, SamplerInit, SamplerNeed, SampleRows
 from quire.ops.sampling import SamplingOps
 from quire.sampling import SamplingParams
 from quire_sampler_standard.sampler import StandardSampler
-from quire_sampler_standard.slots import History
+from quire_sampler_standard.slots import History, SlotTable
 
 VOCAB = 1000
 
@@ -138,3 +138,12 @@ def test_the_description_is_light_and_right() -> None:
     assert spec.api == KINDS["sampler"].api
     module, _, attribute = spec.target.partition(":")
     assert getattr(sys.modules[module], attribute) is StandardSampler
+
+
+def test_a_freed_slot_gives_its_memory_back() -> None:
+    table = SlotTable(1, VOCAB, (2,))
+    table.add(0, SamplingParams(presence_penalty=1.0, bad_words_token_ids=((4,),)), 0, [1], [3])
+    assert table.rare[0].history is not None
+    table.remove(0)
+    assert table.rare[0].history is None
+    assert table.rare[0].outputs is None
