@@ -107,7 +107,8 @@ class LinearSpec:
         name: module path in the engine, e.g. "model.layers.0.self_attn.qkv_proj".
         parts: the checkpoint modules it is fused from, in output order; one if not fused.
         inp: input features on this worker (sharded for style "row").
-        bias: whether the architecture has a bias. A checkpoint may carry one all the same.
+        bias: whether the architecture has a bias. A checkpoint may carry one all the same. In style
+            "row" the bias is added by the worker whose `inp` starts at 0 alone.
         style: "column" shards outputs, "row" shards inputs (and sums over workers), "replicated" neither.
     """
 
@@ -233,4 +234,4 @@ class Quantization(ABC):
 
     @abstractmethod
     def linear(self, spec: LinearSpec) -> Sequence[LinearMethod]:
-        """Methods for `spec`: one for all parts, or one per run of parts, in order, covering each part once."""
+        """Methods for `spec`: one for all parts, or one per run of parts, in order, each part once."""

@@ -1,0 +1,44 @@
+"""The vocabulary of model plugins: layers that know their quantization, kernels and parallel group.
+
+A model asks a `Build` for them and stays free of all three.
+"""
+
+from quire.layers.attention import Attention
+from quire.layers.build import AttentionFactory, Build, RegisteredAttention
+from quire.layers.decoder import DecoderLayer
+from quire.layers.describe import AttentionFacts, AttentionGroups, ModelFacts, describe
+from quire.layers.embedding import Embedding, LMHead
+from quire.layers.layer import Layer, finish, weight_bytes, weights_of
+from quire.layers.linear import Linear
+from quire.layers.mlp import GatedMLP
+from quire.layers.norm import RMSNorm
+from quire.layers.parallel import ParallelGroup
+from quire.layers.rotary import RopeParameters, RotaryEmbedding
+from quire.layers.step import Step
+from quire.layers.unquantized import Unquantized
+
+__all__ = [
+    "Attention",
+    "AttentionFactory",
+    "AttentionFacts",
+    "AttentionGroups",
+    "Build",
+    "DecoderLayer",
+    "Embedding",
+    "GatedMLP",
+    "LMHead",
+    "Layer",
+    "Linear",
+    "ModelFacts",
+    "ParallelGroup",
+    "RMSNorm",
+    "RegisteredAttention",
+    "RopeParameters",
+    "RotaryEmbedding",
+    "Step",
+    "Unquantized",
+    "describe",
+    "finish",
+    "weight_bytes",
+    "weights_of",
+]

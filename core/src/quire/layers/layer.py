@@ -1,0 +1,55 @@
+"""What every layer that holds weights has in common, and the walk over a model's layers.
+
+Knows when weights are declared, filled and repacked; never what a layer computes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from torch import nn
+
+from quire.contracts import Weight
+
+
+class Layer(nn.Module):
+    """A module with weights of its own (not of its children).
+
+    Life: construction allocates, the loader fills the targets of `weights()`, `finish` repacks,
+    then `forward` may be called.
+    """
+
+    def weights(self) -> Sequence[Weight]:
+        """What the loader is to fill; empty once `finish` has run."""
+        raise NotImplementedError
+
+    def finish(self) -> None:
+        """Repack loaded weights and drop what is no longer needed."""
+        raise NotImplementedError
+
+    def nbytes(self) -> int:
+        """Bytes of weight memory held by this layer; a shared tensor counts at its owner."""
+        raise NotImplementedError
+
+
+def _layers(module: nn.Module) -> Iterator[Layer]:
+    for child in module.modules():
+        if isinstance(child, Layer):
+            yield child
+
+
+def weights_of(module: nn.Module) -> Iterator[Weight]:
+    """Every weight that the layers inside `module` want loaded, in the order they were built."""
+    for layer in _layers(module):
+        yield from layer.weights()
+
+
+def finish(module: nn.Module) -> None:
+    """Let every layer inside `module` repack what was loaded."""
+    for layer in _layers(module):
+        layer.finish()
+
+
+def weight_bytes(module: nn.Module) -> int:
+    """Bytes of weight memory held by all layers inside `module`."""
+    return sum(layer.nbytes() for layer in _layers(module))

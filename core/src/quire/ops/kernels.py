@@ -1,0 +1,40 @@
+"""`Kernels`: one object per engine that holds every compute operation.
+
+Knows how it was asked for (`KernelsNeed`) and constructed (`KernelsInit`); the operations
+themselves live in one file per family and are joined here.
+"""
+
+from __future__ import annotations
+
+from quire.contracts import KernelsInit, KernelsNeed
+from quire.ops.linear import LinearOps
+from quire.ops.logprobs import LogprobOps
+from quire.ops.pointwise import PointwiseOps
+from quire.ops.quantized import QuantizedOps
+from quire.ops.sampling import SamplingOps
+
+
+class Kernels(
+    PointwiseOps,
+    LinearOps,
+    QuantizedOps,
+    LogprobOps,
+    SamplingOps,
+):
+    """The operations in plain PyTorch, on any device; the contract that kernels plugins subclass.
+
+    Must hold, for every override:
+        * It equals this class within the tolerances of `quire.testing.kernels`.
+        * A row of the result depends on its own row of the input only: NaN or Inf stay where they are.
+        * Inputs are not written to, and may be strided views.
+        * No rows in, no rows out.
+        * What a `pack_*` method was given may be freed once it has returned.
+    """
+
+    @classmethod
+    def reject(cls, need: KernelsNeed) -> str | None:
+        """The reason these kernels cannot serve `need`, or None. Must not allocate."""
+        return None
+
+    def __init__(self, init: KernelsInit) -> None:
+        self.init = init

@@ -1,0 +1,51 @@
+"""The reference kernels with linears packed once for oneDNN.
+
+`F.linear` lets oneDNN reorder the weight in every call; here that happens at load. The
+operators are those that torch.compile's CPU backend emits. Everything else is inherited.
+`bench/linear.py` measures the gain.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from quire.contracts import KernelsNeed
+from quire.ops.kernels import Kernels
+from quire.ops.linear import PackedLinear
+
+_PACKED_DTYPES = (torch.bfloat16, torch.float32)
+"""fp16 is left to F.linear: the packed operator refuses it on most CPUs."""
+
+_BATCH_HINT = 256
+"""Rows oneDNN chooses the layout for. Measured: bf16 layouts for 1 to 1024 rows are equally good at
+every size; the fp32 layout for one row is slower at many, that for many is not slower at one."""
+
+
+class TorchCpuKernels(Kernels):
+    """Plain PyTorch on the CPU, linears packed for oneDNN in bf16 and fp32."""
+
+    @classmethod
+    def reject(cls, need: KernelsNeed) -> str | None:
+        """Refuses other devices, and builds of PyTorch without oneDNN."""
+        if need.device != "cpu":
+            return f"runs on cpu, not on {need.device}"
+        if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+            return "this build of PyTorch has no oneDNN (mkldnn)"
+        if not hasattr(torch.ops.mkldnn, "_reorder_linear_weight"):
+            return f"PyTorch {torch.__version__} has no packed oneDNN linear"
+        return None
+
+    def pack_linear(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> PackedLinear:
+        """Reorder the weight into oneDNN's blocked layout; the original may be dropped."""
+        if weight.dtype not in _PACKED_DTYPES or weight.numel() == 0:
+            return super().pack_linear(weight, bias)
+        blocked = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous(), _BATCH_HINT)
+        held = int(torch.ops.mkldnn._nbytes(blocked)) + (0 if bias is None else bias.nbytes)
+        return PackedLinear(blocked, bias, held)
+
+    def linear(self, x: torch.Tensor, packed: PackedLinear) -> torch.Tensor:
+        """`[..., K] -> [..., N]`, bias included; x in the weight's dtype."""
+        if not packed.weight.is_mkldnn:
+            return super().linear(x, packed)
+        out: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, packed.weight, packed.bias, "none", [], "")
+        return out
