@@ -78,7 +78,11 @@ class SampleRows:
 
 @dataclass(slots=True)
 class Distribution:
-    """The target distribution of each row, after every processor.
+    """The target distribution of each row, after every processor. Read-only.
+
+    Masks of a grammar belong on the logits before `process`. Whoever draws from other logits makes
+    another distribution (`dataclasses.replace`): these may be the incoming ones themselves, and a
+    sampler may have found a greedy row's token already.
 
     Attributes:
         logits: `[R, V]` fp32 processed logits, -inf where a token is excluded; softmax of a row

@@ -33,7 +33,7 @@ class SamplingOps:
         """`[R, V] -> [R]` int64: the greatest value's id, the lowest among equals; a NaN if there is one."""
         if logits.device.type == "cpu" and logits.dtype == torch.float32:
             # The same in vector registers, which torch does not use here: ten times faster and more.
-            return torch.from_numpy(logits.numpy().argmax(-1))
+            return torch.from_numpy(logits.detach().numpy().argmax(-1))
         return logits.argmax(-1)
 
     def keep_tokens(self, logits: torch.Tensor, rows: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
@@ -223,7 +223,7 @@ def _ranked(logits: torch.Tensor) -> torch.Tensor:
     """All logits of each row, descending."""
     if logits.device.type == "cpu":
         # Only values are wanted, and numpy sorts these in vector registers: some twenty times faster.
-        return torch.from_numpy(np.sort(logits.numpy(), axis=1)).flip(1)
+        return torch.from_numpy(np.sort(logits.detach().numpy(), axis=1)).flip(1)
     return logits.sort(-1, descending=True).values
 
 

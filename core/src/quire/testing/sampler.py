@@ -19,9 +19,9 @@ from typing import Any
 import pytest
 import torch
 
-from quire.contracts import Sampler, SampleRows
+from quire.contracts import KernelsInit, KernelsNeed, Sampler, SampleRows
 from quire.errors import InvalidRequestError
-from quire.ops.sampling import SamplingOps
+from quire.ops import Kernels
 from quire.sampling import SamplingParams
 from quire.testing.sampler_bench import (
     EDITS,
@@ -51,9 +51,10 @@ class SamplerSuite:
         raise NotImplementedError("Override the fixture `sampler_class`.")
 
     @pytest.fixture
-    def kernels(self) -> SamplingOps:
+    def kernels(self, device: str) -> Kernels:
         """The operations the sampler is given; plain PyTorch unless overridden."""
-        return SamplingOps()
+        need = KernelsNeed(device=torch.device(device).type, dtype="float32")
+        return Kernels(KernelsInit(need=need, device=device))
 
     @pytest.fixture
     def device(self) -> str:
@@ -61,7 +62,7 @@ class SamplerSuite:
         return "cpu"
 
     @pytest.fixture
-    def bench(self, sampler_class: type[Sampler], kernels: SamplingOps, device: str) -> Bench:
+    def bench(self, sampler_class: type[Sampler], kernels: Kernels, device: str) -> Bench:
         """Makes samplers and runs them."""
         return Bench(sampler_class, kernels, device)
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import torch
 
 from quire.contracts import Distribution, Sampler, SamplerInit, SamplerNeed, SampleRows
-from quire.ops.sampling import SamplingOps
+from quire.ops import Kernels
 from quire.sampling import SamplingParams
 from quire.testing.sampler_reference import reference_logits, reference_probabilities
 
@@ -92,7 +92,7 @@ class Bench:
     """Seats requests in a new sampler and runs single steps."""
 
     sampler_class: type[Sampler]
-    kernels: SamplingOps
+    kernels: Kernels
     device: str
 
     def sampler(self, seats: Sequence[Seat], vocab: int = VOCAB) -> Sampler:
@@ -102,7 +102,7 @@ class Bench:
             need=need,
             device=self.device,
             max_num_seqs=max(SLOTS, len(seats)),
-            kernels=cast("Any", self.kernels),
+            kernels=self.kernels,
             eos_token_ids=(EOS,),
         )
         sampler = self.sampler_class(init)

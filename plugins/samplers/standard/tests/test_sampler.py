@@ -4,27 +4,27 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import quire_sampler_standard
-from quire.contracts import KINDS, SamplerInit, SamplerNeed, SampleRows
-from quire.ops.sampling import SamplingOps
+from quire.contracts import KINDS, KernelsInit, KernelsNeed, SamplerInit, SamplerNeed, SampleRows
+from quire.ops import Kernels
 from quire.sampling import SamplingParams
 from quire_sampler_standard.sampler import StandardSampler
-from quire_sampler_standard.slots import History
+from quire_sampler_standard.slots import History, SlotTable
 
 VOCAB = 1000
+KERNELS = KernelsInit(need=KernelsNeed(device="cpu", dtype="float32"), device="cpu")
 
 
-class Counting(SamplingOps):
+class Counting(Kernels):
     """Counts the argmaxes asked for."""
 
-    def __init__(self) -> None:
-        self.argmaxes = 0
+    argmaxes = 0
 
     def argmax(self, logits: torch.Tensor) -> torch.Tensor:
         self.argmaxes += 1
@@ -45,12 +45,12 @@ class WideOps(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch leave
         return out
 
 
-def _sampler(params: list[SamplingParams], kernels: SamplingOps | None = None) -> StandardSampler:
+def _sampler(params: list[SamplingParams], kernels: Kernels | None = None) -> StandardSampler:
     init = SamplerInit(
         need=SamplerNeed(device="cpu", dtype="float32", vocab_size=VOCAB),
         device="cpu",
         max_num_seqs=len(params),
-        kernels=cast("Any", kernels or SamplingOps()),
+        kernels=kernels or Kernels(KERNELS),
         eos_token_ids=(2,),
     )
     sampler = StandardSampler(init)
@@ -64,7 +64,7 @@ def _rows(count: int) -> SampleRows:
 
 
 def test_a_greedy_batch_is_one_argmax() -> None:
-    kernels = Counting()
+    kernels = Counting(KERNELS)
     sampler = _sampler([SamplingParams(temperature=0, top_p=0.5, top_k=3, min_p=0.1)] * 4, kernels)
     logits = torch.randn(4, VOCAB)
     with WideOps() as ops:
@@ -119,6 +119,12 @@ def test_extreme_values_do_not_overflow_into_nan() -> None:
     assert ids[3] == 1
 
 
+def test_end_tokens_past_the_vocabulary_harm_nobody() -> None:
+    table = SlotTable(1, VOCAB, (2, VOCAB, -1))
+    table.add(0, SamplingParams(min_tokens=3), 0, [1], [])
+    assert table.rare[0].ending.tolist() == [2]
+
+
 def test_history_grows_with_the_tokens_seen() -> None:
     history = History([5, 5, 7])
     history.append(range(500))
@@ -138,3 +144,12 @@ def test_the_description_is_light_and_right() -> None:
     assert spec.api == KINDS["sampler"].api
     module, _, attribute = spec.target.partition(":")
     assert getattr(sys.modules[module], attribute) is StandardSampler
+
+
+def test_a_freed_slot_gives_its_memory_back() -> None:
+    table = SlotTable(1, VOCAB, (2,))
+    table.add(0, SamplingParams(presence_penalty=1.0, bad_words_token_ids=((4,),)), 0, [1], [3])
+    assert table.rare[0].history
+    assert table.rare[0].outputs
+    table.remove(0)
+    assert [table.rare[0].history, table.rare[0].outputs] == [None, None]

@@ -132,15 +132,12 @@ class StandardSampler(Sampler):
             return distribution.best
         kernels, logits = self.init.kernels, distribution.logits
         greedy = torch.tensor(distribution.greedy, dtype=torch.bool)
-        ids: torch.Tensor
         if bool(greedy.all()):
-            ids = kernels.argmax(logits)
-            return ids
+            return kernels.argmax(logits)
         seeds = self._slots.seed[np.asarray(rows.slots, dtype=np.int64)]
         numbers = torch.from_numpy(uniforms(seeds, rows.positions, DRAW))
         if not bool(greedy.any()):
-            ids = kernels.draw_from(logits, numbers)
-            return ids
+            return kernels.draw_from(logits, numbers)
         certain, chance = greedy.to(logits.device), (~greedy).to(logits.device)
         ids = torch.empty(len(greedy), dtype=torch.int64, device=logits.device)
         ids[certain] = kernels.argmax(logits[certain])
@@ -199,13 +196,12 @@ class StandardSampler(Sampler):
             seen, times = history.entries(step.draft(row))
             ids.append(seen)
             counts.append(times)
-        penalised: torch.Tensor = self.init.kernels.apply_penalties(
+        return self.init.kernels.apply_penalties(
             work,
             *_entries(rows, ids),
             torch.from_numpy(np.concatenate(counts)),
             *(torch.from_numpy(x[step.slots]) for x in (table.repetition, table.frequency, table.presence)),
         )
-        return penalised
 
     def _shape(self, work: torch.Tensor, peak: torch.Tensor, step: _Step, used: Trait) -> torch.Tensor:
         """Processors 6 to 8: those that look at the whole row."""

@@ -137,7 +137,8 @@ class SlotTable:
 
     def __init__(self, max_num_seqs: int, vocab_size: int, eos_token_ids: Sequence[int]) -> None:
         self._vocab_size = vocab_size
-        self._eos_token_ids = tuple(eos_token_ids)
+        # A checkpoint may name end tokens that its logits do not have: they are never sampled anyway.
+        self._eos_token_ids = tuple(token for token in eos_token_ids if 0 <= token < vocab_size)
         self.taken = np.zeros(max_num_seqs, dtype=np.bool_)
         self.traits = np.zeros(max_num_seqs, dtype=np.int32)
         self.temperature = np.ones(max_num_seqs, dtype=np.float32)
