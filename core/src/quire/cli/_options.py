@@ -235,7 +235,7 @@ def _sampling_flags() -> Iterator[click.Option]:
             kind,
             _SAMPLING,
             field.name,
-            text=texts.get(field.name, ""),
+            text=_sentence(texts.get(field.name, "")),
             rare=field.name in _RARE_SAMPLING,
         )
 
@@ -322,6 +322,11 @@ def _sampling_type(hint: Any) -> Any:
     if field_shape(hint) == "flag":
         return "flag"
     return {int: click.INT, float: click.FLOAT}.get(arms[0], click.STRING)
+
+
+def _sentence(text: str) -> str:
+    """A docstring's phrase as help text."""
+    return text[:1].upper() + text[1:]
 
 
 def _attribute_texts(owner: type) -> dict[str, str]:
