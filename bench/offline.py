@@ -68,12 +68,14 @@ def make_checkpoint() -> Path:
     directory = Path(tempfile.gettempdir()) / "quire-bench-llama-135m"
     if not (directory / "tokenizer.json").exists():
         torch.manual_seed(20240601)
-        LlamaForCausalLM(LlamaConfig(**SHAPE)).to(torch.bfloat16).save_pretrained(directory)
+        checkpoint: Any = LlamaForCausalLM(LlamaConfig(**SHAPE))
+        checkpoint.to(torch.bfloat16).save_pretrained(directory)
         alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
         backend = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(alphabet)}, merges=[]))
         backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         backend.decoder = decoders.ByteLevel()
-        PreTrainedTokenizerFast(tokenizer_object=backend).save_pretrained(directory)
+        tokenizer: Any = PreTrainedTokenizerFast
+        tokenizer(tokenizer_object=backend).save_pretrained(directory)
     return directory
 
 
@@ -100,10 +102,12 @@ def transformers_side(model: str, batch_size: int) -> Callable[[Sequence[Request
     """A function that generates all requests with transformers, `batch_size` at a time."""
     from transformers import AutoModelForCausalLM
 
-    lm = _loaded.setdefault(
-        model,
-        AutoModelForCausalLM.from_pretrained(model, dtype=torch.bfloat16, attn_implementation="sdpa").eval(),
-    )
+    if model not in _loaded:
+        factory: Any = AutoModelForCausalLM
+        _loaded[model] = factory.from_pretrained(
+            model, dtype=torch.bfloat16, attn_implementation="sdpa"
+        ).eval()
+    lm = _loaded[model]
 
     def run(batch: Sequence[Request]) -> None:
         ordered = sorted(batch, key=lambda one: one.new)

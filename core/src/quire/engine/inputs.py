@@ -48,7 +48,8 @@ class InputProcessor:
 
     def default_params(self) -> SamplingParams:
         """What a request gets that names no parameters: the checkpoint's own values, else the defaults."""
-        return SamplingParams(**self._plan.generation.sampling)
+        defaults: Mapping[str, Any] = self._plan.generation.sampling
+        return SamplingParams(**defaults)
 
     def prepare(
         self,
