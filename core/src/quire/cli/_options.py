@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import click
 
-from quire._config_sources import read_file
+from quire._config_file import read_file
 from quire.cli._flags import (
     ENGINE,
     EVERYTHING,
