@@ -1,4 +1,4 @@
-"""The sources alone: YAML against PyYAML's own reading, lines, and any bytes at all."""
+"""The sources alone, file and environment: YAML against PyYAML's own reading, lines, and any bytes at all."""
 
 from __future__ import annotations
 
@@ -12,14 +12,13 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from quire._config_file import allowed_in_file, read_file
 from quire._config_sources import (
     Layer,
     allowed_in_environment,
-    allowed_in_file,
     decode,
     origin_of,
     read_environment,
-    read_file,
 )
 from quire.errors import ConfigError
 

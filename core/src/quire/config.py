@@ -3,7 +3,8 @@
 Precedence: defaults < YAML file < environment (`QUIRE_*`) < keyword or command line. Mappings merge
 key by key; everything else is replaced. Names are vLLM's where vLLM has the thing.
 
-Says what each setting is and may be; the sources are in `_config_sources`, the types in
+Says what each setting is and may be; the sources are in `_config_sources` and
+`_config_file`, the types in
 `_config_types`. Never imports torch, and
 never asks the machine: "auto" is resolved by the engine.
 """
@@ -20,7 +21,8 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from quire._config_errors import explain
-from quire._config_sources import KeyPath, Layer, read_environment, read_file
+from quire._config_file import read_file
+from quire._config_sources import KeyPath, Layer, read_environment
 from quire._config_types import NOT_BOOL, Bytes, Count, Dtype, Name, PluginKey, not_built, shapes_of
 from quire.errors import ConfigError
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from quire.cli import _engine, chat
 from quire.cli.chat import Conversation
 from quire.config import EngineConfig
 from quire.errors import EngineError, InvalidRequestError
+from quire.outputs import RequestOutput
 from quire.sampling import SamplingParams
 
 Run = Callable[..., Result]
@@ -67,18 +69,49 @@ def _end() -> str:
     raise EOFError
 
 
+class Interrupted:
+    """Gets Ctrl-C while its n-th token is on the way."""
+
+    def __init__(self, llm: Any, token: int) -> None:
+        self._llm, self._token = llm, token
+        self.closed = False
+
+    def stream_chat(self, messages: Any, params: Any) -> Iterator[RequestOutput]:
+        try:
+            for count, output in enumerate(self._llm.stream_chat(messages, params), start=1):
+                if count == self._token:
+                    signal.raise_signal(signal.SIGINT)
+                yield output
+        finally:
+            self.closed = True
+
+
 def test_ctrl_c_stops_the_answer_and_keeps_what_was_said(
     fakes: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    fakes.error = KeyboardInterrupt()
-    llm = _engine.open_llm(EngineConfig())
+    llm: Any = Interrupted(_engine.open_llm(EngineConfig()), token=3)
+    before = signal.getsignal(signal.SIGINT)
     conversation = Conversation()
-    chat._turn(llm, SamplingParams(max_tokens=5), conversation, "hi", interactive=True)
+    chat._turn(llm, SamplingParams(max_tokens=9), conversation, "hi", interactive=True)
     assert conversation.messages == [
         {"role": "user", "content": "hi"},
-        {"role": "assistant", "content": "user"},
+        {"role": "assistant", "content": "use"},
     ]
-    assert capsys.readouterr().out == "user\n"
+    assert capsys.readouterr().out == "use\n"
+    assert llm.closed  # which is how the engine learns that nobody reads on
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_piped_in_ctrl_c_ends_the_chat(fakes: Any) -> None:
+    llm: Any = Interrupted(_engine.open_llm(EngineConfig()), token=1)
+    with pytest.raises(KeyboardInterrupt):
+        chat._turn(llm, SamplingParams(max_tokens=9), Conversation(), "hi", interactive=False)
+
+
+def test_a_second_ctrl_c_does_not_wait(fakes: Any) -> None:
+    llm: Any = Interrupted(Interrupted(_engine.open_llm(EngineConfig()), token=2), token=2)
+    with pytest.raises(KeyboardInterrupt):
+        chat._turn(llm, SamplingParams(max_tokens=9), Conversation(), "hi", interactive=True)
 
 
 def test_a_dead_engine_ends_the_chat(fakes: Any) -> None:
@@ -90,7 +123,7 @@ def test_a_dead_engine_ends_the_chat(fakes: Any) -> None:
 
 def test_a_chat_has_one_answer(fakes: Any, run: Run) -> None:
     result = run("chat", "tiny", "--n", "2", input="a\n")
-    assert (result.exit_code, fakes.last.down) == (1, True)
+    assert (result.exit_code, fakes.opened) == (1, [])
     assert "n: a chat has one answer per turn, got 2" in result.stderr
 
 

@@ -21,7 +21,7 @@ from quire.errors import QuireError
 from quire.plugins import Found, PluginRegistry, discover
 
 Run = Callable[..., Result]
-HEAVY = {"torch", "transformers", "pydantic", "numpy", "huggingface_hub", "tokenizers", "rich"}
+HEAVY = {"torch", "yaml", "transformers", "pydantic", "numpy", "huggingface_hub", "tokenizers", "rich"}
 
 
 def modules_after(*arguments: str) -> tuple[int, set[str]]:

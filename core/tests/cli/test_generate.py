@@ -135,6 +135,8 @@ def test_several_completions_are_printed_one_after_the_other(fakes: Any, run: Ru
         (["--logit-bias", '{"a": 1}'], 2, "--logit-bias"),
         (["--stop-token-ids", "a"], 2, "--stop-token-ids"),
         (["--max-nun-seqs", "1"], 2, "--max-num-seqs"),
+        (["--temperature", "-1"], 1, "error: temperature"),
+        (["--use-beam-search"], 1, "error: use_beam_search"),
         (["--config", "absent.yaml"], 1, "error: absent.yaml: cannot read the configuration file"),
     ],
 )

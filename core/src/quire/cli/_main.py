@@ -13,7 +13,7 @@ from pathlib import Path
 
 import click
 
-from quire._config_sources import allowed_in_environment, allowed_in_file, decode
+from quire._config_sources import allowed_in_environment, decode
 from quire.cli._frame import root_group
 from quire.errors import ConfigError, QuireError
 from quire.plugins import discover
@@ -68,6 +68,8 @@ def _allowed(arguments: Sequence[str], environ: Mapping[str, str]) -> list[str] 
     file = _option(arguments, "--config")
     if allow is not None or file is None:
         return allow
+    from quire._config_file import allowed_in_file  # imports yaml, which most calls can do without
+
     try:
         return allowed_in_file(Path(file))
     except ConfigError:

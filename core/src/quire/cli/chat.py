@@ -5,15 +5,18 @@ Reads one turn per line, so a conversation can also be piped in.
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
 
 import click
 
 from quire.cli._engine import Engine, Message, engine, require_success
 from quire.cli._options import SettingsCommand, configuration, engine_options, sampling_from, sampling_options
 from quire.errors import InvalidRequestError, RequestFailedError
-from quire.outputs import RequestOutput
 from quire.sampling import SamplingParams
 
 __all__ = ["Conversation", "command"]
@@ -69,10 +72,12 @@ def command(model: str, system: str | None, quiet: bool) -> None:
     Without --max-tokens an answer has at most 512 tokens.
     """
     interactive = sys.stdin.isatty()
+    # Made once before the model is loaded, so that a wrong flag shows at once.
+    asked = sampling_from(SamplingParams(), max_tokens=_MAX_TOKENS)
+    if asked.n != 1:
+        raise InvalidRequestError(f"n: a chat has one answer per turn, got {asked.n}", field="n")
     with engine(configuration(model), quiet=quiet) as llm:
         params = sampling_from(llm.get_default_sampling_params(), max_tokens=_MAX_TOKENS, n=1)
-        if params.n != 1:
-            raise InvalidRequestError(f"n: a chat has one answer per turn, got {params.n}", field="n")
         if interactive and not quiet:
             click.echo("Type /help for help, /quit to leave.", err=True)
         _talk(llm, params, Conversation(system), interactive)
@@ -114,21 +119,20 @@ def _lines(interactive: bool) -> Iterator[str]:
 def _turn(
     llm: Engine, params: SamplingParams, conversation: Conversation, text: str, interactive: bool
 ) -> None:
-    """Ask, print the answer as it comes, and remember both; a turn that cannot be answered is taken back."""
+    """Ask, print the answer as it comes, and remember both; a turn that is not answered is taken back."""
     conversation.add("user", text)
     printed = ""
-    output: RequestOutput | None = None
+    reason: str | None = None
     try:
-        for output in llm.stream_chat(conversation.messages, params):
-            answer = output.outputs[0].text if output.outputs else ""
-            click.echo(answer[len(printed) :], nl=False)
-            printed = answer
-        if output is not None:
-            require_success(output)
-    except KeyboardInterrupt:
-        if not interactive:
-            raise
-        output = None
+        with _noted_interrupt() as interrupted:
+            for output in llm.stream_chat(conversation.messages, params):
+                require_success(output)
+                answer = output.outputs[0].text
+                reason = output.outputs[0].finish_reason
+                click.echo(answer[len(printed) :], nl=False)
+                printed = answer
+                if interrupted.is_set():
+                    break
     except (InvalidRequestError, RequestFailedError) as error:
         conversation.drop_last()
         if not interactive:
@@ -137,6 +141,27 @@ def _turn(
         click.echo(f"error: {error}{advice}", err=True)
         return
     click.echo()
+    if interrupted.is_set() and not interactive:
+        raise KeyboardInterrupt
+    if interrupted.is_set() and not printed:
+        conversation.drop_last()
+        return
     conversation.add("assistant", printed)
-    if output is not None and output.outputs and output.outputs[0].finish_reason == "length":
+    if reason == "length":
         click.echo("(cut off: --max-tokens or the context's end was reached)", err=True)
+
+
+@contextmanager
+def _noted_interrupt() -> Iterator[threading.Event]:
+    """Notes the first Ctrl-C, so that an answer ends between two engine steps; the second raises."""
+    interrupted = threading.Event()
+
+    def note(number: int, frame: FrameType | None) -> None:
+        interrupted.set()
+        signal.signal(signal.SIGINT, before)
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield interrupted
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -34,6 +34,7 @@ def command(model: str, prompt: str | None, file: Path | None, as_json: bool, qu
     """
     text = _read_prompt(prompt, file)
     quiet = quiet or as_json
+    sampling_from(SamplingParams(), max_tokens=_MAX_TOKENS)  # a wrong flag shows before the model is loaded
     with engine(configuration(model), quiet=quiet) as llm:
         params = sampling_from(llm.get_default_sampling_params(), max_tokens=_MAX_TOKENS)
         if as_json:

@@ -27,7 +27,7 @@ _WIDE = 200  # columns when nobody's terminal says otherwise: rows are for grep 
 def command(as_json: bool) -> None:
     """List the installed plugins of every kind."""
     registry = current_registry()
-    click.echo(_as_json(registry) if as_json else _as_table(registry), nl=as_json)
+    click.echo(_as_json(registry) if as_json else _as_table(registry))
 
 
 def _name(found: Found) -> str:
@@ -79,4 +79,4 @@ def _as_table(registry: PluginRegistry) -> str:
         table.add_row("-", "-", one.distribution, one.version, Text(one.reason, style="red"), "")
     with console.capture() as captured:
         console.print(table)
-    return captured.get()
+    return "\n".join(line.rstrip() for line in captured.get().strip("\n").splitlines() if line.strip())

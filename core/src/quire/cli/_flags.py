@@ -1,0 +1,243 @@
+"""How a setting becomes a flag: its name in kebab-case, its type, its text, its section of the help.
+
+Where both the engine and a request have a name (`seed`), it is the request's, and the engine's is
+`--engine-seed`. A flag that is given leaves its value in the click context, under its section.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+import re
+import types
+import typing
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
+
+import click
+
+from quire._config_sources import KeyPath, decode
+from quire._config_types import Bytes, field_shape, shapes_of
+from quire.config import EngineConfig, PluginsConfig
+from quire.sampling import SamplingParams
+
+__all__ = [
+    "ENGINE",
+    "EVERYTHING",
+    "FILE",
+    "SAMPLING",
+    "SettingsCommand",
+    "engine_flags",
+    "keep",
+    "sampling_flags",
+]
+
+ENGINE, SAMPLING, FILE = "Engine options", "Sampling options", "Configuration file"
+EVERYTHING = "quire.help_all"
+_RARE: frozenset[KeyPath] = frozenset(
+    (name,)
+    for name in (
+        "deterministic",
+        "generation_config",
+        "kv_cache_dtype",
+        "max_logprobs",
+        "num_speculative_tokens",
+        "pipeline_parallel_size",
+        "scheduling_policy",
+        "speculative_config",
+        "speculative_model",
+        "tensor_parallel_size",
+        "trust_remote_code",
+    )
+) | {("plugins", "routes")}
+_RARE_SAMPLING = {"use_beam_search", "length_penalty", "early_stopping"}
+
+
+class SettingOption(click.Option):
+    """A flag made from a setting; help lists it under its section."""
+
+    def __init__(self, names: list[str], *, section: str, rare: bool, **rest: Any) -> None:
+        super().__init__(names, **rest)
+        self.section = section
+        self.rare = rare
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        """The rare ones are in `--help-all` only."""
+        return None if self.rare and not ctx.meta.get(EVERYTHING) else super().get_help_record(ctx)
+
+
+class SettingsCommand(click.Command):
+    """A command whose help has its own options first, then those made from settings, by section."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Writes the sections of options."""
+        sections: dict[str, list[tuple[str, str]]] = {"Options": [], SAMPLING: [], ENGINE: []}
+        for param in self.get_params(ctx):
+            record = param.get_help_record(ctx)
+            if record is not None and isinstance(param, click.Option):
+                sections[getattr(param, "section", "Options")].append(record)
+        for title, records in sections.items():
+            if records:
+                with formatter.section(title):
+                    formatter.write_dl(records)
+
+
+def engine_flags() -> Iterator[click.Option]:
+    taken = {field.name for field in dataclasses.fields(SamplingParams)}
+    for path, shape in shapes_of(EngineConfig).items():
+        if path == ("model",):
+            continue
+        owner = PluginsConfig if path[0] == "plugins" else EngineConfig
+        field = owner.model_fields[str(path[-1])]
+        name = "_".join(str(key) for key in path)
+        name = f"engine_{name}" if name in taken else name
+        yield _flag(
+            name,
+            _click_type(field.annotation) if shape == "scalar" else shape,
+            ENGINE,
+            path,
+            text=field.description or "",
+            rare=path in _RARE,
+        )
+
+
+def sampling_flags() -> Iterator[click.Option]:
+    hints = typing.get_type_hints(SamplingParams)
+    texts = _attribute_texts(SamplingParams)
+    for field in dataclasses.fields(SamplingParams):
+        if not field.repr:  # filled by the engine, not by users
+            continue
+        kind = _sampling_type(hints[field.name])
+        yield _flag(
+            field.name,
+            kind,
+            SAMPLING,
+            field.name,
+            text=_sentence(texts.get(field.name, "")),
+            rare=field.name in _RARE_SAMPLING,
+        )
+
+
+def _flag(name: str, kind: Any, store: str, key: object, *, text: str, rare: bool) -> click.Option:
+    """An option that leaves nothing in the context's `store` unless it is given.
+
+    Args:
+        kind: a click type, "flag", "strings" (may be repeated), or what `_read` knows.
+    """
+    flag = "--" + name.replace("_", "-")
+    text = text.replace("`", "").replace("null", "none")
+    read = None
+    extra: dict[str, Any] = {"type": kind}
+    if kind == "flag":
+        flag, extra = f"{flag}/--no-{flag[2:]}", {"default": None}
+    elif kind == "strings":
+        extra = {"type": str, "multiple": True}
+        text = f"{text.rstrip('.')}. May be given several times.".removeprefix(". ")
+    elif isinstance(kind, str):
+        read = _read(kind)
+        extra = {"metavar": "JSON" if kind in ("mapping", "biases") else "A,B,..."}
+    return SettingOption(
+        [flag, f"_{name}"],
+        section=store,
+        expose_value=False,
+        callback=keep(store, key, read),
+        help=text,
+        rare=rare,
+        **extra,
+    )
+
+
+def keep(
+    store: str, key: object, read: Callable[[str], Any] | None = None
+) -> Callable[[click.Context, click.Parameter, Any], None]:
+    """A callback that remembers a given value in the context."""
+
+    def callback(ctx: click.Context, param: click.Parameter, value: Any) -> None:
+        if value is None or value == ():
+            return
+        if read is not None:
+            try:
+                value = read(value)
+            except (TypeError, ValueError) as error:
+                raise click.BadParameter(str(error), ctx, param) from None
+        ctx.meta.setdefault(store, {})[key] = value
+
+    return callback
+
+
+def _read(kind: str) -> Callable[[str], Any]:
+    """What turns a flag's text into its value; raises ValueError or TypeError."""
+
+    def ints(text: str) -> list[int]:
+        return [int(part) for part in decode("list", text)]
+
+    def biases(text: str) -> dict[int, float]:
+        return {int(key): float(bias) for key, bias in decode("mapping", text).items()}
+
+    readers: dict[str, Callable[[str], Any]] = {
+        "ints": ints,
+        "biases": biases,
+        "list": functools.partial(decode, "list"),
+        "mapping": functools.partial(decode, "mapping"),
+    }
+    return readers[kind]
+
+
+def _click_type(annotation: Any) -> Any:
+    """Numbers and choices fail as usage errors; all else, "2GiB" too, is for the configuration to judge."""
+    arms = [arm for arm in _arms(annotation) if arm is not types.NoneType]
+    if len(arms) == 1:
+        if typing.get_origin(arms[0]) is Literal:
+            return click.Choice(list(typing.get_args(arms[0])))
+        if arms[0] in (int, float) and Bytes not in typing.get_args(annotation):
+            return click.INT if arms[0] is int else click.FLOAT
+    return click.STRING
+
+
+def _arms(annotation: Any) -> Iterator[Any]:
+    """The members of a union, without `Annotated`."""
+    origin = typing.get_origin(annotation)
+    if origin is typing.Annotated:
+        yield from _arms(typing.get_args(annotation)[0])
+    elif origin in (typing.Union, types.UnionType):
+        for arm in typing.get_args(annotation):
+            yield from _arms(arm)
+    else:
+        yield annotation
+
+
+def _sampling_type(hint: Any) -> Any:
+    arms = [arm for arm in _arms(hint) if arm is not types.NoneType]
+    for arm in arms:
+        if typing.get_origin(arm) is dict:
+            return "biases"
+        if typing.get_args(arm) == (int,):
+            return "ints"
+        if typing.get_args(arm) == (str,):
+            return "strings"
+    if field_shape(hint) == "flag":
+        return "flag"
+    return {int: click.INT, float: click.FLOAT}.get(arms[0], click.STRING)
+
+
+def _sentence(text: str) -> str:
+    """A docstring's phrase as help text."""
+    return text[:1].upper() + text[1:]
+
+
+def _attribute_texts(owner: type) -> dict[str, str]:
+    """The texts under "Attributes:" of a docstring, by attribute."""
+    _, _, block = (inspect.getdoc(owner) or "").partition("Attributes:\n")
+    texts: dict[str, str] = {}
+    names: list[str] = []
+    for line in block.splitlines():
+        entry = re.match(r"    (\w+(?:, \w+)*): (.*)", line)
+        if entry:
+            names = entry[1].split(", ")
+            texts |= dict.fromkeys(names, entry[2])
+        elif line.startswith("     "):
+            texts |= {name: f"{texts[name]} {line.strip()}" for name in names}
+        else:
+            names = []
+    return texts
