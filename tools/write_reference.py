@@ -46,19 +46,22 @@ def hooks_page() -> str:
 
 def configuration_page() -> str:
     """Every setting with its type, default and description."""
-    return "\n\n".join(
-        [
-            "# Configuration",
-            "<!-- written by tools/write_reference.py -->",
-            "Settings come from, each over the one before: defaults, a YAML file (`--config`), the environment "
-            "(`QUIRE_` and the name in capitals), and the command line (kebab-case) or keywords of `LLM`. "
-            "`quire config --show` prints the effective value of each and where it came from, "
-            "`quire config --check FILE` validates a file, `quire config --schema` prints the JSON Schema.",
-            _settings(EngineConfig),
-            "## plugins",
-            _settings(PluginsConfig),
-        ]
-    ) + "\n"
+    return (
+        "\n\n".join(
+            [
+                "# Configuration",
+                "<!-- written by tools/write_reference.py -->",
+                "Settings come from, each over the one before: defaults, a YAML file (`--config`), the environment "
+                "(`QUIRE_` and the name in capitals), and the command line (kebab-case) or keywords of `LLM`. "
+                "`quire config --show` prints the effective value of each and where it came from, "
+                "`quire config --check FILE` validates a file, `quire config --schema` prints the JSON Schema.",
+                _settings(EngineConfig),
+                "## plugins",
+                _settings(PluginsConfig),
+            ]
+        )
+        + "\n"
+    )
 
 
 def _summary(spec: type) -> str:
@@ -112,7 +115,9 @@ PAGES = {"hooks.md": hooks_page, "configuration.md": configuration_page}
 
 def main() -> int:
     """Write or check the pages; returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--check", action="store_true", help="write nothing; fail if a page is out of date")
     check = parser.parse_args().check
     stale = []

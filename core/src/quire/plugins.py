@@ -64,11 +64,13 @@ class Skipped:
     Attributes:
         distribution, version: which one.
         reason: why.
+        by_allowlist: the user wanted it so.
     """
 
     distribution: str
     version: str
     reason: str
+    by_allowlist: bool = False
 
 
 class PluginRegistry:
@@ -235,7 +237,7 @@ def discover(allow: Collection[str] | None = None) -> PluginRegistry:
     for entry in _entry_points():
         name, version = _owner(entry)
         if allowed is not None and _normalise(name) not in allowed:
-            skipped.append(Skipped(name, version, "is not in plugins.allow"))
+            skipped.append(Skipped(name, version, "is not in plugins.allow", by_allowlist=True))
             continue
         try:
             module: ModuleType = entry.load()

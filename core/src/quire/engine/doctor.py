@@ -11,7 +11,7 @@ import torch
 
 import quire
 from quire.config import EngineConfig
-from quire.contracts import KernelsNeed
+from quire.contracts import AttentionNeed, KernelsNeed
 from quire.engine.planning import make_plan
 from quire.engine.units import size
 from quire.errors import QuireError
@@ -65,7 +65,9 @@ def examine(config: EngineConfig) -> DoctorReport:
     """
     registry = discover(config.plugins.allow)
     sections = [_software(), _hardware()]
-    problems = [f"{one.distribution} {one.version}: {one.reason}" for one in registry.skipped]
+    problems = [
+        f"{one.distribution} {one.version}: {one.reason}" for one in registry.skipped if not one.by_allowlist
+    ]
     problems += [f"{found.qualified}: {found.status}" for found in registry.found if found.status != "ok"]
     choices: list[ChoiceReport] = []
     try:
@@ -108,7 +110,7 @@ def _with_model(
     config: EngineConfig, registry: PluginRegistry
 ) -> tuple[tuple[str, list[tuple[str, str]]], list[ChoiceReport]]:
     plan = make_plan(config, registry)
-    needs = {f"attention/{group}": str(need.cache) for group, need in enumerate(plan.attention)}
+    needs = {f"attention/{group}": _attention(need) for group, need in enumerate(plan.attention)}
     model = (
         "Model",
         [
@@ -141,3 +143,13 @@ def _without_model(config: EngineConfig, registry: PluginRegistry) -> list[Choic
     need = KernelsNeed(device=device, dtype="bfloat16" if config.dtype == "auto" else config.dtype)
     _, why = registry.choose("kernels", need, requested=config.kernels)
     return [ChoiceReport(why.role, f"{need.dtype} on {device}", why.chosen, why.reason, list(why.rejected))]
+
+
+def _attention(need: AttentionNeed) -> str:
+    """A KV group in words."""
+    cache = need.cache
+    window = "" if cache.window is None else f", window {cache.window}"
+    return (
+        f"{need.num_q_heads} query and {cache.num_kv_heads} KV heads of {cache.head_dim}{window}, "
+        f"{cache.dtype}, blocks of {need.block_size}, on {need.device}"
+    )
