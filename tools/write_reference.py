@@ -2,8 +2,8 @@
 
     python tools/write_reference.py [--check]
 
-Everything comes from docstrings and field descriptions; with `--check` nothing is written, and the exit status
-says whether the pages in docs/reference are what would be written.
+Everything comes from docstrings and field descriptions; with `--check` nothing is written, and the exit
+status says whether the pages in docs/reference are what would be written.
 """
 
 from __future__ import annotations
@@ -18,6 +18,11 @@ from quire import hookspecs
 from quire.config import EngineConfig, PluginsConfig
 from quire.contracts import KINDS, PluginSpec
 
+CONFIGURATION = """\
+Settings come from, each over the one before: defaults, a YAML file (`--config`), the environment (`QUIRE_` and
+the name in capitals), and the command line (kebab-case) or keywords of `LLM`. `quire config --show` prints the
+effective value of each and where it came from, `quire config --check FILE` validates a file, and
+`quire config --schema` prints the JSON Schema."""
 REFERENCE = Path(__file__).resolve().parent.parent / "docs" / "reference"
 
 
@@ -36,8 +41,7 @@ def hooks_page() -> str:
         parts += [
             f"## {kind.hook}",
             inspect.cleandoc(hook.__doc__ or ""),
-            f"Kind `{kind.name}`, api {kind.api}; chosen by the rule *{kind.choice.value}*. Yields "
-            f"`{spec.__name__}`:",
+            f"Kind `{kind.name}`, api {kind.api}; rule *{kind.choice.value}*. Yields `{spec.__name__}`:",
             _summary(spec),
             _fields(spec),
         ]
@@ -51,10 +55,7 @@ def configuration_page() -> str:
             [
                 "# Configuration",
                 "<!-- written by tools/write_reference.py -->",
-                "Settings come from, each over the one before: defaults, a YAML file (`--config`), the environment "
-                "(`QUIRE_` and the name in capitals), and the command line (kebab-case) or keywords of `LLM`. "
-                "`quire config --show` prints the effective value of each and where it came from, "
-                "`quire config --check FILE` validates a file, `quire config --schema` prints the JSON Schema.",
+                CONFIGURATION,
                 _settings(EngineConfig),
                 "## plugins",
                 _settings(PluginsConfig),

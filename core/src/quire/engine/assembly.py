@@ -50,6 +50,8 @@ def start_engine(config: EngineConfig, *, show_progress: bool = True) -> Engine:
         plan = make_plan(config, show_progress=show_progress)
     with watch.phase("tokenizer"):
         tokenizer = load_tokenizer(plan.tokenizer_files)
+        if not plan.generation.eos_token_ids and tokenizer.eos_token_id is not None:
+            plan = plan.with_eos(tokenizer.eos_token_id)
     with watch.phase("weights"):
         executor = InProcessExecutor(plan.worker_config(show_progress=show_progress))
     with watch.phase("profile"):

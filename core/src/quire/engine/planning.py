@@ -22,19 +22,22 @@ from quire.contracts import (
     ModelSource,
     QuantizationNeed,
     SamplerNeed,
+    TensorHeader,
 )
-from quire.errors import ConfigError, PluginError, UnsupportedModelError
+from quire.errors import CheckpointError, ConfigError, PluginError, UnsupportedModelError
 from quire.layers import ModelFacts, describe
 from quire.plugin_plan import PlanBuilder, PluginPlan
 from quire.plugins import PluginRegistry, discover
 from quire.runtime.config import WorkerConfig
 from quire.runtime.device import resolve_device
+from quire.weights.checkpoint import Checkpoint
 from quire.weights.config_files import (
     GenerationDefaults,
     derive_max_model_len,
     load_generation_config,
     load_model_config,
 )
+from quire.weights.loader import renamed_headers
 from quire.weights.sources.resolve import resolve_model
 
 _DTYPES = {
@@ -77,9 +80,9 @@ class EnginePlan:
     max_model_len: int
     vocab_size: int
 
-    def with_max_model_len(self, length: int) -> EnginePlan:
-        """The same plan for shorter sequences."""
-        return replace(self, max_model_len=length)
+    def with_eos(self, token_id: int) -> EnginePlan:
+        """The same plan with an end token, for a checkpoint that names none."""
+        return replace(self, generation=replace(self.generation, eos_token_ids=(token_id,)))
 
     def worker_config(self, *, show_progress: bool) -> WorkerConfig:
         """What a worker needs of the plan."""
@@ -140,7 +143,14 @@ def make_plan(
         requested=config.quantization,
         key=_quant_method(model_config),
     )
-    facts = describe(model_class, model_config, dtype=dtype, device=device, quantization=quantization)
+    facts = describe(
+        model_class,
+        model_config,
+        dtype=dtype,
+        device=device,
+        quantization=quantization,
+        headers=_headers(config, files, model_class),
+    )
     vocab_size = int(model_config["vocab_size"])
     builder.choose("kernels", KernelsNeed(device=device, dtype=dtype), requested=config.kernels)
     builder.choose(
@@ -173,6 +183,13 @@ def make_plan(
         max_model_len=_max_model_len(config, model_config),
         vocab_size=vocab_size,
     )
+
+
+def _headers(config: EngineConfig, files: ModelFiles, model_class: type[Model]) -> Mapping[str, TensorHeader]:
+    """The checkpoint's headers: formats decide by them, and a broken file is found before anything starts."""
+    if config.load_format == "dummy":
+        return {}
+    return renamed_headers(Checkpoint(files.directory), model_class.mapping)
 
 
 def _sources(registry: PluginRegistry) -> list[ModelSource]:
@@ -232,9 +249,12 @@ def _dtype(asked: str, model_config: Mapping[str, Any]) -> str:
 
 
 def _max_model_len(config: EngineConfig, model_config: Mapping[str, Any]) -> int:
-    own = derive_max_model_len(model_config)
     if config.max_model_len is None:
-        return own
+        return derive_max_model_len(model_config)
+    try:
+        own = derive_max_model_len(model_config)
+    except CheckpointError:  # it gives no length: then what the user says is all there is
+        return config.max_model_len
     if config.max_model_len > own:
         raise ConfigError(
             f"max_model_len {config.max_model_len} is more than the {own} tokens the model was made for. "

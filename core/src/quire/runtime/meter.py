@@ -23,8 +23,8 @@ def peak_bytes(device: str, work: Callable[[], object]) -> int:
         torch.cuda.reset_peak_memory_stats(device)
         work()
         torch.cuda.synchronize(device)
-        peak: int = torch.cuda.max_memory_allocated(device)
-        return max(peak - before, 0)
+        held: int = torch.cuda.max_memory_allocated(device) - before
+        return max(held, 0)
     with _LiveTensors() as live:
         work()
     return live.peak
