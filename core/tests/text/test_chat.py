@@ -140,6 +140,15 @@ def test_a_request_brings_no_template_and_no_special_token(
         render_chat(chat_tokenizer(CHATML), MESSAGES, **given)
 
 
+@pytest.mark.parametrize("field", ["tools", "documents"])
+@pytest.mark.parametrize("value", ["x", {"name": "f"}, ["x"]])
+def test_tools_and_documents_are_lists_of_mappings(
+    chat_tokenizer: Callable[[Any], Tokenizer], field: str, value: Any
+) -> None:
+    with pytest.raises(InvalidRequestError, match=f"{field} must be a list"):
+        render_chat(chat_tokenizer(CHATML), MESSAGES, **{field: value})
+
+
 def test_messages_are_data_and_no_template(chat_tokenizer: Callable[[Any], Tokenizer]) -> None:
     text = render_chat(chat_tokenizer(CHATML), [{"role": "user", "content": "{{ 7 * 7 }}{% raw %}"}])
     assert "{{ 7 * 7 }}{% raw %}" in text

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer as Backend
 from transformers import AutoTokenizer
 
 from quire.contracts import ModelFiles
-from quire.errors import CheckpointError
+from quire.errors import CheckpointError, InvalidRequestError
 from quire.text import Tokenizer, load_tokenizer
 
 Save = Callable[..., Path]
@@ -31,6 +31,11 @@ def test_round_trip(tokenizer_of: TokenizerOf) -> None:
     assert tokenizer.decode(ids) == "Hello 你好"
     assert tokenizer.decode(ids, skip_special_tokens=False) == "<s>Hello 你好"
     assert tokenizer.decode([len(tokenizer) + 5]) == ""
+
+
+def test_a_lone_surrogate_is_the_requests_fault(tokenizer_of: TokenizerOf) -> None:
+    with pytest.raises(InvalidRequestError, match="at character 2"):
+        tokenizer_of("byte_level").encode("ab\ud800")
 
 
 def test_special_tokens(save_tokenizer: Save) -> None:

@@ -48,13 +48,24 @@ def test_the_home_directory_is_expanded(model: Path, monkeypatch: pytest.MonkeyP
     assert files is not None
 
 
-@pytest.mark.parametrize("name", ["tiny", "org/model", "gpt2"])
+@pytest.mark.parametrize("name", ["tiny", "org/model", "gpt2", "x" * 5000, "a\0b"])
 def test_names_of_others_are_left_to_them(model: Path, name: str) -> None:
     assert DirectorySource().resolve(ModelRequest(model=name)) is None
 
 
 @pytest.mark.parametrize(
-    "name", ["./nope", "../nope", "/nope/x", "~/nope", "a/b/c", "models/nope", "nope/", "."]
+    "name",
+    [
+        "./nope",
+        "../nope",
+        "/nope/x",
+        "~/nope",
+        "~nobody-of-that-name/x",
+        "a/b/c",
+        "models/nope",
+        "nope/",
+        ".",
+    ],
 )
 def test_paths_to_nothing_are_not_passed_on(model: Path, name: str) -> None:
     with pytest.raises(ModelError, match=r"no directory|no config\.json"):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -144,6 +146,27 @@ def test_no_network_and_nothing_cached(
         resolve()
 
 
+def test_a_hub_that_goes_down_halfway(
+    repo: Any, resolve: Resolve, library: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolve(tokenizer_only=True)
+    monkeypatch.setattr(library, "ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(ModelNotFoundError, match="only in part"):
+        resolve()
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EACCES])
+def test_a_disk_that_refuses_is_not_the_networks_fault(
+    repo: Any, resolve: Resolve, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    def refuse(*args: Any, **kwargs: Any) -> str:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", refuse)
+    with pytest.raises(ModelError, match=r"cannot be written into the Hugging Face cache.*HF_HOME"):
+        resolve()
+
+
 def test_the_environment_is_honoured(repo: Any, ask_process: Any, tmp_path: Path) -> None:
     """HF_HOME, HF_ENDPOINT and HF_TOKEN at first, then HF_HUB_OFFLINE, as a user sets them."""
     directory, names = ask_process("org/model", HF_TOKEN="hf_secret")
@@ -213,6 +236,8 @@ def test_progress_is_shown_when_asked(repo: Any, library: Any, capfd: pytest.Cap
     assert "Fetching" in capfd.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["/etc", "./x", "a/b/c", "a b", "", "a..b", "a--b/c", "http://x/y"])
+@pytest.mark.parametrize(
+    "name", ["/etc", "./x", "a/b/c", "a b", "", "a..b", "a--b/c", "http://x/y", "x" * 97]
+)
 def test_what_cannot_be_an_id_is_not_asked(name: str) -> None:
     assert HubSource().resolve(ModelRequest(model=name)) is None
