@@ -129,7 +129,7 @@ class TemplateRenderer:
 
     def _stop(self) -> None:
         process, self._process = self._process, None
-        if process is None:
+        if process is None or self._owner != os.getpid():  # a forked child must not end its parent's
             return
         process.kill()
         process.wait()

@@ -16,6 +16,7 @@ import contextlib
 import datetime
 import json
 import math
+import signal
 import struct
 import sys
 from typing import Any, BinaryIO
@@ -162,4 +163,5 @@ def serve(source: BinaryIO, sink: BinaryIO) -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the one that started it
     serve(sys.stdin.buffer, sys.stdout.buffer)

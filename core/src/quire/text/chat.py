@@ -76,8 +76,8 @@ def render_chat(
             **tokenizer.special_tokens,
             **chat_template_kwargs,
             "messages": chat,
-            "tools": None if tools is None else [dict(tool) for tool in tools],
-            "documents": None if documents is None else [dict(document) for document in documents],
+            "tools": _check_objects(tools, "tools"),
+            "documents": _check_objects(documents, "documents"),
             "add_generation_prompt": add_generation_prompt,
         },
     )
@@ -128,6 +128,14 @@ def _check_kwargs(tokenizer: Tokenizer, kwargs: Mapping[str, Any]) -> None:
             raise InvalidRequestError(
                 f"{name!r} cannot be given as a template argument: it is the tokenizer's.", field=name
             )
+
+
+def _check_objects(values: Sequence[Mapping[str, Any]] | None, field: str) -> list[dict[str, Any]] | None:
+    if values is None:
+        return None
+    if isinstance(values, str | bytes | Mapping) or not all(isinstance(value, Mapping) for value in values):
+        raise InvalidRequestError(f"{field} must be a list of mappings.", field=field)
+    return [dict(value) for value in values]
 
 
 def _check_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from quire.contracts.source import ModelFiles
-from quire.errors import CheckpointError
+from quire.errors import CheckpointError, InvalidRequestError
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend
@@ -43,8 +43,22 @@ class Tokenizer:
         self.backend.no_padding()
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
-        """Token ids of `text`, with BOS and EOS as the model's files ask unless switched off."""
-        return self.backend.encode(text, add_special_tokens=add_special_tokens).ids
+        """Token ids of `text`, with BOS and EOS as the model's files ask unless switched off.
+
+        Raises:
+            InvalidRequestError: `text` is no valid Unicode (it has a lone surrogate).
+        """
+        try:
+            return self.backend.encode(text, add_special_tokens=add_special_tokens).ids
+        except TypeError as error:  # what tokenizers raises for anything that is not UTF-8
+            try:
+                text.encode()
+            except UnicodeEncodeError as cause:
+                raise InvalidRequestError(
+                    f"The prompt is no valid Unicode: {cause.reason} at character {cause.start}.",
+                    field="prompt",
+                ) from error
+            raise
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         """Text of `ids`. Ids that name no token give nothing; invalid UTF-8 gives U+FFFD."""
@@ -85,7 +99,8 @@ class Tokenizer:
     @cached_property
     def special_tokens(self) -> dict[str, str]:
         """Named special tokens (`bos_token`, `eos_token`, ...) as templates see them."""
-        return {name: str(token) for name, token in self.hf.special_tokens_map.items()}
+        named = self.hf.special_tokens_map.items()
+        return {name: str(token) for name, token in named if not isinstance(token, list | tuple)}
 
     @property
     def chat_template(self) -> str | dict[str, str] | None:

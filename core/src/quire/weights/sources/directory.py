@@ -23,16 +23,17 @@ class DirectorySource:
 
     def resolve(self, request: ModelRequest) -> ModelFiles | None:
         """See `ModelSource.resolve`. None if there is no such directory and the name may be another's."""
-        path = Path(request.model).expanduser()
-        if path.is_dir():
-            return _describe(path, request)
-        if path.is_file():
+        # os.path, unlike pathlib, takes names that no file can have (too long, NUL) for absent.
+        path = os.path.expanduser(request.model)
+        if os.path.isdir(path):
+            return _describe(Path(path), request)
+        if os.path.isfile(path):
             raise CheckpointError(
                 f"{request.model!r} is a file. Name the directory that holds config.json and the weights."
             )
         if _is_path_like(request.model):
             raise ModelNotFoundError(
-                f"There is no directory {str(path)!r}. Check it; relative paths start at {os.getcwd()!r}."
+                f"There is no directory {path!r}. Check it; relative paths start at {os.getcwd()!r}."
             )
         return None
 

@@ -7,15 +7,15 @@ repository and keeps its Python files out of the cache.
 
 from __future__ import annotations
 
+import errno
 import glob
 import logging
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from quire.contracts.source import ModelFiles, ModelRequest
-from quire.errors import ModelError, ModelNotFoundError
+from quire.errors import CheckpointError, ModelError, ModelNotFoundError
 from quire.weights.sources._files import INDEX, is_text_file, list_weights, select_weights
 
 if TYPE_CHECKING:
@@ -25,7 +25,8 @@ __all__ = ["HubSource"]
 
 logger = logging.getLogger(__name__)
 
-_REPO_ID = re.compile(r"(?:[A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*\Z", re.ASCII)
+# What a disk answers; everything else that is no answer of the hub is the network's.
+_DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS})
 
 
 class HubSource:
@@ -41,11 +42,14 @@ class HubSource:
         Raises:
             ModelError: the hub refuses or fails; the message has the way out.
         """
-        if not _REPO_ID.match(request.model) or ".." in request.model or "--" in request.model:
-            return None
         from huggingface_hub import is_offline_mode
-        from huggingface_hub.errors import HfHubHTTPError
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+        from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # exported lazily
 
+        try:
+            validate_repo_id(request.model)
+        except HFValidationError:
+            return None
         if is_offline_mode():
             directory = self._cached(request, "HF_HUB_OFFLINE is set. Unset it to fetch the model.")
         else:
@@ -109,8 +113,21 @@ class HubSource:
         return Path(directory)
 
     def _fall_back(self, request: ModelRequest, error: Exception) -> Path:
+        if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
+            raise ModelError(
+                f"{request.model!r} cannot be written into the Hugging Face cache: {_first_line(error)}. "
+                "Make room, or set HF_HOME to another place."
+            ) from error
         reason = f"{type(error).__name__}: {_first_line(error)}. Check the network, HF_ENDPOINT and proxies."
         directory = self._cached(request, reason)
+        try:
+            if not request.tokenizer_only:
+                list_weights(directory)
+        except CheckpointError as missing:
+            raise ModelNotFoundError(
+                f"{request.model!r} is in the Hugging Face cache only in part, and the hub was not "
+                f"reached: {reason}"
+            ) from missing
         logger.warning("The hub was not reached (%s); %s comes from the cache.", reason, request.model)
         return directory
 

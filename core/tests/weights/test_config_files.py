@@ -1,0 +1,155 @@
+"""config.json, generation_config.json and the context length."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from quire.contracts import ModelFiles
+from quire.errors import CheckpointError
+from quire.weights.config_files import (
+    GenerationDefaults,
+    derive_max_model_len,
+    load_generation_config,
+    load_model_config,
+)
+
+Write = Callable[..., ModelFiles]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    """Files with these contents; a mapping is written as JSON."""
+
+    def make(**contents: Any) -> ModelFiles:
+        for name, content in contents.items():
+            text = content if isinstance(content, str) else json.dumps(content)
+            (tmp_path / f"{name}.json").write_text(text, encoding="utf-8")
+        return ModelFiles(model="m", directory=tmp_path, source="directory")
+
+    return make
+
+
+def test_overrides_are_laid_over(write: Write) -> None:
+    files = write(config={"a": 1, "rope": {"type": "linear", "factor": 2.0}, "list": [1, 2]})
+    merged = load_model_config(files, {"rope": {"factor": 4.0}, "list": [3], "new": {"x": 1}})
+    assert merged == {"a": 1, "rope": {"type": "linear", "factor": 4.0}, "list": [3], "new": {"x": 1}}
+    assert load_model_config(files)["rope"]["factor"] == 2.0
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "{", "[1]", "null", '{"a": NaN}', '{"a": Infinity}', "[" * 100_000, '{"a": 1} x', "\x00"],
+)
+def test_a_broken_config_is_named(write: Write, content: str) -> None:
+    with pytest.raises(CheckpointError, match=r"config\.json"):
+        load_model_config(write(config=content))
+
+
+def test_a_missing_config_is_named(write: Write) -> None:
+    with pytest.raises(CheckpointError, match=r"config\.json is missing"):
+        load_model_config(write())
+
+
+def test_generation_defaults(write: Write) -> None:
+    files = write(
+        generation_config={
+            "eos_token_id": [2, 7, 2],
+            "bos_token_id": 1,
+            "pad_token_id": None,
+            "do_sample": False,
+            "temperature": 0.6,
+            "top_p": None,
+            "top_k": 20,
+            "max_new_tokens": 99,
+            "repetition_penalty": 1,
+            "cache_implementation": "hybrid",
+        }
+    )
+    assert load_generation_config(files, {"pad_token_id": 5, "eos_token_id": 9}) == GenerationDefaults(
+        eos_token_ids=(2, 7),
+        bos_token_id=1,
+        pad_token_id=5,
+        sampling={"temperature": 0.6, "top_k": 20, "max_tokens": 99, "repetition_penalty": 1},
+    )
+
+
+def test_without_a_generation_config(write: Write) -> None:
+    assert load_generation_config(write()) == GenerationDefaults()
+    assert load_generation_config(write(), {"eos_token_id": 3}).eos_token_ids == (3,)
+
+
+@pytest.mark.parametrize(
+    ("given", "part"),
+    [
+        ({"eos_token_id": "2"}, "eos_token_id"),
+        ({"eos_token_id": [1, None]}, "eos_token_id"),
+        ({"eos_token_id": -1}, "eos_token_id"),
+        ({"bos_token_id": True}, "bos_token_id"),
+        ({"temperature": "hot"}, "temperature"),
+        ({"top_k": 1.5}, "top_k"),
+        ({"top_p": [0.9]}, "top_p"),
+    ],
+)
+def test_a_wrong_value_names_field_and_file(write: Write, given: dict[str, Any], part: str) -> None:
+    with pytest.raises(CheckpointError, match=rf"{part} in .*generation_config\.json"):
+        load_generation_config(write(generation_config=given))
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({"max_position_embeddings": 2048}, 2048),
+        ({"n_positions": 1024}, 1024),
+        ({"max_position_embeddings": 4096, "seq_length": 2048}, 2048),
+        ({"max_position_embeddings": 4096, "sliding_window": 256}, 4096),
+        ({"max_position_embeddings": 4096, "rope_scaling": None}, 4096),
+        ({"max_position_embeddings": 4096, "rope_scaling": {"type": "linear", "factor": 2.0}}, 8192),
+        ({"max_position_embeddings": 4096, "rope_scaling": {"rope_type": "dynamic", "factor": 1.5}}, 6144),
+        (
+            {
+                "max_position_embeddings": 131072,
+                "rope_scaling": {
+                    "rope_type": "yarn",
+                    "factor": 4.0,
+                    "original_max_position_embeddings": 32768,
+                },
+            },
+            131072,
+        ),
+        ({"max_position_embeddings": 100, "rope_parameters": {"rope_type": "yarn", "factor": 4.0}}, 400),
+        (
+            {
+                "max_position_embeddings": 131072,
+                "rope_scaling": {
+                    "rope_type": "llama3",
+                    "factor": 8.0,
+                    "original_max_position_embeddings": 8192,
+                },
+            },
+            131072,
+        ),
+        ({"max_position_embeddings": 64, "rope_parameters": {"rope_type": "default", "rope_theta": 1e4}}, 64),
+    ],
+)
+def test_context_length(config: dict[str, Any], expected: int) -> None:
+    assert derive_max_model_len(config) == expected
+
+
+@pytest.mark.parametrize(
+    ("config", "part"),
+    [
+        ({}, "Set `max_model_len`"),
+        ({"max_position_embeddings": "2048"}, "max_position_embeddings"),
+        ({"max_position_embeddings": 0}, "length of 0"),
+        ({"max_position_embeddings": 64, "rope_scaling": [1]}, "rope_scaling"),
+        ({"max_position_embeddings": 64, "rope_scaling": {"type": "linear", "factor": "x"}}, "factor"),
+    ],
+)
+def test_no_usable_context_length(config: dict[str, Any], part: str) -> None:
+    with pytest.raises(CheckpointError, match=part):
+        derive_max_model_len(config)
