@@ -126,6 +126,21 @@ def test_parameters_nested_by_layer_type() -> None:
         torch.testing.assert_close(table, _theirs(ROPES[name], CONTEXT), rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["yarn", "llama3"])
+def test_the_original_context_may_stand_beside_the_rope_parameters(name: str) -> None:
+    """And then it rules, as in transformers."""
+    config = _config(rope_parameters=ROPES[name], original_max_position_embeddings=32)
+    rope = {**ROPES[name], "original_max_position_embeddings": 32}
+    torch.testing.assert_close(_ours(config, CONTEXT), _theirs(rope, CONTEXT), rtol=0, atol=1e-5)
+
+
+def test_yarn_without_a_factor_stretches_to_the_context() -> None:
+    """16 to 64 is 4."""
+    rope = {key: value for key, value in ROPES["yarn"].items() if key != "factor"}
+    ours = _ours(_config(rope_parameters=rope), CONTEXT)
+    torch.testing.assert_close(ours, _theirs(ROPES["yarn"], CONTEXT), rtol=0, atol=1e-5)
+
+
 def test_partial_rotation_has_a_narrower_table() -> None:
     config = _config(rope_parameters={**ROPES["default"], "partial_rotary_factor": 0.5})
     assert _ours(config, 4).shape == (4, HEAD_DIM // 2)

@@ -13,6 +13,7 @@ import quire.weights.checkpoint as module
 from quire.contracts import Span
 from quire.errors import CheckpointError
 from quire.weights.checkpoint import INDEX, TORCH_DTYPES, Checkpoint, find_weights
+from quire.weights.headers import Entry
 
 A, B = torch.arange(24.0).reshape(2, 3, 4), torch.arange(5)
 
@@ -80,6 +81,11 @@ class TestFindWeights:
         (tmp_path / INDEX).write_bytes(text.encode(errors="surrogateescape"))
         with pytest.raises(CheckpointError, match="not an index"):
             find_weights(tmp_path)
+
+    def test_an_index_of_absurd_size(self, sharded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(module, "MAX_INDEX_BYTES", 10)
+        with pytest.raises(CheckpointError, match="larger than 10 bytes"):
+            find_weights(sharded)
 
     def test_a_shard_that_is_missing(self, sharded: Path) -> None:
         (sharded / "two.safetensors").unlink()
@@ -171,6 +177,22 @@ class TestRead:
             assert checkpoint.read("a", spans).equal(expected)
 
         check()
+
+    def test_columns_are_cut_in_bounded_memory(self, sharded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        sizes: list[int] = []
+        read = module._read_bytes
+
+        def recorded(entry: Entry, offset: int, count: int) -> torch.Tensor:
+            sizes.append(count)
+            return read(entry, offset, count)
+
+        monkeypatch.setattr(module, "_read_bytes", recorded)
+        monkeypatch.setattr(module, "CHUNK_BYTES", 50)
+        Checkpoint(sharded).read("a", [Span.whole(2), Span(0, 1, 3), Span.whole(4)])
+        assert sizes == [48, 48]  # a row at a time
+        sizes.clear()
+        Checkpoint(sharded).read("a", [Span(1, 2, 2), Span.whole(3), Span.whole(4)])
+        assert sizes == [48]  # rows alone: nothing but what is wanted
 
     def test_what_cannot_be_read(self, sharded: Path) -> None:
         checkpoint = Checkpoint(sharded)
