@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from quire.contracts import KernelsSpec, ModelSourceSpec, QuantizationSpec, hookimpl
+from quire.contracts import CommandSpec, KernelsSpec, ModelSourceSpec, QuantizationSpec, hookimpl
 
 
 @hookimpl
@@ -54,4 +54,33 @@ def quire_model_sources() -> Iterable[ModelSourceSpec]:
         target="quire.weights.sources.hub:HubSource",
         priority=0,
         summary="The Hugging Face hub",
+    )
+
+
+@hookimpl
+def quire_commands() -> Iterable[CommandSpec]:
+    """The core's commands, in the order in which a newcomer meets them."""
+    for order, name, summary in (
+        (10, "generate", "Continue a prompt."),
+        (20, "chat", "Talk with a model in the terminal."),
+        (30, "plugins", "List the installed plugins."),
+        (40, "doctor", "Examine this machine, and what would be chosen on it."),
+        (50, "config", "Show, check or describe the configuration."),
+    ):
+        yield CommandSpec(name=name, api=1, target=f"quire.cli.{name}:command", summary=summary, order=order)
+    yield CommandSpec(
+        name="throughput",
+        api=1,
+        target="quire.cli.bench_throughput:command",
+        group="bench",
+        summary="All requests at once: tokens per second.",
+        order=10,
+    )
+    yield CommandSpec(
+        name="latency",
+        api=1,
+        target="quire.cli.bench_latency:command",
+        group="bench",
+        summary="One request at a time: time to first token, and between tokens.",
+        order=20,
     )

@@ -1,16 +1,72 @@
-"""Sampling parameters: what a request may ask of the sampler and of the stopping rules."""
+"""Sampling parameters: what a request may ask of the sampler and of the stopping rules.
+
+Knows ranges and which parameters go together; knows no vocabulary, no tokenizer and no tensor.
+"""
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 
-__all__ = ["SamplingParams"]
+from quire import _sampling_checks as check
+from quire.errors import InvalidRequestError
+
+__all__ = ["GREEDY_BELOW", "SamplingParams"]
+
+GREEDY_BELOW = 1e-5
+"""Temperatures below this take the most likely token: dividing by them says nothing else."""
+
+_MAX_COMPLETIONS = 1024
+_MAX_STRINGS, _MAX_STRING_LENGTH = 256, 4096
+_MAX_STOP_IDS = 1024
+_MAX_BIASES = 65_536
+_MAX_ALLOWED = 1 << 20  # four times the largest vocabulary known
+_BEAM_FIELDS = (("use_beam_search", False), ("length_penalty", None), ("early_stopping", None))
 
 
 @dataclass(slots=True)
 class SamplingParams:
-    """How the tokens of a request are chosen, and when it ends. Names and defaults as in vLLM."""
+    """How the tokens of a request are chosen, and when it ends. Names and defaults as in vLLM.
+
+    Checked and normalised at construction (lists are copied, one stop string becomes a list of
+    one, absent lists become empty ones), and once more by `validated` when the engine admits the
+    request, since attributes may be assigned in between.
+
+    Attributes:
+        n: completions to return, 1 to 1024.
+        best_of: completions to run, of which the `n` most likely are returned; at least `n`; None for `n`.
+        presence_penalty: -2 to 2, subtracted once from every token that the output holds.
+        frequency_penalty: -2 to 2, subtracted once per occurrence in the output.
+        repetition_penalty: above 0; tokens of prompt and output have positive logits divided
+            and negative ones multiplied by it; 1 for none.
+        temperature: at least 0; below 1e-5 the most likely token is taken. As every completion
+            would be the same, more than one is then refused.
+        top_p: in (0, 1]: the fewest most likely tokens whose probability reaches it; 1 for all.
+        top_k: the k most likely tokens; 0 or -1 for all.
+        min_p: 0 to 1: tokens at least this times as likely as the most likely one.
+        seed: -2**63 to 2**64 - 1, of the request's own random stream; None (or -1, as in vLLM) for
+            one that the engine draws.
+        stop: strings that end the output; need `detokenize`.
+        stop_token_ids: token ids that end the output.
+        bad_words: strings that the output must not contain.
+        include_stop_str_in_output: keep the stop string in the text; needs `detokenize`.
+        ignore_eos: go on after the model's end token.
+        max_tokens: at most so many new tokens; None for as many as the model's length allows.
+        min_tokens: no end or stop token before so many new tokens; at most `max_tokens`.
+        logprobs: log probabilities of the sampled and of this many most likely tokens; -1
+            for the whole vocabulary (the engine's `max_logprobs` bounds it); None for none.
+        prompt_logprobs: the same for each token of the prompt.
+        detokenize: turn ids into text.
+        skip_special_tokens: leave special tokens out of the text.
+        logit_bias: token id -> -100 to 100, added to its logit.
+        allowed_token_ids: only these may be sampled; None for all, an empty list is refused.
+        use_beam_search, length_penalty, early_stopping: refused when set: beam search is not built yet.
+        bad_words_token_ids: filled by the engine from `bad_words` and the tokenizer; never by users.
+
+    Raises:
+        InvalidRequestError: a name is unknown, or a value has the wrong type or is out of range.
+    """
 
     n: int = 1
     best_of: int | None = None
@@ -38,5 +94,123 @@ class SamplingParams:
     use_beam_search: bool = False
     length_penalty: float | None = None
     early_stopping: bool | None = None
-    # Filled by the engine from `bad_words` and the tokenizer; never by users.
     bad_words_token_ids: tuple[tuple[int, ...], ...] = field(default=(), repr=False)
+
+    def __new__(cls, *args: object, **kwargs: object) -> SamplingParams:
+        """Refuse unknown names with the nearest known one; `__init__` stays the dataclass's own."""
+        known = [f.name for f in fields(cls)]
+        for name in kwargs:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, n=1)
+                hint = f" Did you mean {near[0]!r}?" if near else f" Known are: {', '.join(sorted(known))}."
+                raise InvalidRequestError(f"Unknown sampling parameter {name!r}.{hint}", field=name)
+        return object.__new__(cls)
+
+    def __post_init__(self) -> None:
+        for name, unset in _BEAM_FIELDS:
+            if getattr(self, name) not in (unset, None):
+                raise InvalidRequestError(
+                    f"{name} is {getattr(self, name)!r}: beam search is not built yet. Leave it out.",
+                    field=name,
+                )
+        self._check_choice()
+        self._check_stopping()
+        self._check_tokens()
+        self._check_together()
+
+    @property
+    def greedy(self) -> bool:
+        """True if the most likely token is always taken."""
+        return self.temperature < GREEDY_BELOW
+
+    def validated(self) -> SamplingParams:
+        """An independent, normalised and checked copy.
+
+        Raises:
+            InvalidRequestError: an attribute was assigned a bad value since construction.
+        """
+        return replace(self)
+
+    def check_vocabulary(self, vocab_size: int) -> None:
+        """Check every token id against the width of the model's logits.
+
+        Raises:
+            InvalidRequestError: an id of `logit_bias`, `allowed_token_ids`, `stop_token_ids` or
+                `bad_words_token_ids` is outside 0 .. vocab_size - 1.
+        """
+        check.in_vocabulary("logit_bias", tuple(self.logit_bias or ()), vocab_size)
+        check.in_vocabulary("allowed_token_ids", self.allowed_token_ids or (), vocab_size)
+        check.in_vocabulary("stop_token_ids", self.stop_token_ids or (), vocab_size)
+        for word in self.bad_words_token_ids:
+            check.in_vocabulary("bad_words_token_ids", word, vocab_size)
+
+    def _check_choice(self) -> None:
+        """What shapes the distribution."""
+        self.n = check.integer("n", self.n, 1, _MAX_COMPLETIONS)
+        if self.best_of is not None:
+            self.best_of = check.integer("best_of", self.best_of, self.n, _MAX_COMPLETIONS)
+        for name in ("presence_penalty", "frequency_penalty"):
+            setattr(
+                self, name, check.real(name, getattr(self, name), -2, 2, permitted="a number from -2 to 2")
+            )
+        self.repetition_penalty = check.real(
+            "repetition_penalty",
+            self.repetition_penalty,
+            0,
+            open_low=True,
+            permitted="a finite number above 0",
+        )
+        self.temperature = check.real(
+            "temperature", self.temperature, 0, permitted="a finite number of at least 0"
+        )
+        self.top_p = check.real(
+            "top_p", self.top_p, 0, 1, open_low=True, permitted="a number above 0 and at most 1"
+        )
+        self.top_k = check.integer(
+            "top_k", self.top_k, -1, None, permitted="an integer of at least 1, or 0 or -1 for all tokens"
+        )
+        self.min_p = check.real("min_p", self.min_p, 0, 1, permitted="a number from 0 to 1")
+        if self.seed is not None:
+            seed = check.integer("seed", self.seed, -(1 << 63), (1 << 64) - 1)
+            self.seed = None if seed == -1 else seed
+
+    def _check_stopping(self) -> None:
+        """What ends the output, and what is shown of it."""
+        self.stop = check.strings("stop", self.stop, _MAX_STRINGS, _MAX_STRING_LENGTH)
+        self.stop_token_ids = check.token_ids("stop_token_ids", self.stop_token_ids, _MAX_STOP_IDS)
+        if self.max_tokens is not None:
+            self.max_tokens = check.integer("max_tokens", self.max_tokens, 1, None)
+        self.min_tokens = check.integer("min_tokens", self.min_tokens, 0, self.max_tokens)
+        for name in ("include_stop_str_in_output", "ignore_eos", "detokenize", "skip_special_tokens"):
+            check.boolean(name, getattr(self, name))
+        for name in ("logprobs", "prompt_logprobs"):
+            value = getattr(self, name)
+            if value is not None:
+                permitted = "an integer of at least 0, or -1 for the whole vocabulary"
+                setattr(self, name, check.integer(name, value, -1, None, permitted=permitted))
+
+    def _check_tokens(self) -> None:
+        """Which tokens are favoured, allowed or forbidden."""
+        self.bad_words = check.strings("bad_words", self.bad_words, _MAX_STRINGS * 4, _MAX_STRING_LENGTH)
+        self.logit_bias = check.bias("logit_bias", self.logit_bias, _MAX_BIASES, 100)
+        if self.allowed_token_ids is not None:
+            self.allowed_token_ids = check.token_ids(
+                "allowed_token_ids", self.allowed_token_ids, _MAX_ALLOWED
+            )
+            if not self.allowed_token_ids:
+                check.refuse("allowed_token_ids", [], "a list of at least one token id, or None for all")
+        self.bad_words_token_ids = tuple(
+            tuple(check.token_ids("bad_words_token_ids", word, _MAX_STRING_LENGTH))
+            for word in self.bad_words_token_ids
+        )
+
+    def _check_together(self) -> None:
+        """Parameters that rule each other out."""
+        if self.greedy and max(self.n, self.best_of or 1) > 1:
+            name = "n" if self.n > 1 else "best_of"
+            check.refuse(name, getattr(self, name), "1 at temperature 0, where every completion is the same")
+        if not self.detokenize:
+            if self.stop:
+                check.refuse("stop", self.stop, "empty without detokenize: stop strings are found in text")
+            if self.include_stop_str_in_output:
+                check.refuse("include_stop_str_in_output", True, "False without detokenize")

@@ -38,8 +38,8 @@ from quire.contracts.sampler import (
     Sampler,
     SamplerInit,
     SamplerNeed,
-    SamplerSpec,
     SampleRows,
+    SamplerSpec,
 )
 from quire.contracts.source import ModelFiles, ModelRequest, ModelSource, ModelSourceSpec
 from quire.hookspecs import hookimpl

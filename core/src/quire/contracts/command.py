@@ -11,10 +11,11 @@ from quire.contracts.base import PluginSpec
 class CommandSpec(PluginSpec):
     """Description of a subcommand; `target` is a `click.Command`, imported when it is run.
 
-    `quire --help` is drawn from `name` and `summary` alone.
+    `quire --help` is drawn from `name` and `summary` alone. A command with an `options` model thereby
+    adds a section of its own name to the configuration file (`serve:`), which that model validates.
 
     Attributes:
-        group: a group of the core's ("bench", "config", ...) it belongs to; None for the top level.
+        group: a group of the core's ("bench") it belongs to; None for the top level.
         order: position in the help text; the core's own use 10, 20, 30 ...
     """
 

@@ -23,9 +23,7 @@ KINDS: dict[str, Kind] = {
             choice=Choice.PRIORITY,
             title="attention backends",
         ),
-        Kind(
-            name="model", hook="quire_models", spec=ModelSpec, api=1, choice=Choice.MATCH, title="models"
-        ),
+        Kind(name="model", hook="quire_models", spec=ModelSpec, api=1, choice=Choice.MATCH, title="models"),
         Kind(
             name="quantization",
             hook="quire_quantizations",
@@ -66,8 +64,6 @@ KINDS: dict[str, Kind] = {
             choice=Choice.ALL,
             title="commands",
         ),
-        Kind(
-            name="route", hook="quire_routes", spec=RouteSpec, api=1, choice=Choice.NAMED, title="routes"
-        ),
+        Kind(name="route", hook="quire_routes", spec=RouteSpec, api=1, choice=Choice.NAMED, title="routes"),
     )
 }

@@ -234,4 +234,4 @@ class Quantization(ABC):
 
     @abstractmethod
     def linear(self, spec: LinearSpec) -> Sequence[LinearMethod]:
-        """Methods for `spec`: one for all parts, or one per run of parts, in order, covering each part once."""
+        """Methods for `spec`: one for all parts, or one per run of parts, in order, each part once."""

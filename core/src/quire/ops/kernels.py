@@ -11,6 +11,7 @@ from quire.ops.linear import LinearOps
 from quire.ops.logprobs import LogprobOps
 from quire.ops.pointwise import PointwiseOps
 from quire.ops.quantized import QuantizedOps
+from quire.ops.sampling import SamplingOps
 
 
 class Kernels(
@@ -18,6 +19,7 @@ class Kernels(
     LinearOps,
     QuantizedOps,
     LogprobOps,
+    SamplingOps,
 ):
     """The operations in plain PyTorch, on any device; the contract that kernels plugins subclass.
 

@@ -1,0 +1,7 @@
+"""Continuous batching: what the next step computes, decided from numbers alone. No torch."""
+
+from quire.scheduler.config import SchedulerConfig
+from quire.scheduler.policy import Policy
+from quire.scheduler.scheduler import Scheduler, SchedulerStats
+
+__all__ = ["Policy", "Scheduler", "SchedulerConfig", "SchedulerStats"]

@@ -1,1 +1,4 @@
-"""The weights' way from disk to device. Light: the parts are imported where they are used."""
+"""The weights' way from disk to device: model sources, config files, checkpoints, loading.
+
+Import the module you need (`checkpoint`, `loader`, `config_files`, `sources`); this package imports nothing.
+"""

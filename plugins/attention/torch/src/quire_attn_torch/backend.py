@@ -57,7 +57,11 @@ class TorchAttention(AttentionBackend):
 
     def plan(self, batch: AttentionBatch) -> StepMetadata:
         """Index arithmetic, masks and grouping of the step."""
-        return StepMetadata(batch, self.init.need.block_size, self.init.need.cache.num_kv_heads)
+        need = self.init.need
+        ratio = need.num_q_heads // need.cache.num_kv_heads
+        metadata = StepMetadata(batch, need.block_size, need.cache.num_kv_heads, ratio)
+        metadata.grouping(need.cache.window)
+        return metadata
 
     def forward(
         self,
@@ -81,7 +85,8 @@ class TorchAttention(AttentionBackend):
         start = 0
         for group in grouping.groups:
             count = group.requests * group.rows
-            outs.append(_attend(q[start : start + count], kv, group, layer))
+            attend = _attend_packed if group.packed else _attend_chunk
+            outs.append(attend(q[start : start + count], kv, group, layer))
             start += count
         out = outs[0] if len(outs) == 1 else torch.cat(outs)
         return out if grouping.restore is None else out.index_select(0, grouping.restore)
@@ -98,62 +103,73 @@ def _write(cache: torch.Tensor, x: torch.Tensor, metadata: StepMetadata) -> None
 def _gather(cache: torch.Tensor, group: Group, dtype: torch.dtype) -> torch.Tensor:
     """A group's cache rows: `[n, Hkv, L, D]`, zero where no row may look."""
     _, kv_heads, block_size, head_dim = cache.shape
-    rows = F.embedding(group.blocks, cache.view(-1, block_size * head_dim)).to(dtype)
-    # A zero weight does not silence NaN (0 * NaN is NaN), and stale slots may hold anything.
-    rows.view(-1, head_dim).index_fill_(0, group.hidden, 0)
-    return rows.view(group.requests, kv_heads, group.length, head_dim)
+    rows = cache.view(-1, block_size * head_dim).index_select(0, group.blocks)
+    if group.hidden is not None:
+        # A zero weight does not silence NaN (0 * NaN is NaN), and stale slots may hold anything.
+        rows.view(-1, head_dim).index_fill_(0, group.hidden, 0)
+    return rows.to(dtype).view(group.requests, kv_heads, group.length, head_dim)
 
 
-def _attend(
+def _attend_packed(
     q: torch.Tensor, kv: Mapping[str, torch.Tensor], group: Group, layer: AttentionLayer
 ) -> torch.Tensor:
-    """`[n * r, Hq, D] -> [n * r, Hq, D]` for one group."""
-    n, r = group.requests, group.rows
-    heads, ratio, head_dim = layer.num_kv_heads, layer.num_q_heads // layer.num_kv_heads, layer.head_dim
-    k = _gather(kv["k"], group, q.dtype)  # [n, Hkv, L, D]
-    v = _gather(kv["v"], group, q.dtype)
-    packed = q.view(n, r, heads, ratio, head_dim).permute(0, 2, 3, 1, 4)  # [n, Hkv, G, r, D]
-    if group.causal and layer.soft_cap is None:
-        shared = (heads, ratio, group.length, head_dim)
-        out = F.scaled_dot_product_attention(
-            packed[0],
-            k[0].unsqueeze(1).expand(shared)[:, :, :r],
-            v[0].unsqueeze(1).expand(shared)[:, :, :r],
-            is_causal=True,
-            scale=layer.scale,
-        )  # [Hkv, G, r, D]
-        return out.permute(2, 0, 1, 3).reshape(r, heads * ratio, head_dim)
-    parts = [
-        _product(packed[:, :, :, rows], k, v, bias, layer) for rows, bias in _slices(group, layer)
-    ]  # each [n, Hkv, G, r', D]
-    out = parts[0] if len(parts) == 1 else torch.cat(parts, dim=3)
+    """Several requests of few rows, `[n * r, Hq, D] -> [n * r, Hq, D]`.
+
+    The query heads that share a KV head become rows beside each other: K and V are read once.
+    """
+    n, r, head_dim = group.requests, group.rows, layer.head_dim
+    heads, ratio = layer.num_kv_heads, layer.num_q_heads // layer.num_kv_heads
+    # On the CPU a few fp32 rows against a long K are faster than bf16 ones, conversion included,
+    # and the scores are not rounded.
+    dtype = torch.float32 if q.device.type == "cpu" else q.dtype
+    k = _gather(kv["k"], group, dtype)  # [n, Hkv, L, D]
+    v = _gather(kv["v"], group, dtype)
+    rows = q.view(n, r, heads, ratio, head_dim).permute(0, 2, 3, 1, 4)  # [n, Hkv, G, r, D]
+    out = _product(rows.reshape(n, heads, ratio * r, head_dim).to(dtype), k, v, group.bias, layer)
+    out = out.to(q.dtype).view(n, heads, ratio, r, head_dim)
     return out.permute(0, 3, 1, 2, 4).reshape(n * r, heads * ratio, head_dim)
 
 
+def _attend_chunk(
+    q: torch.Tensor, kv: Mapping[str, torch.Tensor], group: Group, layer: AttentionLayer
+) -> torch.Tensor:
+    """One request of many rows, `[r, Hq, D] -> [r, Hq, D]`; its KV heads are the batch."""
+    r, head_dim = group.rows, layer.head_dim
+    heads, ratio = layer.num_kv_heads, layer.num_q_heads // layer.num_kv_heads
+    rows = q.view(r, heads, ratio, head_dim).permute(1, 2, 0, 3)  # [Hkv, G, r, D]
+    k, v = (
+        _gather(kv[name], group, q.dtype)[0].unsqueeze(1).expand(heads, ratio, group.length, head_dim)
+        for name in ("k", "v")
+    )
+    if group.causal and layer.soft_cap is None:
+        out = F.scaled_dot_product_attention(
+            rows, k[:, :, :r], v[:, :, :r], is_causal=True, scale=layer.scale
+        )
+    else:
+        parts = [_product(rows[:, :, part], k, v, bias, layer) for part, bias in _slices(group, layer)]
+        out = parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
+    return out.permute(2, 0, 1, 3).reshape(r, heads * ratio, head_dim)
+
+
 def _slices(group: Group, layer: AttentionLayer) -> Iterator[tuple[slice, torch.Tensor]]:
-    """The group's rows in slices of bounded memory, each with its bias `[n, 1, r', L]`."""
-    per_row = group.requests * group.length * (1 if layer.soft_cap is None else layer.num_q_heads)
+    """A chunk's rows in slices of bounded memory, each with its bias `[1, 1, r', L]`."""
+    per_row = group.length * (1 if layer.soft_cap is None else layer.num_q_heads)
     step = max(1, _SCORE_ELEMENTS // per_row)
     for start in range(0, group.rows, step):
-        rows = slice(start, start + step)
+        part = slice(start, start + step)
         if group.bias is None:
-            yield rows, make_bias(group.row_positions[:, rows], group.key_positions, layer.window)
+            yield part, make_bias(group.row_positions[:, part], group.key_positions, layer.window)
         else:
-            yield rows, group.bias[:, :, rows]
+            yield part, group.bias[:, :, part]
 
 
 def _product(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor, layer: AttentionLayer
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor | None, layer: AttentionLayer
 ) -> torch.Tensor:
-    """q `[n, Hkv, G, r, D]`, k and v `[n, Hkv, L, D]`, bias `[n, 1, r, L]` -> `[n, Hkv, G, r, D]`."""
-    n, heads, ratio, r, head_dim = q.shape
-    rows = q.reshape(n, heads, ratio * r, head_dim)
-    if r > 1:
-        bias = bias.repeat(1, 1, ratio, 1)  # row g * r + i is row i of query head g
+    """q `[b, h, r, D]`, k and v `[b, h, L, D]`, bias `[b or 1, 1, r, L]` fp32 -> `[b, h, r, D]`."""
+    assert bias is not None
     if layer.soft_cap is None:
-        out = F.scaled_dot_product_attention(rows, k, v, attn_mask=bias.to(q.dtype), scale=layer.scale)
-    else:
-        scores = (rows.float() * layer.scale) @ k.float().transpose(2, 3)  # [n, Hkv, G * r, L]
-        scores = torch.tanh(scores / layer.soft_cap) * layer.soft_cap + bias
-        out = (scores.softmax(-1) @ v.float()).to(q.dtype)
-    return out.view(n, heads, ratio, r, head_dim)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype), scale=layer.scale)
+    scores = (q.float() * layer.scale) @ k.float().transpose(2, 3)  # [b, h, r, L]
+    scores = torch.tanh(scores / layer.soft_cap) * layer.soft_cap + bias
+    return (scores.softmax(-1) @ v.float()).to(q.dtype)

@@ -19,6 +19,9 @@ _PADDED_QUERY_LEN = 16
 _GROUP_OVERHEAD = 1024
 """A group more costs about as much time as this many padded tokens gathered for nothing."""
 
+_GROUP_TOKENS = 1 << 16
+"""Cache positions gathered at a time (unless one request alone has more): bounds the memory taken."""
+
 _BIAS_ELEMENTS = 1 << 22
 """Largest bias kept for a whole step; beyond it rows are attended in slices, each with its own."""
 
@@ -29,21 +32,24 @@ class Group:
 
     Attributes:
         requests, rows, length: n, r and L.
+        packed: attended with query heads packed as rows; else n is 1.
         blocks: `[n * Hkv * L / block_size]` rows of a cache tensor viewed as
             `[num_blocks * Hkv, block_size * D]`, in the order `[n, Hkv, block]`.
         hidden: positions no row of their request may see (past its end, before its window), as rows of
-            the gathered `[n * Hkv * L, D]`. Whatever they hold must not reach the output.
+            the gathered `[n * Hkv * L, D]`, whose content must not reach the output. None if there are none.
         row_positions: `[n, r]` positions of the rows.
         key_positions: `[n, L]` positions of the gathered keys.
-        causal: n is 1 and row i sees exactly the first i + 1 keys: no bias is needed.
-        bias: `[n, 1, r, L]` fp32, 0 or -inf; None if `causal`, or if too large to be kept.
+        causal: not packed, and row i sees exactly the first i + 1 keys: no bias is needed.
+        bias: fp32, 0 or -inf. Packed: `[n, 1, G * r, L]`, row `g * r + i` is row i of query head g. Else
+            `[1, 1, r, L]`, or None if too large to be kept.
     """
 
     requests: int
     rows: int
     length: int
+    packed: bool
     blocks: torch.Tensor
-    hidden: torch.Tensor
+    hidden: torch.Tensor | None
     row_positions: torch.Tensor
     key_positions: torch.Tensor
     causal: bool
@@ -72,6 +78,7 @@ class StepMetadata:
     Attributes:
         batch: the step.
         block_size, num_kv_heads: the cache's geometry.
+        ratio: query heads per KV head, G.
         written: `[W]` rows of the step whose K and V are kept; None if all are.
         targets: `[W * Hkv]` where they go, as rows of a cache tensor viewed as
             `[num_blocks * Hkv * block_size, D]`.
@@ -80,6 +87,7 @@ class StepMetadata:
     batch: AttentionBatch
     block_size: int
     num_kv_heads: int
+    ratio: int
     written: torch.Tensor | None = field(init=False)
     targets: torch.Tensor = field(init=False)
     _groupings: dict[int | None, Grouping] = field(init=False, default_factory=dict)
@@ -133,7 +141,8 @@ class StepMetadata:
             waste = longest = 0
             for request in sorted(members, key=lambda request: -blocks[request]):
                 padding = (longest - blocks[request]) * self.block_size
-                if bucket and waste + padding > _GROUP_OVERHEAD:
+                full = (len(bucket) + 1) * longest * self.block_size > _GROUP_TOKENS
+                if bucket and (full or waste + padding > _GROUP_OVERHEAD):
                     yield bucket
                     bucket, waste, padding = [], 0, 0
                 if not bucket:
@@ -173,16 +182,24 @@ class StepMetadata:
         if window is not None:
             unseen |= key_positions <= row_positions[:, :1] - window
         hidden = unseen[:, None, :].expand(-1, self.num_kv_heads, -1).flatten().nonzero().squeeze(1)
-        causal = (
-            len(members) == 1
-            and rows == batch.seq_lens_host[members[0]]
-            and (window is None or rows <= window)
-        )
+        packed = rows <= _PADDED_QUERY_LEN
+        whole = rows == batch.seq_lens_host[members[0]] and (window is None or rows <= window)
         bias = None
-        if not causal and len(members) * rows * length <= _BIAS_ELEMENTS:
+        if packed:
+            bias = make_bias(row_positions, key_positions, window).repeat(1, 1, self.ratio, 1)
+        elif not whole and rows * length <= _BIAS_ELEMENTS:
             bias = make_bias(row_positions, key_positions, window)
         return Group(
-            len(members), rows, length, blocks.flatten(), hidden, row_positions, key_positions, causal, bias
+            requests=len(members),
+            rows=rows,
+            length=length,
+            packed=packed,
+            blocks=blocks.flatten(),
+            hidden=hidden if hidden.shape[0] else None,
+            row_positions=row_positions,
+            key_positions=key_positions,
+            causal=whole and not packed,
+            bias=bias,
         )
 
 

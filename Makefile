@@ -1,0 +1,45 @@
+# Few verbs: demo  test  lint  bench  docs. Each makes .venv first if need be.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+PACKAGES := core plugins/attention/torch plugins/models/llama plugins/models/tiny plugins/samplers/standard
+SOURCES := $(PACKAGES:%=%/src)
+PROMPT ?= def fibonacci(n):
+
+.PHONY: demo test lint bench docs clean
+.DEFAULT_GOAL := demo
+
+demo: $(VENV)/.packages  ## generate text with the bundled model
+	$(BIN)/quire generate tiny "$(PROMPT)" --max-tokens 120
+
+test: lint  ## lint, types, import rules, all tests
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy $(SOURCES) tools bench
+	$(BIN)/lint-imports
+
+bench: $(VENV)/.dev
+	$(BIN)/python bench/startup.py
+	$(BIN)/python bench/offline.py
+
+docs: $(VENV)/.dev
+	$(BIN)/mkdocs build --strict
+
+clean:
+	rm -rf $(VENV) site
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.packages: $(VENV)/bin/python constraints.txt $(PACKAGES:%=%/pyproject.toml)
+	$(BIN)/python tools/install_torch.py
+	$(PIP) $(PACKAGES:%=--editable ./%)
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.packages requirements-dev.txt
+	$(PIP) --requirement requirements-dev.txt
+	touch $@

@@ -1,0 +1,194 @@
+"""Offline throughput: 32 ragged requests through Quire and through transformers, in turn, in one run.
+
+    python bench/offline.py [--rounds 3] [--model DIR]
+
+Prompts of 32 to 256 random tokens, outputs of 32 to 192, greedy, EOS ignored, bf16, on a random
+checkpoint of 135 M parameters in Llama's form (made once and kept in the temporary directory).
+transformers runs its batched `generate`, in each round with every batch size of `--batches`: requests are
+sorted by output length, so that little is padded, and the best one counts. Only the tokens that were asked
+for count. Beside both stands what the machine could do at that moment: the rate at which one
+thread pool reads memory.
+
+Quote the ratio: absolute figures drift with the machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import random
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+SHAPE: dict[str, Any] = {
+    "hidden_size": 576,
+    "num_hidden_layers": 30,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+    "head_dim": 64,
+    "intermediate_size": 1536,
+    "vocab_size": 49152,
+    "max_position_embeddings": 2048,
+    "tie_word_embeddings": True,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+
+
+class Request(NamedTuple):
+    """One request: its prompt, and how many tokens it wants."""
+
+    prompt: list[int]
+    new: int
+
+
+def requests(seed: int) -> list[Request]:
+    """32 requests; the lengths are the same for every seed, the ids are not, so no prefix cache helps."""
+    lengths, ids = random.Random(1234), random.Random(seed)
+    return [
+        Request(
+            [ids.randrange(16, 31_000) for _ in range(lengths.randint(32, 256))], lengths.randint(32, 192)
+        )
+        for _ in range(32)
+    ]
+
+
+def make_checkpoint() -> Path:
+    """The random checkpoint, with a tokenizer; kept between runs."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    directory = Path(tempfile.gettempdir()) / "quire-bench-llama-135m"
+    if not (directory / "tokenizer.json").exists():
+        torch.manual_seed(20240601)
+        checkpoint: Any = LlamaForCausalLM(LlamaConfig(**SHAPE))
+        checkpoint.to(torch.bfloat16).save_pretrained(directory)
+        alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+        backend = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(alphabet)}, merges=[]))
+        backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        backend.decoder = decoders.ByteLevel()
+        tokenizer: Any = PreTrainedTokenizerFast
+        tokenizer(tokenizer_object=backend).save_pretrained(directory)
+    return directory
+
+
+def quire_side(model: str) -> Callable[[Sequence[Request]], None]:
+    """A function that generates all requests with Quire."""
+    from quire import LLM, SamplingParams
+
+    llm = LLM(model, dtype="bfloat16", max_num_seqs=32, max_model_len=1024, show_progress=False)
+    print("\n".join(llm.startup_report.lines()))
+
+    def run(batch: Sequence[Request]) -> None:
+        params = [
+            SamplingParams(temperature=0.0, max_tokens=one.new, ignore_eos=True, detokenize=False)
+            for one in batch
+        ]
+        outputs = llm.generate([one.prompt for one in batch], params, use_tqdm=False)
+        counts = [len(output.outputs[0].token_ids) for output in outputs]
+        assert counts == [one.new for one in batch], "a request got too few tokens"
+
+    return run
+
+
+def transformers_side(model: str, batch_size: int) -> Callable[[Sequence[Request]], None]:
+    """A function that generates all requests with transformers, `batch_size` at a time."""
+    from transformers import AutoModelForCausalLM
+
+    if model not in _loaded:
+        factory: Any = AutoModelForCausalLM
+        _loaded[model] = factory.from_pretrained(
+            model, dtype=torch.bfloat16, attn_implementation="sdpa"
+        ).eval()
+    lm = _loaded[model]
+
+    def run(batch: Sequence[Request]) -> None:
+        ordered = sorted(batch, key=lambda one: one.new)
+        for start in range(0, len(ordered), batch_size):
+            some = ordered[start : start + batch_size]
+            width = max(len(one.prompt) for one in some)
+            ids = torch.zeros(len(some), width, dtype=torch.long)
+            mask = torch.zeros_like(ids)
+            for row, one in enumerate(some):
+                ids[row, width - len(one.prompt) :] = torch.tensor(one.prompt)
+                mask[row, width - len(one.prompt) :] = 1
+            with torch.inference_mode():
+                lm.generate(
+                    input_ids=ids,
+                    attention_mask=mask,
+                    do_sample=False,
+                    max_new_tokens=max(one.new for one in some),
+                    eos_token_id=-1,
+                    pad_token_id=0,
+                )
+
+    return run
+
+
+_loaded: dict[str, Any] = {}
+
+
+def read_bandwidth() -> float:
+    """GB/s at which all threads read a buffer that fits no cache."""
+    buffer = torch.ones(2**28, dtype=torch.float32)
+    best = 0.0
+    for _ in range(3):
+        start = time.perf_counter()
+        buffer.sum()
+        best = max(best, buffer.nbytes / (time.perf_counter() - start) / 1e9)
+    return best
+
+
+def main() -> None:
+    """Run all sides in turn and print the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--model", help="a checkpoint to use instead of the random one")
+    parser.add_argument("--batches", default="8,16,32", help="batch sizes that transformers tries")
+    parser.add_argument("--json", type=Path, help="also write the result here")
+    args = parser.parse_args()
+    model = args.model or str(make_checkpoint())
+    sides = {"quire": quire_side(model)}
+    for size in map(int, args.batches.split(",")):
+        sides[f"transformers, batch {size}"] = transformers_side(model, size)
+    for run in sides.values():
+        run(requests(seed=0)[:4])
+    rates: dict[str, list[float]] = {name: [] for name in sides}
+    bandwidth = []
+    for round_ in range(1, args.rounds + 1):
+        batch = requests(seed=round_)
+        bandwidth.append(read_bandwidth())
+        for name, run in sides.items():
+            start = time.perf_counter()
+            run(batch)
+            rates[name].append(sum(one.new for one in batch) / (time.perf_counter() - start))
+            print(f"round {round_}  {name:<24} {rates[name][-1]:8.1f} output tok/s")
+    medians = {name: statistics.median(values) for name, values in rates.items()}
+    best = max(value for name, value in medians.items() if name != "quire")
+    print(f"\n{'':<26}{'median output tok/s':>20}{'Quire / this':>14}")
+    for name, value in medians.items():
+        print(f"{name:<26}{value:>20.1f}{medians['quire'] / value:>14.2f}")
+    print(f"memory read at {statistics.median(bandwidth):.1f} GB/s, {torch.get_num_threads()} threads")
+    print(f"Quire / best transformers: {medians['quire'] / best:.2f}")
+    if args.json:
+        result = {
+            "rates": rates,
+            "bandwidth_gb_s": bandwidth,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+            "threads": torch.get_num_threads(),
+        }
+        args.json.write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

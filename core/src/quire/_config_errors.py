@@ -1,0 +1,134 @@
+"""Turns what pydantic finds wrong with a configuration into one line per problem, for people.
+
+Knows vLLM's names for settings that Quire has not, and what to use instead. Knows no field of
+Quire's own.
+"""
+
+from __future__ import annotations
+
+import difflib
+import reprlib
+from typing import TYPE_CHECKING, Any
+
+from quire._config_sources import KeyPath, Layer, origin_of
+from quire.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel, ValidationError
+    from pydantic_core import ErrorDetails
+
+__all__ = ["ELSEWHERE", "explain"]
+
+_EAGER = "Quire runs eagerly; leave it out"
+_ONE_TOKENIZER = "Quire has one tokenizer mode, the fast one; leave it out"
+_GRAMMAR = "structured output is not built yet; leave it out"
+_LORA = "adapters are not built yet; leave it out"
+_MULTIMODAL = "Quire serves text models; leave it out"
+_NO_CPU_MEMORY = "Quire moves no KV cache or weights to host memory; preempted requests are recomputed"
+_ONE_PROCESS = "Quire runs on one device; leave it out"
+
+ELSEWHERE = {
+    "allowed_local_media_path": _MULTIMODAL,
+    "compilation_config": _EAGER,
+    "cpu_offload_gb": _NO_CPU_MEMORY,
+    "cuda_graph_sizes": _EAGER,
+    "data_parallel_size": _ONE_PROCESS,
+    "disable_custom_all_reduce": _ONE_PROCESS,
+    "disable_log_requests": "Quire logs no requests; leave it out",
+    "disable_log_stats": "Quire logs no statistics unasked; read them from LLM.get_metrics()",
+    "distributed_executor_backend": _ONE_PROCESS,
+    "download_dir": "set the environment variable HF_HOME",
+    "enable_lora": _LORA,
+    "guided_decoding_backend": _GRAMMAR,
+    "hf_token": "set the environment variable HF_TOKEN",
+    "kv_transfer_config": "KV transfer is not built yet; leave it out",
+    "limit_mm_per_prompt": _MULTIMODAL,
+    "load_in_4bit": "choose a checkpoint in a quantized format; its format is found by itself",
+    "max_context_len_to_capture": _EAGER,
+    "max_logprobs_per_token": "use max_logprobs",
+    "max_lora_rank": _LORA,
+    "max_loras": _LORA,
+    "max_paddings": "batches are flat and never padded; leave it out",
+    "max_seq_len_to_capture": _EAGER,
+    "max_seq_len": "use max_model_len",
+    "mm_processor_kwargs": _MULTIMODAL,
+    "num_gpu_blocks_override": "give the size of the KV cache as kv_cache_memory_bytes",
+    "num_lookahead_slots": "speculative decoding is not built yet; leave it out",
+    "num_scheduler_steps": "multi-step scheduling does not exist in Quire; leave it out",
+    "override_generation_config": "pass SamplingParams with each request",
+    "preemption_mode": "preempted requests are always recomputed; leave it out",
+    "rope_scaling": 'use hf_overrides, e.g. {"rope_parameters": {...}}',
+    "rope_theta": 'use hf_overrides, e.g. {"rope_theta": 10000.0}',
+    "skip_tokenizer_init": "pass token ids as prompts and SamplingParams(detokenize=False)",
+    "structured_outputs_config": _GRAMMAR,
+    "swap_space": _NO_CPU_MEMORY,
+    "tokenizer_mode": _ONE_TOKENIZER,
+    "tokenizer_revision": "revision applies to the tokenizer too",
+    "use_v2_block_manager": "Quire has one block manager; leave it out",
+    "worker_cls": "workers are the engine's own; leave it out",
+    "worker_use_ray": _ONE_PROCESS,
+}
+"""Settings that scripts written for vLLM may still pass, and what to do instead."""
+
+
+def explain(
+    error: ValidationError, model: type[BaseModel], layers: list[Layer], *, prefix: KeyPath = ()
+) -> ConfigError:
+    """The same error as a `ConfigError`: a line per problem with origin, key, expectation and value.
+
+    Args:
+        model: what was being validated.
+        layers: where the values came from, highest precedence first.
+        prefix: key path of `model` within the whole configuration.
+    """
+    lines: list[tuple[tuple[str, int], str]] = []
+    for problem in error.errors(include_url=False):
+        path = (*prefix, *(key for key in problem["loc"] if key != "[key]"))
+        origin = origin_of(layers, path)
+        where = f"{origin}: " if _is_place(origin) else ""
+        name = ".".join(str(key) for key in path)
+        text = f"{where}{name + ': ' if name else ''}{_problem(problem, model)}"
+        lines.append((_reading_order(origin or ""), text))
+    return ConfigError("\n".join(text for _, text in sorted(lines)))
+
+
+def _reading_order(origin: str) -> tuple[str, int]:
+    """Sorts "file:9" before "file:10"."""
+    place, _, line = origin.rpartition(":")
+    return (place, int(line)) if line.isdigit() else (origin, 0)
+
+
+def _is_place(origin: str | None) -> bool:
+    """Whether an origin is somewhere to look: a line of a file or a variable, not the call itself."""
+    return origin is not None and origin not in ("keyword", "command line")
+
+
+def _problem(problem: ErrorDetails, model: type[BaseModel]) -> str:
+    """What is wrong, and what would do."""
+    message = problem["msg"]
+    match problem["type"]:
+        case "extra_forbidden":
+            return _unknown(problem["loc"], model)
+        case "value_error":
+            return message.removeprefix("Value error, ")
+        case "missing":
+            return "is missing"
+        case _:
+            message = message.removeprefix("Input should be ")
+            verb = "must be " if message != problem["msg"] else ""
+            return f"{verb}{message}, got {reprlib.repr(problem['input'])}"
+
+
+def _unknown(loc: tuple[int | str, ...], model: type[BaseModel]) -> str:
+    """An unknown name: what to use instead if vLLM has it, else the nearest known one."""
+    name = str(loc[-1])
+    if len(loc) == 1 and name in ELSEWHERE:
+        return f"Quire has no such option: {ELSEWHERE[name]}"
+    owner: Any = model
+    for key in loc[:-1]:
+        field = getattr(owner, "model_fields", {}).get(key)
+        owner = None if field is None else field.annotation
+    known = list(getattr(owner, "model_fields", {}))
+    near = difflib.get_close_matches(name.replace("-", "_").lower(), known, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}?" if near else f"known are: {', '.join(sorted(known))}"
+    return f"unknown option; {hint}"

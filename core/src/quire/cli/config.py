@@ -1,0 +1,73 @@
+"""`quire config`: the schema of the configuration, a check of a file, and the values in effect."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+from pydantic import BaseModel
+
+from quire.cli._frame import current_registry
+from quire.cli._options import sections_in
+from quire.cli._render import to_json
+from quire.config import EngineConfig
+from quire.plugin_plan import import_target
+from quire.plugins import OK
+
+__all__ = ["command"]
+
+
+@click.command("config")
+@click.option("--schema", is_flag=True, help="Print the JSON Schema of the configuration file.")
+@click.option(
+    "--check", type=click.Path(path_type=Path), metavar="FILE", help="Validate a file, and nothing beside it."
+)
+@click.option("--show", is_flag=True, help="Print every setting in effect, and where it comes from.")
+@click.option(
+    "--config", "file", type=click.Path(path_type=Path), metavar="FILE", help="Configuration file for --show."
+)
+@click.option("--json", "as_json", is_flag=True, help="With --show, print JSON.")
+def command(schema: bool, check: Path | None, show: bool, file: Path | None, as_json: bool) -> None:
+    """Look at the configuration. Use exactly one of --schema, --check and --show."""
+    if schema + (check is not None) + show != 1:
+        raise click.UsageError("Use exactly one of --schema, --check and --show.")
+    if (file is not None or as_json) and not show:
+        raise click.UsageError("--config and --json go with --show.")
+    if schema:
+        click.echo(to_json(EngineConfig.json_schema(_installed_sections())))
+    elif check is not None:
+        EngineConfig.load(check, sections=sections_in(check), environ={})
+        click.echo(f"{check}: ok")
+    else:
+        _show(EngineConfig.load(file, sections=sections_in(file)), as_json)
+
+
+def _installed_sections() -> dict[str, type[BaseModel]]:
+    """The section of every command that has one."""
+    return {
+        found.spec.name: import_target("command", found.spec.name, found.spec.options)
+        for found in current_registry().of_kind("command")
+        if found.status == OK and found.spec.options is not None
+    }
+
+
+def _show(config: EngineConfig, as_json: bool) -> None:
+    plain: dict[str, Any] = config.model_dump(mode="json")
+    plain |= {name: section.model_dump(mode="json") for name, section in config.sections.items()}
+    rows = []
+    for name, origin in config.origins().items():
+        value: Any = plain
+        for key in name.split("."):
+            value = value[key]
+        rows.append((name, value, origin))
+    if as_json:
+        click.echo(to_json({name: {"value": value, "origin": origin} for name, value, origin in rows}))
+        return
+    texts = [
+        (name, to_json(value, indent=None) if not isinstance(value, str) else value, origin)
+        for name, value, origin in rows
+    ]
+    wide = [max(len(row[column]) for row in texts) for column in (0, 1)]
+    for name, text, origin in texts:
+        click.echo(f"{name.ljust(wide[0])}  {text.ljust(wide[1])}  {origin}")

@@ -1,0 +1,143 @@
+"""What would be chosen on this machine, and why: the report behind `quire doctor`. Loads no weights."""
+
+from __future__ import annotations
+
+import os
+import platform
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+
+import quire
+from quire.config import EngineConfig
+from quire.contracts import KernelsNeed
+from quire.engine.planning import make_plan
+from quire.engine.units import size
+from quire.errors import QuireError
+from quire.plugins import PluginRegistry, discover
+from quire.runtime.device import open_device, resolve_device
+
+
+@dataclass(frozen=True, slots=True)
+class ChoiceReport:
+    """One choice.
+
+    Attributes:
+        kind: role it was made for.
+        need: what was asked for, in words.
+        chosen: `distribution:name`, or None.
+        reason: why it was chosen, or why nothing was.
+        rejected: (`distribution:name`, reason) of the others.
+    """
+
+    kind: str
+    need: str
+    chosen: str | None
+    reason: str
+    rejected: list[tuple[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class DoctorReport:
+    """The whole report.
+
+    Attributes:
+        sections: titled lists of (name, value).
+        choices: one per role.
+        problems: what stands in the way; empty if the engine would start.
+    """
+
+    sections: list[tuple[str, list[tuple[str, str]]]]
+    choices: list[ChoiceReport]
+    problems: list[str] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as plain data."""
+        return asdict(self)
+
+
+def examine(config: EngineConfig) -> DoctorReport:
+    """Look at this machine with the eyes of an engine that is about to start.
+
+    With a model in the configuration everything is planned as for a real start; without one only
+    the choices that need none are made.
+    """
+    registry = discover(config.plugins.allow)
+    sections = [_software(), _hardware()]
+    problems = [f"{one.distribution} {one.version}: {one.reason}" for one in registry.skipped]
+    problems += [f"{found.qualified}: {found.status}" for found in registry.found if found.status != "ok"]
+    choices: list[ChoiceReport] = []
+    try:
+        if config.model:
+            model, choices = _with_model(config, registry)
+            sections.append(model)
+        else:
+            choices = _without_model(config, registry)
+    except QuireError as error:
+        problems.append(str(error))
+    return DoctorReport(sections, choices, problems)
+
+
+def _software() -> tuple[str, list[tuple[str, str]]]:
+    return "Software", [
+        ("quire", quire.__version__),
+        ("python", platform.python_version()),
+        ("torch", torch.__version__),
+        ("platform", platform.platform()),
+    ]
+
+
+def _hardware() -> tuple[str, list[tuple[str, str]]]:
+    cpu = open_device("cpu").memory()
+    lines = [
+        ("cpu", f"{os.cpu_count()} processors, {torch.get_num_threads()} threads in use"),
+        ("cpu capability", torch.backends.cpu.get_cpu_capability()),
+        ("memory", f"{size(cpu.free)} free of {size(cpu.total)}"),
+    ]
+    if torch.cuda.is_available():
+        for index in range(torch.cuda.device_count()):
+            properties = torch.cuda.get_device_properties(index)
+            lines.append((f"cuda:{index}", f"{properties.name}, {size(properties.total_memory)}"))
+    else:
+        lines.append(("cuda", "none that PyTorch can see"))
+    return "Machine", lines
+
+
+def _with_model(
+    config: EngineConfig, registry: PluginRegistry
+) -> tuple[tuple[str, list[tuple[str, str]]], list[ChoiceReport]]:
+    plan = make_plan(config, registry)
+    needs = {f"attention/{group}": str(need.cache) for group, need in enumerate(plan.attention)}
+    model = (
+        "Model",
+        [
+            ("model", f"{config.model} ({plan.files.source})"),
+            ("files", str(plan.files.directory)),
+            (
+                "parameters",
+                f"{plan.facts.num_parameters / 1e6:.1f} M, {size(plan.facts.weight_bytes)} of weights",
+            ),
+            ("runs in", f"{plan.dtype} on {plan.device}"),
+            ("context", f"{plan.max_model_len} tokens"),
+        ],
+    )
+    choices = [
+        ChoiceReport(
+            one.role,
+            needs.get(one.role, f"{plan.dtype} on {plan.device}"),
+            one.chosen,
+            one.reason,
+            list(one.rejected),
+        )
+        for one in plan.plugins.explanations
+    ]
+    return model, choices
+
+
+def _without_model(config: EngineConfig, registry: PluginRegistry) -> list[ChoiceReport]:
+    """Only kernels can be chosen for a device alone; the rest depends on a model."""
+    device = resolve_device(config.device)
+    need = KernelsNeed(device=device, dtype="bfloat16" if config.dtype == "auto" else config.dtype)
+    _, why = registry.choose("kernels", need, requested=config.kernels)
+    return [ChoiceReport(why.role, f"{need.dtype} on {device}", why.chosen, why.reason, list(why.rejected))]

@@ -1,0 +1,184 @@
+"""From what a caller hands over to a request that the engine can run: tokenized, checked, complete."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from quire.engine.planning import EnginePlan
+from quire.errors import InvalidRequestError
+from quire.request import EngineRequest
+from quire.sampling import SamplingParams
+from quire.text.tokenizer import Tokenizer
+
+Prompt: TypeAlias = str | Sequence[int] | Mapping[str, Any]
+"""Text, token ids, or a mapping with "prompt" or "prompt_token_ids" and, optionally, "cache_salt"."""
+
+_KEYS = {"prompt", "prompt_token_ids", "cache_salt", "priority"}
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedRequest:
+    """A request in both forms.
+
+    Attributes:
+        engine: for the engine.
+        prompt: its text, None if it was given as token ids.
+        params: as asked for; the engine's copy may ask for more (see `best_of`).
+    """
+
+    engine: EngineRequest
+    prompt: str | None
+    params: SamplingParams
+
+
+class InputProcessor:
+    """Tokenizes and validates. Draws ids and seeds, so that no caller's id is ever used as a key."""
+
+    def __init__(self, plan: EnginePlan, tokenizer: Tokenizer, max_model_len: int) -> None:
+        self._plan = plan
+        self._tokenizer = tokenizer
+        self._max_model_len = max_model_len
+        self._ids = itertools.count()
+        self._seeds = random.Random(plan.config.seed)
+
+    def default_params(self) -> SamplingParams:
+        """What a request gets that names no parameters: the checkpoint's own values, else the defaults."""
+        defaults: Mapping[str, Any] = self._plan.generation.sampling
+        return SamplingParams(**defaults)
+
+    def prepare(
+        self,
+        prompt: Prompt,
+        params: SamplingParams | None = None,
+        *,
+        priority: int = 0,
+        add_special_tokens: bool = True,
+    ) -> PreparedRequest:
+        """A request that the engine can run.
+
+        Args:
+            prompt: see `Prompt`.
+            params: how to sample; the defaults if None.
+            priority: lower runs earlier under the policy "priority".
+            add_special_tokens: whether text gets the tokenizer's BOS (chat templates bring their own).
+
+        Raises:
+            InvalidRequestError: names the field, the value and what would do.
+        """
+        text, ids, salt, priority = self._read(prompt, priority, add_special_tokens)
+        asked = (params if params is not None else self.default_params()).validated()
+        self._check_prompt(ids)
+        self._check_params(asked)
+        engine = asked.validated()
+        room = self._max_model_len - len(ids)
+        engine.max_tokens = room if asked.max_tokens is None else min(asked.max_tokens, room)
+        engine.bad_words_token_ids = self._bad_words(asked)
+        engine.check_vocabulary(self._plan.vocab_size)
+        if asked.best_of is not None and asked.best_of > asked.n and engine.logprobs is None:
+            engine.logprobs = 0  # completions are ranked by their cumulative log probability
+        seed = asked.seed if asked.seed is not None else self._seeds.getrandbits(63)
+        request = EngineRequest(
+            request_id=str(next(self._ids)),
+            prompt_ids=ids,
+            params=engine,
+            seed=seed,
+            priority=priority,
+            arrival_time=time.monotonic(),
+            cache_salt=salt,
+            eos_token_ids=self._plan.generation.eos_token_ids,
+        )
+        return PreparedRequest(request, text, asked)
+
+    def _read(
+        self, prompt: Prompt, priority: int, add_special_tokens: bool
+    ) -> tuple[str | None, list[int], str | None, int]:
+        if isinstance(prompt, str):
+            return prompt, self._tokenizer.encode(prompt, add_special_tokens), None, priority
+        if not isinstance(prompt, Mapping):
+            return None, _as_ids(prompt), None, priority
+        unknown = sorted(set(map(str, prompt)) - _KEYS)
+        if unknown:
+            raise InvalidRequestError(
+                f"Unknown key {unknown[0]!r} in a prompt. Choose from: {', '.join(sorted(_KEYS))}.",
+                field=unknown[0],
+            )
+        salt = prompt.get("cache_salt")
+        if salt is not None and not (isinstance(salt, str) and salt):
+            raise InvalidRequestError(
+                f"cache_salt must be a string that is not empty, got {salt!r}.", field="cache_salt"
+            )
+        priority = int(prompt.get("priority", priority))
+        text = prompt.get("prompt")
+        if text is not None and not isinstance(text, str):
+            raise InvalidRequestError(f"prompt must be text, got {type(text).__name__}.", field="prompt")
+        if "prompt_token_ids" in prompt:
+            return text, _as_ids(prompt["prompt_token_ids"]), salt, priority
+        if text is None:
+            raise InvalidRequestError(
+                "A prompt given as a mapping needs 'prompt' or 'prompt_token_ids'.", field="prompt"
+            )
+        return text, self._tokenizer.encode(text, add_special_tokens), salt, priority
+
+    def _check_prompt(self, ids: list[int]) -> None:
+        if not ids:
+            raise InvalidRequestError("The prompt is empty: it needs at least one token.", field="prompt")
+        if len(ids) >= self._max_model_len:
+            raise InvalidRequestError(
+                f"The prompt has {len(ids)} tokens, and this model's maximum context length is "
+                f"{self._max_model_len} tokens, prompt and output together. Shorten the prompt to at most "
+                f"{self._max_model_len - 1} tokens.",
+                field="prompt",
+            )
+        lowest, highest = min(ids), max(ids)
+        if lowest < 0 or highest >= self._plan.vocab_size:
+            wrong = lowest if lowest < 0 else highest
+            raise InvalidRequestError(
+                f"Token id {wrong} of the prompt is out of range: ids are 0 to {self._plan.vocab_size - 1}.",
+                field="prompt_token_ids",
+            )
+
+    def _check_params(self, params: SamplingParams) -> None:
+        limit = self._plan.config.max_logprobs
+        for name in ("logprobs", "prompt_logprobs"):
+            value = getattr(params, name)
+            if value is not None and (value > limit or (value < 0 and limit < self._plan.vocab_size)):
+                raise InvalidRequestError(
+                    f"{name} {value} is more than max_logprobs, which is {limit}. "
+                    f"Ask for at most {limit}, or raise max_logprobs.",
+                    field=name,
+                )
+
+    def _bad_words(self, params: SamplingParams) -> tuple[tuple[int, ...], ...]:
+        """Each word as it is spelt at the start of a text, and as it is spelt after a space."""
+        sequences = []
+        for word in params.bad_words or ():
+            for spelling in (word.lstrip(), " " + word.lstrip()):
+                ids = tuple(self._tokenizer.encode(spelling, add_special_tokens=False))
+                if ids and ids not in sequences:
+                    sequences.append(ids)
+        return tuple(sequences)
+
+
+def _as_ids(ids: object) -> list[int]:
+    """Token ids as a list of ints.
+
+    Raises:
+        InvalidRequestError: it holds something else.
+    """
+    if not isinstance(ids, Sequence) or isinstance(ids, (str, bytes)):
+        raise InvalidRequestError(
+            f"A prompt must be text, a list of token ids or a mapping, got {type(ids).__name__}.",
+            field="prompt",
+        )
+    for value in ids:
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise InvalidRequestError(
+                f"Token ids must be integers, got {value!r} of type {type(value).__name__}.",
+                field="prompt_token_ids",
+            )
+    return list(ids)

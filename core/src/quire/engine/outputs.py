@@ -1,0 +1,256 @@
+"""From token ids to what callers get: text, stop strings, log probabilities. Runs at the client's side."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+
+from quire.engine.inputs import PreparedRequest
+from quire.outputs import CompletionOutput, Logprob, RequestMetrics, RequestOutput
+from quire.plan import TokenLogprobs
+from quire.request import StepOutput
+from quire.sampling import SamplingParams
+from quire.text.detokenizer import IncrementalDetokenizer
+from quire.text.stop import StopMatcher
+from quire.text.tokenizer import Tokenizer
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class ProcessedOutputs:
+    """What came of a batch of step outputs.
+
+    Attributes:
+        outputs: requests with news, each with all that was generated so far.
+        aborts: (request id, completion) whose text ended on a stop string: the engine does not know yet.
+    """
+
+    outputs: list[RequestOutput] = field(default_factory=list)
+    aborts: list[tuple[str, int]] = field(default_factory=list)
+
+
+class OutputProcessor:
+    """Keeps the text side of every live request."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._requests: dict[str, _RequestState] = {}
+
+    def add(self, request: PreparedRequest) -> None:
+        """Begin to follow a request."""
+        self._requests[request.engine.request_id] = _RequestState(request, self._tokenizer)
+
+    def discard(self, request_id: str) -> None:
+        """Forget a request whose news nobody wants any more."""
+        self._requests.pop(request_id, None)
+
+    def process(self, steps: Iterable[StepOutput], *, only_finished: bool = False) -> ProcessedOutputs:
+        """Take a step's news. News of requests that are not followed any more is dropped: they have ended.
+
+        Args:
+            steps: what the engine gave.
+            only_finished: leave out requests that go on: nobody is watching them.
+        """
+        result = ProcessedOutputs()
+        touched: dict[str, _RequestState] = {}
+        for step in steps:
+            state = self._requests.get(step.request_id)
+            if state is None:
+                continue
+            touched[step.request_id] = state
+            if state.take(step):
+                result.aborts.append((step.request_id, step.index))
+        for request_id, state in touched.items():
+            if state.finished:
+                del self._requests[request_id]
+            elif only_finished:
+                continue
+            result.outputs.append(state.snapshot())
+        return result
+
+
+class _RequestState:
+    """One request: its completions and its metrics."""
+
+    def __init__(self, request: PreparedRequest, tokenizer: Tokenizer) -> None:
+        params = request.params
+        self._request = request
+        self._tokenizer = tokenizer
+        self._completions = [
+            _Completion(index, request.engine.prompt_ids, params, tokenizer)
+            for index in range(params.best_of or params.n)
+        ]
+        self._prompt_logprobs: list[dict[int, Logprob] | None] | None = (
+            [None] if params.prompt_logprobs is not None else None
+        )
+        self._metrics = RequestMetrics(arrival_time=request.engine.arrival_time)
+        self._cached_tokens = 0
+        self._error: str | None = None
+
+    def take(self, step: StepOutput) -> bool:
+        """Apply one completion's news. True if a stop string has ended it."""
+        now = time.monotonic()
+        metrics = self._metrics
+        if metrics.first_scheduled_time is None:
+            metrics.first_scheduled_time = step.scheduled_time
+        if step.token_ids and metrics.first_token_time is None:
+            metrics.first_token_time = now
+        metrics.num_preemptions = max(metrics.num_preemptions, step.num_preemptions)
+        if step.index == 0:
+            self._cached_tokens = step.num_cached_tokens
+        if self._prompt_logprobs is not None and step.prompt_logprobs:
+            self._prompt_logprobs += [
+                _logprobs(self._tokenizer, entry, self._request.params.detokenize)
+                for entry in step.prompt_logprobs
+            ]
+        completion = self._completions[step.index]
+        try:
+            stopped = completion.take(step)
+        except Exception as error:
+            # One request's text must not take the others' with it.
+            logger.exception("Detokenizing request %s failed", step.request_id)
+            completion.fail()
+            self._error = f"{type(error).__name__}: {error}"
+            stopped = step.finish_reason is None
+        if step.error is not None:
+            self._error = step.error
+        if self.finished:
+            metrics.finished_time = now
+        return stopped
+
+    @property
+    def finished(self) -> bool:
+        """True once all its completions are."""
+        return all(one.finished for one in self._completions)
+
+    def snapshot(self) -> RequestOutput:
+        """All that was generated so far, independent of what comes."""
+        finished = self.finished
+        return RequestOutput(
+            request_id=self._request.engine.request_id,
+            prompt=self._request.prompt,
+            prompt_token_ids=self._request.engine.prompt_ids,
+            outputs=self._chosen(finished),
+            finished=finished,
+            prompt_logprobs=None if self._prompt_logprobs is None else list(self._prompt_logprobs),
+            metrics=replace(self._metrics),
+            num_cached_tokens=self._cached_tokens,
+            error=self._error,
+        )
+
+    def _chosen(self, finished: bool) -> list[CompletionOutput]:
+        """All completions; of `best_of` the best `n` once all have ended, the first `n` until then."""
+        n = self._request.params.n
+        chosen = self._completions
+        if finished and len(chosen) > n:
+            chosen = sorted(chosen, key=lambda one: -one.cumulative_logprob)
+        outputs = [one.snapshot() for one in chosen[:n]]
+        for index, output in enumerate(outputs):
+            output.index = index
+        return outputs
+
+
+class _Completion:
+    """One completion: ids, text, stop strings, log probabilities."""
+
+    def __init__(
+        self, index: int, prompt_ids: Sequence[int], params: SamplingParams, tokenizer: Tokenizer
+    ) -> None:
+        self._index = index
+        self._params = params
+        self._tokenizer = tokenizer
+        self._ids: list[int] = []
+        self._logprobs: list[dict[int, Logprob]] | None = [] if params.logprobs is not None else None
+        self._text: list[str] = []
+        self._detokenizer = (
+            IncrementalDetokenizer(tokenizer, prompt_ids, skip_special_tokens=params.skip_special_tokens)
+            if params.detokenize
+            else None
+        )
+        stops = [params.stop] if isinstance(params.stop, str) else list(params.stop or ())
+        self._matcher = StopMatcher(stops, include=params.include_stop_str_in_output) if stops else None
+        self.cumulative_logprob = 0.0
+        self._output = CompletionOutput(index=index, text="", token_ids=[])
+
+    @property
+    def finished(self) -> bool:
+        """True once it has a finish reason."""
+        return self._output.finish_reason is not None
+
+    def take(self, step: StepOutput) -> bool:
+        """Apply news; True if a stop string ended it before the engine did."""
+        if self.finished:
+            return False
+        for position, token in enumerate(step.token_ids):
+            self._ids.append(token)
+            if step.logprobs is not None:
+                self._take_logprobs(step.logprobs[position])
+            if self._stops_at(self._new_text(token, last=self._is_stop_token(step, position))):
+                return step.finish_reason is None
+        if step.finish_reason is not None:
+            if self._detokenizer is not None and self._stops_at(self._detokenizer.finish()):
+                return False
+            if self._matcher is not None:
+                self._text.append(self._matcher.finish())
+            self._output.finish_reason = step.finish_reason
+            self._output.stop_reason = step.stop_reason
+        return False
+
+    def fail(self) -> None:
+        """End it with an error."""
+        self._output.finish_reason = "error"
+
+    def snapshot(self) -> CompletionOutput:
+        """The completion so far."""
+        text = "".join(self._text)
+        self._text = [text]
+        return CompletionOutput(
+            index=self._index,
+            text=text,
+            token_ids=list(self._ids),
+            cumulative_logprob=self.cumulative_logprob if self._logprobs is not None else None,
+            logprobs=None if self._logprobs is None else list(self._logprobs),
+            finish_reason=self._output.finish_reason,
+            stop_reason=self._output.stop_reason,
+        )
+
+    def _new_text(self, token: int, *, last: bool) -> str:
+        """Text that a token adds. The token that ended the request adds none, unless it was asked for."""
+        if self._detokenizer is None or (last and not self._params.include_stop_str_in_output):
+            return ""
+        return self._detokenizer.append([token])
+
+    def _is_stop_token(self, step: StepOutput, position: int) -> bool:
+        return step.finish_reason == "stop" and position == len(step.token_ids) - 1
+
+    def _stops_at(self, text: str) -> bool:
+        """Feed new text to the matcher; on a stop string the completion is finished."""
+        if self._matcher is None or len(self._ids) < self._params.min_tokens:
+            self._text.append(text)
+            return False
+        match = self._matcher.feed(text)
+        self._text.append(match.text)
+        if match.stop is None:
+            return False
+        self._output.finish_reason = "stop"
+        self._output.stop_reason = match.stop
+        return True
+
+    def _take_logprobs(self, entry: TokenLogprobs) -> None:
+        self.cumulative_logprob += entry.logprobs[0]
+        if self._logprobs is not None:
+            self._logprobs.append(_logprobs(self._tokenizer, entry, self._params.detokenize))
+
+
+def _logprobs(tokenizer: Tokenizer, entry: TokenLogprobs, decode: bool) -> dict[int, Logprob]:
+    """The chosen token first, then the top ones; a chosen one among the top appears once."""
+    ranks = [entry.rank, *range(1, len(entry.token_ids))]
+    result: dict[int, Logprob] = {}
+    for token, value, rank in zip(entry.token_ids, entry.logprobs, ranks, strict=True):
+        if token not in result:
+            text = tokenizer.decode([token], skip_special_tokens=False) if decode else None
+            result[token] = Logprob(logprob=value, rank=rank, decoded_token=text)
+    return result

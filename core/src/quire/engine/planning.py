@@ -1,0 +1,254 @@
+"""From a configuration to a frozen plan: which files, which plugins, which sizes.
+
+Reads config.json and decides; loads no weights and takes no memory. `LLM`, `AsyncLLM` and
+`quire doctor` all plan here, so that the doctor tells what would really happen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from quire.config import EngineConfig
+from quire.contracts import (
+    AttentionNeed,
+    KernelsNeed,
+    Model,
+    ModelFiles,
+    ModelNeed,
+    ModelRequest,
+    ModelSource,
+    QuantizationNeed,
+    SamplerNeed,
+)
+from quire.errors import ConfigError, PluginError, UnsupportedModelError
+from quire.layers import ModelFacts, describe
+from quire.plugin_plan import PlanBuilder, PluginPlan
+from quire.plugins import PluginRegistry, discover
+from quire.runtime.config import WorkerConfig
+from quire.runtime.device import resolve_device
+from quire.weights.config_files import (
+    GenerationDefaults,
+    derive_max_model_len,
+    load_generation_config,
+    load_model_config,
+)
+from quire.weights.sources.resolve import resolve_model
+
+_DTYPES = {
+    "half": "float16",
+    "float": "float32",
+    "float16": "float16",
+    "bfloat16": "bfloat16",
+    "float32": "float32",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnginePlan:
+    """All decisions made before anything is loaded.
+
+    Attributes:
+        config: the user's settings.
+        files: the model's files.
+        tokenizer_files: the tokenizer's; the model's own unless another was named.
+        model_config: config.json, overrides applied.
+        generation: the checkpoint's default sampling values and end tokens.
+        plugins: what was chosen, and why.
+        facts: the model's KV groups and size.
+        attention: per KV group what was asked of its backend.
+        device, dtype: resolved.
+        max_model_len: asked for, or the model's own.
+        vocab_size: width of the logits.
+    """
+
+    config: EngineConfig
+    files: ModelFiles
+    tokenizer_files: ModelFiles
+    model_config: Mapping[str, Any]
+    generation: GenerationDefaults
+    plugins: PluginPlan
+    facts: ModelFacts
+    attention: tuple[AttentionNeed, ...]
+    device: str
+    dtype: str
+    max_model_len: int
+    vocab_size: int
+
+    def with_max_model_len(self, length: int) -> EnginePlan:
+        """The same plan for shorter sequences."""
+        return replace(self, max_model_len=length)
+
+    def worker_config(self, *, show_progress: bool) -> WorkerConfig:
+        """What a worker needs of the plan."""
+        config = self.config
+        return WorkerConfig(
+            directory=self.files.directory,
+            model_config=self.model_config,
+            plugins=self.plugins,
+            device=self.device,
+            dtype=self.dtype,
+            block_size=config.block_size,
+            max_num_seqs=config.max_num_seqs,
+            max_num_batched_tokens=config.max_num_batched_tokens,
+            max_model_len=self.max_model_len,
+            attention=self.attention,
+            quantization=_quantization_need(self.device, self.dtype, self.model_config),
+            kernels=KernelsNeed(device=self.device, dtype=self.dtype),
+            sampler=SamplerNeed(device=self.device, dtype=self.dtype, vocab_size=self.vocab_size),
+            load_format="dummy" if config.load_format == "dummy" else "safetensors",
+            seed=config.seed,
+            eos_token_ids=self.generation.eos_token_ids,
+            show_progress=show_progress,
+        )
+
+
+def make_plan(
+    config: EngineConfig, registry: PluginRegistry | None = None, *, show_progress: bool = True
+) -> EnginePlan:
+    """Decide everything that can be decided before loading.
+
+    Args:
+        config: the user's settings.
+        registry: what is installed; discovered if None.
+        show_progress: draw progress bars while files are fetched.
+
+    Raises:
+        ConfigError, PluginError, ModelError: the first decision that cannot be made, with its reason.
+    """
+    if not config.model:
+        raise ConfigError("model is not set. Name a local directory, a bundled model or a hub id.")
+    registry = registry or discover(config.plugins.allow)
+    sources = _sources(registry)
+    request = ModelRequest(model=config.model, revision=config.revision, show_progress=show_progress)
+    files = resolve_model(sources, request)
+    tokenizer_files = files
+    if config.tokenizer is not None:
+        tokenizer_files = resolve_model(
+            sources, replace(request, model=config.tokenizer, tokenizer_only=True)
+        )
+    model_config = load_model_config(files, config.hf_overrides)
+    device = resolve_device(config.device)
+    dtype = _dtype(config.dtype, model_config)
+    builder = PlanBuilder(registry, config.plugins.options)
+    model_class = _choose_model(builder, model_config, device, dtype)
+    quantization = builder.choose(
+        "quantization",
+        _quantization_need(device, dtype, model_config),
+        requested=config.quantization,
+        key=_quant_method(model_config),
+    )
+    facts = describe(model_class, model_config, dtype=dtype, device=device, quantization=quantization)
+    vocab_size = int(model_config["vocab_size"])
+    builder.choose("kernels", KernelsNeed(device=device, dtype=dtype), requested=config.kernels)
+    builder.choose(
+        "sampler", SamplerNeed(device=device, dtype=dtype, vocab_size=vocab_size), requested=config.sampler
+    )
+    attention = tuple(
+        AttentionNeed(
+            device=device,
+            dtype=dtype,
+            cache=group.cache,
+            num_q_heads=group.num_q_heads,
+            block_size=config.block_size,
+            soft_cap=group.soft_cap,
+        )
+        for group in facts.attention
+    )
+    for group, need in enumerate(attention):
+        builder.choose("attention", need, requested=config.attention_backend, role=f"attention/{group}")
+    return EnginePlan(
+        config=config,
+        files=files,
+        tokenizer_files=tokenizer_files,
+        model_config=model_config,
+        generation=_generation(config, files, model_config),
+        plugins=builder.build(),
+        facts=facts,
+        attention=attention,
+        device=device,
+        dtype=dtype,
+        max_model_len=_max_model_len(config, model_config),
+        vocab_size=vocab_size,
+    )
+
+
+def _sources(registry: PluginRegistry) -> list[ModelSource]:
+    return [registry.load(found)() for found in registry.all_of("source")]
+
+
+def _choose_model(
+    builder: PlanBuilder, model_config: Mapping[str, Any], device: str, dtype: str
+) -> type[Model]:
+    """The first of the checkpoint's architectures that a plugin serves."""
+    architectures = [str(name) for name in model_config.get("architectures") or ()]
+    if not architectures:
+        raise UnsupportedModelError(
+            "The checkpoint's config.json names no `architectures`, so no model plugin can be chosen. "
+            "Add the field, or pass hf_overrides={'architectures': [...]}."
+        )
+    reasons = []
+    for name in architectures:
+        need = ModelNeed(device=device, dtype=dtype, architecture=name, config=model_config)
+        try:
+            model_class: type[Model] = builder.choose("model", need, key=name)
+        except PluginError as error:
+            reasons.append(str(error))
+        else:
+            return model_class
+    installed = sorted(
+        {name for found in builder.registry.of_kind("model") for name in getattr(found.spec, "matches", ())}
+    )
+    raise UnsupportedModelError(
+        f"No installed plugin of the kind 'model' implements {' or '.join(architectures)}. "
+        f"Installed architectures: {', '.join(installed) or 'none'}. {' '.join(reasons)}"
+    )
+
+
+def _quant_method(model_config: Mapping[str, Any]) -> str:
+    settings = model_config.get("quantization_config") or {}
+    return str(settings.get("quant_method", "none"))
+
+
+def _quantization_need(device: str, dtype: str, model_config: Mapping[str, Any]) -> QuantizationNeed:
+    settings = model_config.get("quantization_config") or {}
+    return QuantizationNeed(device=device, dtype=dtype, config=settings)
+
+
+def _dtype(asked: str, model_config: Mapping[str, Any]) -> str:
+    """The compute dtype; "auto" takes the checkpoint's own."""
+    if asked != "auto":
+        return _DTYPES[asked]
+    stored = str(model_config.get("dtype") or model_config.get("torch_dtype") or "float32")
+    stored = stored.removeprefix("torch.")
+    if stored not in _DTYPES:
+        raise ConfigError(
+            f"The checkpoint's dtype is {stored!r}, which nothing computes in. "
+            f"Set dtype to one of: {', '.join(_DTYPES)}."
+        )
+    return _DTYPES[stored]
+
+
+def _max_model_len(config: EngineConfig, model_config: Mapping[str, Any]) -> int:
+    own = derive_max_model_len(model_config)
+    if config.max_model_len is None:
+        return own
+    if config.max_model_len > own:
+        raise ConfigError(
+            f"max_model_len {config.max_model_len} is more than the {own} tokens the model was made for. "
+            f"Use at most {own}, or change its rope parameters through hf_overrides."
+        )
+    return config.max_model_len
+
+
+def _generation(
+    config: EngineConfig, files: ModelFiles, model_config: Mapping[str, Any]
+) -> GenerationDefaults:
+    """The checkpoint's generation_config.json; end tokens count even where its sampling values do not."""
+    if config.generation_config not in ("auto", "vllm"):
+        elsewhere = replace(files, directory=Path(config.generation_config))
+        return load_generation_config(elsewhere, model_config)
+    defaults = load_generation_config(files, model_config)
+    return defaults if config.generation_config == "auto" else replace(defaults, sampling={})

@@ -1,0 +1,75 @@
+"""The start-up report: what took how long, where the memory went, and what was chosen."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from quire.engine.memory import MemoryBudget
+from quire.engine.units import size
+from quire.plugin_plan import PluginPlan
+
+
+class Stopwatch:
+    """Times the phases of start-up."""
+
+    def __init__(self) -> None:
+        self.phases: list[tuple[str, float]] = []
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Time what runs inside."""
+        start = time.perf_counter()
+        yield
+        self.phases.append((name, time.perf_counter() - start))
+
+
+@dataclass(frozen=True, slots=True)
+class StartupReport:
+    """What a user wants to know once the engine is up.
+
+    Attributes:
+        model, source: the model, and where its files came from.
+        architecture, dtype, device: what runs, in what, on what.
+        num_parameters: elements of all weights.
+        memory: the byte budget.
+        plugins: what was chosen and why.
+        measured_rows: rows of the profile run.
+        phases: (name, seconds), in order.
+    """
+
+    model: str
+    source: str
+    architecture: str
+    dtype: str
+    device: str
+    num_parameters: int
+    memory: MemoryBudget
+    plugins: PluginPlan
+    measured_rows: int
+    phases: list[tuple[str, float]] = field(default_factory=list)
+
+    def lines(self) -> list[str]:
+        """The report as text, a line each for model, plugins, memory, capacity and time."""
+        memory = self.memory
+        chosen = ", ".join(
+            f"{role.replace('/0', '')} {plugin.name}"
+            for role, plugin in self.plugins.plugins.items()
+            if role != "model"
+        )
+        times = ", ".join(f"{name} {seconds:.2f}" for name, seconds in self.phases)
+        total = sum(seconds for _, seconds in self.phases)
+        rows = {
+            "model": f"{self.model} ({self.source}): {self.architecture}, "
+            f"{self.num_parameters / 1e6:.1f} M parameters, {self.dtype} on {self.device}",
+            "plugins": chosen,
+            "memory": f"weights {size(memory.weights)}, activations {size(memory.activations)} "
+            f"(from a step of {self.measured_rows} tokens), KV cache {size(memory.kv)}, "
+            f"left {size(memory.left)} of {size(memory.total)}",
+            "capacity": f"{memory.tokens} tokens in {memory.num_blocks - 1} blocks; "
+            f"context {memory.max_model_len}; {memory.concurrency:.1f} sequences of that length at a time",
+            "start-up": f"{total:.2f} s: {times}",
+        }
+        return [f"{name:<9} {text}" for name, text in rows.items()]

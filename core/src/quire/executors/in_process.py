@@ -1,0 +1,63 @@
+"""One worker in the engine's own process."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+
+from quire.errors import CapacityError
+from quire.plan import StepPlan, StepResult
+from quire.runtime.config import WorkerConfig
+from quire.runtime.kv_cache import KVCache
+from quire.runtime.profile import MemoryProfile, profile
+from quire.runtime.worker import Worker
+
+
+class Executor(Protocol):
+    """What the engine core asks of wherever the workers run."""
+
+    def execute(self, plan: StepPlan) -> StepResult:
+        """Run one step to its end."""
+
+    def shutdown(self) -> None:
+        """Free the workers and their memory."""
+
+
+class InProcessExecutor:
+    """Runs one worker by calling it."""
+
+    def __init__(self, config: WorkerConfig) -> None:
+        self.worker = Worker(config)
+
+    def profile(self) -> MemoryProfile:
+        """What weights and activations take, and what a KV block costs."""
+        return profile(self.worker)
+
+    def allocate(self, num_blocks: int) -> int:
+        """Take KV memory; returns its bytes.
+
+        Raises:
+            CapacityError: the device refuses.
+        """
+        try:
+            self.worker.allocate(num_blocks)
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            size = KVCache.bytes_per_block(self.worker.backends, self.worker.group_of_layer) * num_blocks
+            raise CapacityError(
+                f"The device refused {size / 2**30:.2f} GiB for {num_blocks} KV blocks: {error}. "
+                f"Lower gpu_memory_utilization or set kv_cache_memory_bytes."
+            ) from error
+        assert self.worker.kv is not None
+        return self.worker.kv.nbytes()
+
+    def execute(self, plan: StepPlan) -> StepResult:
+        """The three joints in a row."""
+        self.worker.submit(plan)
+        self.worker.sample(plan.step_id)
+        return self.worker.collect(plan.step_id)
+
+    def shutdown(self) -> None:
+        """Drop the worker: its weights and KV memory go with it."""
+        self.worker.release()
+        del self.worker

@@ -1,0 +1,315 @@
+"""Which blocks belong to whom: block tables over one or more KV groups, prefix hits, forks.
+
+Knows holders, tokens and blocks. Must never know about budgets, slots, policies or devices: a copy of
+a block is asked for in the plan, never done here.
+
+Rules that hold between calls:
+    * A block is held by its holders (a request's table, a step in flight, a KV transfer) and
+      goes back to its pool with the last of them.
+    * A block is indexed only when it is full and each of its tokens is accepted.
+    * Nobody writes to an indexed block, nor below another holder's accepted tokens: a fork shares
+      full blocks, and the partial one is copied before the child writes.
+    * All groups have the same number of blocks per request, and an allocation succeeds in all or none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+from quire.kv.block_pool import BlockPool, PoolUsage
+from quire.kv.prefix_index import PrefixIndex, TokenChain
+from quire.plan import BlockCopy
+
+__all__ = ["Allocation", "KVManager", "Prefix"]
+
+
+@dataclass(frozen=True, slots=True)
+class Prefix:
+    """A prefix found in the index; true until the next change of the manager.
+
+    Attributes:
+        num_tokens: tokens whose KV is there, a multiple of the block size.
+        num_queried: tokens that were looked for.
+        blocks: per group the blocks, in order.
+    """
+
+    num_tokens: int
+    num_queried: int
+    blocks: tuple[list[int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Allocation:
+    """What an `allocate` gave.
+
+    Attributes:
+        new_blocks: per group the block ids appended to the table; found prefix blocks are not among them.
+        copies: to be done before the step's forward pass.
+    """
+
+    new_blocks: tuple[list[int], ...]
+    copies: tuple[BlockCopy, ...] = ()
+
+    @property
+    def is_empty(self) -> bool:
+        """True if the table had room already."""
+        return not self.new_blocks[0]
+
+
+@dataclass(slots=True)
+class _Group:
+    pool: BlockPool
+    index: PrefixIndex
+
+
+@dataclass(slots=True)
+class _Table:
+    """A request's blocks, per group, in order.
+
+    `sources` is the parent's partial block per group, from which a fork is still to copy.
+    """
+
+    blocks: tuple[list[int], ...]
+    num_committed: int = 0
+    sources: tuple[int, ...] = ()
+
+
+class KVManager:
+    """Paged KV over one or more groups."""
+
+    def __init__(
+        self, block_size: int, num_blocks: Sequence[int], enable_prefix_caching: bool = True
+    ) -> None:
+        """Build the groups' pools.
+
+        Args:
+            block_size: tokens per block, in every group.
+            num_blocks: per group its block ids, the null block included.
+            enable_prefix_caching: without it nothing is indexed and no prefix is ever found.
+
+        Raises:
+            ConfigError: a group has no usable block.
+        """
+        assert num_blocks, "a manager needs at least one KV group"
+        self.block_size = block_size
+        self.enable_prefix_caching = enable_prefix_caching
+        self._prefix_queries = 0
+        self._prefix_hits = 0
+        self._groups: list[_Group] = []
+        for count in num_blocks:
+            index = PrefixIndex()
+            self._groups.append(_Group(BlockPool(count, index.remove), index))
+        self._tables: dict[Hashable, _Table] = {}
+        self._holds: dict[Hashable, list[tuple[int, int]]] = {}
+        self._nothing = Allocation(tuple([] for _ in num_blocks))
+
+    # --- looking up
+
+    def find_prefix(self, chain: TokenChain, max_tokens: int) -> Prefix:
+        """The longest prefix of full blocks that every group has.
+
+        Args:
+            chain: the request's digests.
+            max_tokens: how many tokens may be found: below the request's length, for at least one
+                has to be computed; 0 if none may (prompt log probabilities need each position's logits).
+        """
+        hits: tuple[list[int], ...] = tuple([] for _ in self._groups)
+        if not self.enable_prefix_caching:
+            return Prefix(0, 0, hits)
+        for i in range(max_tokens // self.block_size):
+            digest = chain.digest(i)
+            found = [group.index.get(digest) for group in self._groups]
+            if None in found:
+                break
+            for blocks, block in zip(hits, found, strict=True):
+                assert block is not None
+                blocks.append(block)
+        return Prefix(len(hits[0]) * self.block_size, max_tokens, hits)
+
+    def has_table(self, holder: Hashable) -> bool:
+        """True if `holder` holds a block table, be it a fork that has not started."""
+        return holder in self._tables
+
+    def block_table(self, holder: Hashable) -> tuple[list[int], ...]:
+        """Per group the holder's blocks in order (copies of the lists)."""
+        return tuple(list(blocks) for blocks in self._tables[holder].blocks)
+
+    @property
+    def max_tokens(self) -> int:
+        """Tokens that one request alone could keep."""
+        return min(g.pool.num_usable for g in self._groups) * self.block_size
+
+    def usage(self) -> tuple[PoolUsage, ...]:
+        """Per group its counts of blocks."""
+        return tuple(group.pool.usage() for group in self._groups)
+
+    @property
+    def prefix_queries(self) -> int:
+        """Tokens looked up in the index by requests that then got their blocks."""
+        return self._prefix_queries
+
+    @property
+    def prefix_hits(self) -> int:
+        """Tokens of those that were found."""
+        return self._prefix_hits
+
+    # --- taking
+
+    def allocate(
+        self,
+        holder: Hashable,
+        num_tokens: int,
+        *,
+        step: Hashable,
+        prefix: Prefix | None = None,
+        reserve: int = 0,
+    ) -> Allocation | None:
+        """Grow the holder's table to `num_tokens` tokens, in all groups or in none.
+
+        Args:
+            holder: a request; its table is made at its first call.
+            num_tokens: tokens the table must have room for, those it has room for already included.
+            step: holder of the sources of the returned copies; `release` it when the step is done.
+            prefix: what `find_prefix` just found, for a holder without a table.
+            reserve: blocks that must stay available in each group.
+
+        Returns:
+            What was added, or None if it does not fit; then nothing has changed.
+        """
+        table = self._tables.get(holder)
+        if table is not None:
+            held = table.blocks
+            if num_tokens <= len(held[0]) * self.block_size:
+                return self._nothing
+        else:
+            held = prefix.blocks if prefix is not None else tuple([] for _ in self._groups)
+        need = -(-num_tokens // self.block_size) - len(held[0])
+        revived = held if table is None else ()
+        if not self._fits(need + reserve, revived):
+            return None
+        if table is None:
+            table = self._open(holder, held, prefix)
+        added = tuple([group.pool.take() for _ in range(need)] for group in self._groups)
+        copies = self._copies(table, added, step) if table.sources else ()
+        for blocks, new in zip(table.blocks, added, strict=True):
+            blocks.extend(new)
+        return Allocation(added, copies)
+
+    def fork(self, parent: Hashable, child: Hashable, num_tokens: int) -> None:
+        """Give `child` the first `num_tokens` tokens of `parent`'s KV.
+
+        Full blocks are shared. A partial last one is only held here: the child's next `allocate`
+        takes a block of its own for it and returns the copy. So a fork never fails for want of
+        blocks, and the parent may go on, or end, in between.
+        """
+        blocks = self._tables[parent].blocks
+        full, rest = divmod(num_tokens, self.block_size)
+        shared = tuple(ids[:full] for ids in blocks)
+        sources = tuple(ids[full] for ids in blocks) if rest else ()
+        for group, ids in zip(self._groups, shared, strict=True):
+            for block in ids:
+                group.pool.hold(block)
+        for g, source in enumerate(sources):
+            self._groups[g].pool.hold(source)
+        assert child not in self._tables, f"{child!r} has a block table already"
+        self._tables[child] = _Table(shared, num_committed=full, sources=sources)
+
+    def hold(self, holder: Hashable, group: int, block: int) -> None:
+        """Keep a held or cached block of KV group `group` until `release(holder)`."""
+        self._groups[group].pool.hold(block)
+        self._holds.setdefault(holder, []).append((group, block))
+
+    # --- indexing
+
+    def commit(self, holder: Hashable, chain: TokenChain, num_tokens: int) -> None:
+        """Index the blocks that are full now that `num_tokens` tokens are computed and accepted.
+
+        A block whose content is indexed already stays out of the index.
+        """
+        table = self._tables[holder]
+        full = num_tokens // self.block_size
+        if full == table.num_committed or not self.enable_prefix_caching:
+            return
+        for i in range(table.num_committed, full):
+            digest = chain.digest(i)
+            for group, blocks in zip(self._groups, table.blocks, strict=True):
+                if group.index.insert(digest, blocks[i]):
+                    group.pool.set_indexed(blocks[i], True)
+        table.num_committed = full
+
+    def reset_prefix_cache(self) -> None:
+        """Forget every prefix. Running requests keep their blocks; no later one finds them."""
+        for group in self._groups:
+            for block in list(group.index):
+                group.index.remove(block)
+                group.pool.set_indexed(block, False)
+
+    # --- giving back
+
+    def free(self, holder: Hashable) -> None:
+        """Take the holder's table away, tail first, so that a chain's end is evicted before its start."""
+        table = self._tables.pop(holder)
+        for g, source in enumerate(table.sources):
+            self._groups[g].pool.release(source)
+        for group, blocks in zip(self._groups, table.blocks, strict=True):
+            for block in reversed(blocks):
+                group.pool.release(block)
+
+    def release(self, holder: Hashable) -> None:
+        """Let go of what `hold`, or a copy in step `holder`, kept; nothing if there is nothing."""
+        for group, block in reversed(self._holds.pop(holder, [])):
+            self._groups[group].pool.release(block)
+
+    def check(self) -> None:
+        """Assert that the books balance; O(blocks), for tests and diagnosis."""
+        for g, group in enumerate(self._groups):
+            held = [0] * group.pool.num_blocks
+            for table in self._tables.values():
+                for block in [*table.blocks[g], *table.sources[g : g + 1]]:
+                    held[block] += 1
+            for holds in self._holds.values():
+                for where, block in holds:
+                    if where == g:
+                        held[block] += 1
+            queue, indexed = group.pool.queue(), set(group.index)
+            usage = group.pool.usage()
+            assert held == [group.pool.num_holders(b) for b in range(group.pool.num_blocks)]
+            assert sorted(queue) == [b for b in range(1, group.pool.num_blocks) if not held[b]]
+            assert indexed == {b for b in range(group.pool.num_blocks) if group.pool.is_indexed(b)}
+            assert usage.cached == len(indexed.intersection(queue))
+            assert usage.used == sum(count > 0 for count in held)
+            assert usage.free + usage.used + usage.cached == usage.total == group.pool.num_blocks - 1
+
+    # --- helpers
+
+    def _fits(self, need: int, revived: Sequence[list[int]]) -> bool:
+        """True if every group can give `need` blocks after `revived` ones left its queue."""
+        for g, group in enumerate(self._groups):
+            available = group.pool.num_available
+            if revived:
+                available -= sum(group.pool.num_holders(block) == 0 for block in revived[g])
+            if need > available:
+                return False
+        return True
+
+    def _open(self, holder: Hashable, held: tuple[list[int], ...], prefix: Prefix | None) -> _Table:
+        """Make a table that starts with the prefix's blocks."""
+        for group, blocks in zip(self._groups, held, strict=True):
+            for block in blocks:
+                group.pool.hold(block)
+        table = _Table(tuple(list(blocks) for blocks in held), num_committed=len(held[0]))
+        self._tables[holder] = table
+        if prefix is not None:
+            self._prefix_queries += prefix.num_queried
+            self._prefix_hits += prefix.num_tokens
+        return table
+
+    def _copies(self, table: _Table, added: tuple[list[int], ...], step: Hashable) -> tuple[BlockCopy, ...]:
+        """Copy the fork's source into its first own block; the source's hold passes to the step."""
+        copies = tuple(
+            BlockCopy(group=g, src=source, dst=added[g][0]) for g, source in enumerate(table.sources)
+        )
+        self._holds.setdefault(step, []).extend((copy.group, copy.src) for copy in copies)
+        table.sources = ()
+        return copies

@@ -1,0 +1,66 @@
+"""Measures how much memory a piece of work holds at its peak, besides what was there before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+
+
+def peak_bytes(device: str, work: Callable[[], object]) -> int:
+    """Peak bytes of tensors that `work` made and held at one time.
+
+    On a GPU the allocator knows. On a CPU nobody does (the process's resident size says what the
+    allocator kept, not what was needed), so every operation's results are followed while they live.
+    """
+    if device.startswith("cuda"):
+        torch.cuda.synchronize(device)
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        work()
+        torch.cuda.synchronize(device)
+        peak = int(torch.cuda.max_memory_allocated(device))
+        return max(peak - before, 0)
+    with _LiveTensors() as live:
+        work()
+    return live.peak
+
+
+class _LiveTensors(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Follows the storages that operations create, for as long as they live."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.peak = 0
+        self._live: dict[int, tuple[StorageWeakRef, int]] = {}
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        given = {
+            leaf.untyped_storage()._cdata
+            for leaf in tree_iter((args, kwargs))
+            if isinstance(leaf, torch.Tensor) and leaf.layout is torch.strided
+        }
+        for leaf in tree_iter(result):
+            if isinstance(leaf, torch.Tensor) and leaf.layout is torch.strided:
+                storage = leaf.untyped_storage()
+                if storage._cdata not in given:  # a new storage, not a view or an in-place result
+                    self._live[storage._cdata] = (
+                        StorageWeakRef(storage),  # type: ignore[no-untyped-call]
+                        storage.nbytes(),
+                    )
+        gone = [key for key, (ref, _) in self._live.items() if ref.expired()]  # type: ignore[no-untyped-call]
+        for key in gone:
+            del self._live[key]
+        self.peak = max(self.peak, sum(size for _, size in self._live.values()))
+        return result

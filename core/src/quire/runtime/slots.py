@@ -1,0 +1,108 @@
+"""Per-slot state of a worker: token ids, computed counts, block tables. Host arrays, no tensors.
+
+A slot is a running request's stable seat. Its arrays are written where the plan says and read
+with vectorised indexing; there is no Python loop over tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quire.plan import SlotStart, StepPlan
+
+
+@dataclass(slots=True)
+class SlotInfo:
+    """What is kept of a seated request besides numbers.
+
+    Attributes:
+        request_id: for messages.
+        logprobs: how many top log probabilities per sampled token; None for none at all.
+        prompt_logprobs: the same per prompt token.
+        prompt_logprobs_from: first prompt position whose entry is wanted; earlier ones were emitted.
+    """
+
+    request_id: str
+    logprobs: int | None
+    prompt_logprobs: int | None
+    prompt_logprobs_from: int
+
+
+class SlotTable:
+    """The seats of one worker.
+
+    Attributes:
+        token_ids: `[slots, max_model_len]` int32; prompt and output ids, -1 where unknown.
+        num_tokens: `[slots]` int64; known ids of each slot.
+        computed: `[slots]` int64; tokens whose KV is in the cache.
+        num_prompt: `[slots]` int64.
+        tables: per KV group `[slots, max_blocks]` int32 block ids, 0 (the null block) past the end.
+        info: the seated requests.
+    """
+
+    def __init__(self, num_slots: int, max_model_len: int, block_size: int, num_groups: int) -> None:
+        max_blocks = -(-max_model_len // block_size)
+        self.block_size = block_size
+        self.token_ids: NDArray[np.int32] = np.zeros((num_slots, max_model_len), dtype=np.int32)
+        self.num_tokens: NDArray[np.int64] = np.zeros(num_slots, dtype=np.int64)
+        self.computed: NDArray[np.int64] = np.zeros(num_slots, dtype=np.int64)
+        self.num_prompt: NDArray[np.int64] = np.zeros(num_slots, dtype=np.int64)
+        self.num_blocks: NDArray[np.int64] = np.zeros((num_groups, num_slots), dtype=np.int64)
+        self.tables: list[NDArray[np.int32]] = [
+            np.zeros((num_slots, max_blocks), dtype=np.int32) for _ in range(num_groups)
+        ]
+        self.info: dict[int, SlotInfo] = {}
+
+    def seat(self, start: SlotStart) -> None:
+        """Give a request its slot."""
+        slot, length = start.slot, len(start.token_ids)
+        self.token_ids[slot, :length] = start.token_ids
+        self.num_tokens[slot] = length
+        self.computed[slot] = start.num_computed
+        self.num_prompt[slot] = start.num_prompt
+        self.num_blocks[:, slot] = 0
+        self._append(slot, start.block_ids)
+        wanted = start.prompt_logprobs_from
+        self.info[slot] = SlotInfo(
+            request_id=start.request_id,
+            logprobs=start.params.logprobs,
+            prompt_logprobs=start.params.prompt_logprobs if wanted is not None else None,
+            prompt_logprobs_from=wanted or 0,
+        )
+
+    def leave(self, slot: int) -> None:
+        """Free a slot. Its tables are cleared, so that a stale block id can never be read."""
+        if self.info.pop(slot, None) is not None:
+            for table in self.tables:
+                table[slot] = 0
+
+    def extend(self, plan: StepPlan) -> None:
+        """Append the plan's new blocks."""
+        for slot, blocks in plan.new_blocks:
+            self._append(slot, blocks)
+
+    def advance(self, slot: int, count: int) -> None:
+        """`count` more tokens of the slot are in the cache."""
+        self.computed[slot] += count
+
+    def append_token(self, slot: int, token: int) -> None:
+        """Record a sampled id. The last one that fits no context any more is not needed again."""
+        length = self.num_tokens[slot]
+        if length < self.token_ids.shape[1]:
+            self.token_ids[slot, length] = token
+        self.num_tokens[slot] = length + 1
+
+    def blocks_of(self, slot: int, group: int) -> list[int]:
+        """Block ids of a slot, in order."""
+        ids: list[int] = self.tables[group][slot, : self.num_blocks[group, slot]].tolist()
+        return ids
+
+    def _append(self, slot: int, blocks: tuple[list[int], ...]) -> None:
+        for group, ids in enumerate(blocks):
+            if ids:
+                first = self.num_blocks[group, slot]
+                self.tables[group][slot, first : first + len(ids)] = ids
+                self.num_blocks[group, slot] = first + len(ids)

@@ -1,0 +1,291 @@
+"""One worker: it holds the model, the KV tensors and the slots, and runs the steps it is given.
+
+A step has three joints: `submit` (forward pass), `sample`, `collect` (results reach the host).
+One request's failure is that request's: whatever raises for a batch is run again request by
+request, and only those that raise alone are failed. That is safe, because until `collect` a step
+changes nothing that running it again would not write in the same way.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import torch
+
+from quire.contracts import Batch, SampleRows
+from quire.layers import Step
+from quire.plan import SlotResult, StepPlan, StepResult, TokenLogprobs
+from quire.runtime.batching import Rows, build_batch
+from quire.runtime.config import WorkerConfig
+from quire.runtime.device import open_device
+from quire.runtime.kv_cache import KVCache
+from quire.runtime.loading import load_model
+from quire.runtime.logprobs import GatheredLogprobs, gather, prompt_logprobs
+from quire.runtime.slots import SlotTable
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class _Forward:
+    """Results of a forward pass: logits of the rows that sample, and prompt log probabilities."""
+
+    rows: Rows
+    logits: torch.Tensor  # [R, V]
+    prompt_logprobs: dict[int, list[TokenLogprobs]]
+
+
+@dataclass(slots=True)
+class _Sampled:
+    """Sampled ids of R rows, still on the device."""
+
+    slots: list[int]
+    ids: torch.Tensor  # [R]
+    invalid: torch.Tensor  # [R]
+    logprobs: tuple[list[int], GatheredLogprobs] | None
+
+
+@dataclass(slots=True)
+class _InFlight:
+    """A step between its joints."""
+
+    plan: StepPlan
+    forwards: list[_Forward] = field(default_factory=list)
+    sampled: list[_Sampled] = field(default_factory=list)
+    failed: dict[int, str] = field(default_factory=dict)
+
+
+class Worker:
+    """Loads what its configuration names, and runs steps."""
+
+    def __init__(self, config: WorkerConfig) -> None:
+        """Load the model and build the sampler. KV memory is taken by `allocate`.
+
+        Raises:
+            PluginError, ModelError: something the configuration names cannot be loaded.
+        """
+        self.config = config
+        self.device = open_device(config.device)
+        loaded = load_model(config, self.device.name)
+        self.model = loaded.model
+        self.kernels = loaded.kernels
+        self.backends = loaded.backends
+        self.group_of_layer = loaded.group_of_layer
+        self.sampler = loaded.sampler
+        self.weight_bytes = loaded.weight_bytes
+        self.kv: KVCache | None = None
+        self.slots = self._empty_slots()
+        self._in_flight: dict[int, _InFlight] = {}
+        self._tainted: set[tuple[int, int]] = set()
+
+    def allocate(self, num_blocks: int) -> None:
+        """Take KV memory for `num_blocks` blocks in every group, the null block included."""
+        self.kv = KVCache(self.backends, self.group_of_layer, num_blocks, self.device.name)
+        self.slots = self._empty_slots()
+
+    def release(self) -> None:
+        """Give KV memory back."""
+        self.kv = None
+        self.device.empty_cache()
+
+    @torch.inference_mode()
+    def submit(self, plan: StepPlan) -> None:
+        """Apply the plan's diff and start the forward pass."""
+        step = _InFlight(plan)
+        self._in_flight[plan.step_id] = step
+        self._apply(plan, step.failed)
+        counts = dict(zip(plan.slots, plan.counts, strict=True))
+        slots = [slot for slot in plan.slots if slot not in step.failed]
+
+        def run(some: Sequence[int]) -> _Forward:
+            batch, rows = build_batch(self.slots, some, [counts[slot] for slot in some], self.device.name)
+            return self._forward(batch, rows)
+
+        step.forwards = self._isolate(slots, run, step.failed)
+
+    @torch.inference_mode()
+    def sample(self, step_id: int) -> None:
+        """Draw a token for every request that reached its last known one."""
+        step = self._in_flight[step_id]
+        for forward in step.forwards:
+            slots = [forward.rows.slots[i] for i in forward.rows.sampled]
+            row_of = {slot: row for row, slot in enumerate(slots)}
+            logits = forward.logits
+
+            def run(
+                some: Sequence[int], logits: torch.Tensor = logits, row_of: dict[int, int] = row_of
+            ) -> _Sampled:
+                mine = logits if len(some) == len(row_of) else logits[[row_of[slot] for slot in some]]
+                return self._sample(mine, some)
+
+            step.sampled += self._isolate(slots, run, step.failed)
+
+    @torch.inference_mode()
+    def collect(self, step_id: int) -> StepResult:
+        """Bring the step's results to the host and move the slots on."""
+        step = self._in_flight.pop(step_id)
+        results = {
+            slot: SlotResult(slot, generation)
+            for slot, generation in zip(step.plan.slots, step.plan.generations, strict=True)
+        }
+        for forward in step.forwards:
+            for slot, entries in forward.prompt_logprobs.items():
+                results[slot].prompt_logprobs = entries
+        for sampled in step.sampled:
+            self._collect_sampled(sampled, results, step.failed)
+        for slot, count in zip(step.plan.slots, step.plan.counts, strict=True):
+            self.slots.advance(slot, count)
+        self._commit(results, step.failed)
+        for slot, error in step.failed.items():
+            results[slot] = SlotResult(slot, results[slot].generation, error=error)
+        return StepResult(step_id, [results[slot] for slot in step.plan.slots])
+
+    def _empty_slots(self) -> SlotTable:
+        config = self.config
+        return SlotTable(config.max_num_seqs, config.max_model_len, config.block_size, len(self.backends))
+
+    def _apply(self, plan: StepPlan, failed: dict[int, str]) -> None:
+        assert self.kv is not None, "allocate() comes before the first step"
+        for slot in plan.ended:
+            if slot in self.slots.info:
+                self.slots.leave(slot)
+                self._guarded(lambda slot=slot: self.sampler.remove(slot), "sampler.remove")  # type: ignore[misc]
+        if self._tainted:
+            self._clean(plan)
+        for start in plan.starts:
+            self.slots.seat(start)
+            try:
+                self.sampler.add(
+                    start.slot,
+                    start.params,
+                    start.seed,
+                    start.token_ids[: start.num_prompt],
+                    start.token_ids[start.num_prompt :],
+                )
+            except Exception as error:
+                logger.exception("Request %s failed when it was seated", start.request_id)
+                failed[start.slot] = _describe(error)
+        self.slots.extend(plan)
+        self.kv.copy(plan.copies)
+
+    def _forward(self, batch: Batch, rows: Rows) -> _Forward:
+        assert self.kv is not None
+        metadata = tuple(
+            backend.plan(group) for backend, group in zip(self.backends, batch.groups, strict=True)
+        )
+        x = self.model.embed(batch.token_ids)  # [T, H]
+        hidden = self.model.forward(x, batch.positions, Step(metadata=metadata, kv=self.kv.layers))
+        entries = {}
+        for slot, start, count in zip(rows.slots, rows.starts, rows.counts, strict=True):
+            if self.slots.info[slot].prompt_logprobs is not None:
+                entries[slot] = prompt_logprobs(
+                    self.kernels,
+                    self.model,
+                    self.slots,
+                    slot,
+                    hidden[start : start + count],
+                    int(self.slots.computed[slot]),
+                )
+        logits = self.model.logits(hidden[batch.logits_rows])  # [R, V]
+        return _Forward(rows, logits, entries)
+
+    def _sample(self, logits: torch.Tensor, slots: Sequence[int]) -> _Sampled:
+        rows = SampleRows(slots=slots, positions=self.slots.num_tokens[list(slots)].tolist())
+        distribution = self.sampler.process(logits, rows)
+        ids = self.sampler.draw(distribution, rows)
+        wanted = [i for i, slot in enumerate(slots) if self.slots.info[slot].logprobs is not None]
+        logprobs = None
+        if wanted:
+            counts = [self.slots.info[slots[i]].logprobs or 0 for i in wanted]
+            logprobs = (wanted, gather(self.kernels, logits[wanted], ids[wanted], counts))
+        return _Sampled(list(slots), ids, distribution.invalid, logprobs)
+
+    def _collect_sampled(
+        self, sampled: _Sampled, results: dict[int, SlotResult], failed: dict[int, str]
+    ) -> None:
+        ids: list[int] = sampled.ids.tolist()  # the step's one wait for the device
+        invalid: list[bool] = sampled.invalid.tolist()
+        for slot, token, bad in zip(sampled.slots, ids, invalid, strict=True):
+            if bad:
+                failed[slot] = "its logits held NaN, or its parameters left no token to sample"
+                self._tainted.update(
+                    (group, block)
+                    for group in range(len(self.backends))
+                    for block in self.slots.blocks_of(slot, group)
+                )
+            else:
+                results[slot].token_ids.append(token)
+        if sampled.logprobs is not None:
+            wanted, gathered = sampled.logprobs
+            entries = gathered.to_host([ids[i] for i in wanted])
+            for i, entry in zip(wanted, entries, strict=True):
+                results[sampled.slots[i]].logprobs = [entry]
+
+    def _commit(self, results: dict[int, SlotResult], failed: dict[int, str]) -> None:
+        """Record sampled ids in the slots and in the sampler."""
+        accepted = [r for r in results.values() if r.token_ids and r.slot not in failed]
+        by_slot = {result.slot: result.token_ids for result in accepted}
+
+        def run(some: Sequence[int]) -> None:
+            tokens = [token for slot in some for token in by_slot[slot]]
+            self.sampler.commit(list(some), tokens, [len(by_slot[slot]) for slot in some])
+
+        self._isolate(list(by_slot), run, failed)
+        for slot, tokens in by_slot.items():
+            for token in tokens:
+                self.slots.append_token(slot, token)
+
+    def _clean(self, plan: StepPlan) -> None:
+        """Zero blocks that a request with NaN has left, where they are handed out anew.
+
+        What lies past a sequence's end is masked, but 0 * NaN is NaN. Blocks taken over with their
+        content (prefix cache, fork) hold just what recomputing them would give, and stay.
+        """
+        assert self.kv is not None
+        size = self.config.block_size
+        given = [(start.block_ids, start.num_computed // size) for start in plan.starts]
+        given += [(blocks, 0) for _, blocks in plan.new_blocks]
+        for groups, kept in given:
+            for group, ids in enumerate(groups):
+                dirty = [block for block in ids[kept:] if (group, block) in self._tainted]
+                self.kv.clear(group, dirty)
+                self._tainted.difference_update((group, block) for block in dirty)
+
+    def _isolate(
+        self, slots: Sequence[int], run: Callable[[Sequence[int]], T], failed: dict[int, str]
+    ) -> list[T]:
+        """Run for all slots at once; should that raise, run one by one and fail those that raise alone."""
+        if not slots:
+            return []
+        try:
+            return [run(slots)]
+        except Exception as error:
+            if len(slots) == 1:
+                failed[slots[0]] = self._failure(slots[0], error)
+                return []
+            logger.warning("A step of %d requests failed (%s); running them one by one", len(slots), error)
+        results = []
+        for slot in slots:
+            try:
+                results.append(run([slot]))
+            except Exception as error:
+                failed[slot] = self._failure(slot, error)
+        return results
+
+    def _failure(self, slot: int, error: Exception) -> str:
+        logger.error("Request %s failed", self.slots.info[slot].request_id, exc_info=error)
+        return _describe(error)
+
+    def _guarded(self, call: Callable[[], None], what: str) -> None:
+        try:
+            call()
+        except Exception:
+            logger.exception("%s failed; the request it belongs to has ended already", what)
+
+
+def _describe(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"

@@ -1,0 +1,42 @@
+"""The scheduler's numbers, resolved: no defaults from files, no "auto", no None."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from quire.errors import ConfigError
+
+__all__ = ["SchedulerConfig"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SchedulerConfig:
+    """Bounds of every step, and which features are on.
+
+    Attributes:
+        max_num_seqs: sequences running at once; slots are `0 .. max_num_seqs - 1`.
+        max_num_batched_tokens: tokens computed in one step.
+        max_model_len: tokens of one sequence, prompt and output.
+        block_size: tokens per KV block.
+        num_blocks: per KV group its block ids, the null block included.
+        enable_prefix_caching: reuse the KV of equal prefixes.
+        enable_chunked_prefill: a prompt may be spread over steps.
+        policy: "fcfs" or "priority" (a lower `EngineRequest.priority` runs earlier).
+    """
+
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    max_model_len: int
+    block_size: int
+    num_blocks: tuple[int, ...]
+    enable_prefix_caching: bool = True
+    enable_chunked_prefill: bool = True
+    policy: Literal["fcfs", "priority"] = "fcfs"
+
+    def __post_init__(self) -> None:
+        for name in ("max_num_seqs", "max_num_batched_tokens", "max_model_len", "block_size"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name}={getattr(self, name)} must be at least 1.")
+        if not self.num_blocks:
+            raise ConfigError("num_blocks=() names no KV group; give one count per group.")

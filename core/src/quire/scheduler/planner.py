@@ -1,0 +1,163 @@
+"""Continuous batching: who computes how many tokens in the next step.
+
+There is no prefill and no decode: each sequence has a length and a computed count, and every step
+lets `computed` catch up with the length within a token budget. Chunked prefill, prefix hits,
+resumed requests and forks are then one case.
+
+Knows the queues and the blocks. Must never know results, stopping rules, or how requests come and go.
+
+Why nothing starves or livelocks: the order of sequences is total and fixed, a victim never ranks before
+the one it gives way to, waiting sequences start strictly in order, and admission has checked that each
+fits the pool alone. So the first in order always progresses, and then the next is first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from quire.kv import Allocation, KVManager, Prefix
+from quire.plan import SlotStart
+from quire.scheduler.config import SchedulerConfig
+from quire.scheduler.policy import Policy
+from quire.scheduler.roster import Roster
+from quire.scheduler.state import Sequence
+from quire.scheduler.step import StepDraft
+
+__all__ = ["Planner"]
+
+
+class Planner:
+    """Fills steps from the roster."""
+
+    def __init__(
+        self,
+        config: SchedulerConfig,
+        kv: KVManager,
+        roster: Roster,
+        policy: Policy,
+        clock: Callable[[], float],
+    ) -> None:
+        self.config = config
+        self._kv = kv
+        self._roster = roster
+        self._policy = policy
+        self._clock = clock
+
+    def fill(self, step: StepDraft) -> None:
+        """Give out the step's tokens, slots and blocks: running sequences first, then waiting ones."""
+        self._schedule_running(step)
+        self._schedule_waiting(step)
+
+    def _schedule_running(self, step: StepDraft) -> None:
+        """In order, each running sequence gets its missing tokens, as far as the budget goes."""
+        for sequence in tuple(self._roster.running):
+            if step.budget == 0 or sequence.slot < 0:  # out of tokens, or it and all after it were preempted
+                return
+            count = min(sequence.num_missing, step.budget)
+            if count > 0 and (grant := self._grow(sequence, count, step)) is not None:
+                step.run(sequence, count, grant)
+
+    def _schedule_waiting(self, step: StepDraft) -> None:
+        """In order, waiting sequences start; the first that cannot ends the round.
+
+        After a preemption nobody else starts in that step, least of all the victim.
+        """
+        waiting = self._roster.waiting
+        while waiting and step.budget > 0 and not step.preempted and self._start(waiting[0], step):
+            pass
+
+    def _grow(self, sequence: Sequence, count: int, step: StepDraft) -> Allocation | None:
+        """Blocks for `count` more tokens of a running sequence, at the cost of those after it."""
+        num_tokens = sequence.num_computed + count
+        while (grant := self._kv.allocate(sequence, num_tokens, step=step.step_id)) is None:
+            if not self._reclaim(sequence, step):
+                return None
+        return grant
+
+    def _start(self, sequence: Sequence, step: StepDraft) -> bool:
+        """Seat a waiting sequence, with blocks for all of its tokens; False if it has to wait.
+
+        One that was preempted leaves a block for each running sequence to grow into, lest the same
+        happen again at once.
+        """
+        reserve = len(self._roster.running) if sequence.num_preemptions else 0
+        length = len(sequence.token_ids)
+        while True:
+            prefix = self._find_prefix(sequence)
+            count = self._first_count(length - (prefix.num_tokens if prefix else sequence.num_computed), step)
+            if count == 0:
+                return False
+            if self._roster.has_free_slot:
+                grant = self._kv.allocate(sequence, length, step=step.step_id, prefix=prefix, reserve=reserve)
+                if grant is not None:
+                    self._seat(sequence, prefix)
+                    step.start(sequence, count, grant, self._slot_start(sequence))
+                    return True
+            if not self._reclaim(sequence, step):
+                return False
+            reserve = min(reserve, len(self._roster.running))
+
+    def _find_prefix(self, sequence: Sequence) -> Prefix | None:
+        """The cached prefix to start from; None for a fork, which has its blocks.
+
+        One token at least is computed. So are the positions whose log probabilities are still to be
+        reported: that of position p comes from the logits at p - 1.
+        """
+        if self._kv.has_table(sequence):
+            return None
+        wanted = sequence.prompt_logprobs_from
+        limit = len(sequence.token_ids) if wanted is None else wanted
+        return self._kv.find_prefix(sequence.chain, limit - 1)
+
+    def _first_count(self, missing: int, step: StepDraft) -> int:
+        """Tokens a sequence computes in its first step; 0 if it should wait for a step with more room.
+
+        Without chunked prefill it is all or nothing, except for a resumed sequence that has outgrown
+        the whole budget: it could not run at all.
+        """
+        whole = not self.config.enable_chunked_prefill and missing <= self.config.max_num_batched_tokens
+        return 0 if whole and missing > step.budget else min(missing, step.budget)
+
+    def _seat(self, sequence: Sequence, prefix: Prefix | None) -> None:
+        """Move a waiting sequence into a slot, its cached prefix counted as computed."""
+        if prefix is not None:
+            sequence.num_computed = sequence.num_confirmed = prefix.num_tokens
+        if sequence.scheduled_time is None:
+            sequence.scheduled_time = self._clock()
+            if prefix is not None:
+                sequence.num_cached_tokens = prefix.num_tokens
+        self._roster.seat(sequence)
+
+    def _slot_start(self, sequence: Sequence) -> SlotStart:
+        """What the worker has to know of a sequence that takes its slot."""
+        return SlotStart(
+            slot=sequence.slot,
+            generation=sequence.generation,
+            request_id=sequence.state.request.request_id,
+            params=sequence.state.request.params,
+            seed=sequence.seed,
+            token_ids=list(sequence.token_ids),
+            num_prompt=sequence.num_prompt,
+            num_computed=sequence.num_computed,
+            block_ids=self._kv.block_table(sequence),
+            prompt_logprobs_from=sequence.prompt_logprobs_from,
+        )
+
+    def _reclaim(self, claimant: Sequence, step: StepDraft) -> bool:
+        """Take blocks, or a slot, from somebody for `claimant`.
+
+        Forks that wait with blocks give way first, but not to a sequence that may as well wait for a
+        running one to end.
+
+        Returns:
+            False if the claimant has to wait, or was itself the victim.
+        """
+        running = self._roster.running
+        if (claimant.slot >= 0 or not running) and self._roster.drop_fork():
+            return True
+        victim = self._policy.victim(running, claimant) if running else None
+        if victim is None or (victim is claimant and len(running) == 1):
+            return False
+        step.withdraw(victim)
+        self._roster.preempt(victim)
+        return victim is not claimant

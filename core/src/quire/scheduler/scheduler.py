@@ -1,0 +1,320 @@
+"""The scheduler: requests come in, plans go out, results come back.
+
+Knows numbers only: token ids, counts, blocks, slots. Must never know about devices, text, sockets or
+wall time but through its injected clock, so it runs as it is under a virtual clock.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from quire.errors import EngineError, InvalidRequestError
+from quire.kv import KVManager, PoolUsage, TokenChain, root_digest
+from quire.outputs import FinishReason
+from quire.plan import SlotResult, StepPlan, StepResult
+from quire.request import EngineRequest, StepOutput
+from quire.scheduler.config import SchedulerConfig
+from quire.scheduler.limits import check_admission, max_length
+from quire.scheduler.planner import Planner
+from quire.scheduler.policy import make_policy
+from quire.scheduler.roster import Roster
+from quire.scheduler.state import RequestState, Sequence, completion_seed, num_completions
+from quire.scheduler.step import Ride, StepDraft
+from quire.scheduler.stopping import append_tokens
+
+__all__ = ["Scheduler", "SchedulerStats"]
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerStats:
+    """The scheduler at one moment.
+
+    Attributes:
+        num_running, num_waiting: sequences (completions, not requests). Completions that will fork from a
+            prompt not yet computed are in neither.
+        num_preemptions: since the start.
+        kv: per KV group its blocks.
+        prefix_queries, prefix_hits: prompt tokens looked up in the prefix cache at starts, and found.
+    """
+
+    num_running: int
+    num_waiting: int
+    num_preemptions: int
+    kv: tuple[PoolUsage, ...]
+    prefix_queries: int
+    prefix_hits: int
+
+
+class Scheduler:
+    """Plans steps and takes in their results.
+
+    `schedule` and `update` are called in turn, or, under overlap, `schedule` once more before the
+    `update` of the plan before. Not thread-safe.
+    """
+
+    def __init__(self, config: SchedulerConfig, clock: Callable[[], float] = time.monotonic) -> None:
+        """Build an idle scheduler with an empty cache.
+
+        Args:
+            config: bounds and features.
+            clock: seconds; stamps the first start of each completion, and decides nothing.
+        """
+        self.config = config
+        self._kv = KVManager(config.block_size, config.num_blocks, config.enable_prefix_caching)
+        self._roster = Roster(self._kv, config.max_num_seqs)
+        self._policy = make_policy(config.policy)
+        self._planner = Planner(config, self._kv, self._roster, self._policy, clock)
+        self._requests: dict[str, RequestState] = {}
+        self._under_way: dict[int, list[Ride]] = {}
+        self._num_steps = 0
+        self._num_requests = 0
+
+    # --- requests come and go
+
+    def add(self, request: EngineRequest) -> None:
+        """Take in a request; it waits for its turn.
+
+        Raises:
+            InvalidRequestError: its id is live, or it can never run (see `check_admission`).
+        """
+        if request.request_id in self._requests:
+            raise InvalidRequestError(f"Request id {request.request_id!r} is in use by a live request.")
+        check_admission(request, self.config)
+        params = request.params
+        state = RequestState(
+            request=request,
+            number=self._num_requests,
+            max_len=max_length(request, self.config),
+            eos_ids=frozenset() if params.ignore_eos else frozenset(request.eos_token_ids),
+            stop_ids=frozenset(params.stop_token_ids or ()),
+            unforked=list(range(num_completions(request))),
+        )
+        self._num_requests += 1
+        self._requests[request.request_id] = state
+        self._start_completion(state)
+
+    def abort(self, request_id: str, index: int | None = None) -> list[StepOutput]:
+        """End a request at once, whatever it is doing; results under way for it are discarded.
+
+        Args:
+            request_id: which request.
+            index: end this completion alone (a stop string was found in it); None for all.
+
+        Returns:
+            The last output of each completion ended, with finish reason "abort". Nothing for what is not
+            live, for it may have finished while the caller made up its mind.
+        """
+        state = self._requests.get(request_id)
+        if state is None:
+            return []
+        if index is None:
+            return self._end_request(state, "abort")
+        if index in state.unforked:
+            state.unforked.remove(index)
+            return [StepOutput(request_id=request_id, index=index, finish_reason="abort")]
+        ended = [sequence for sequence in state.sequences if sequence.index == index]
+        for sequence in ended:
+            self._end(sequence)
+        return [self._output(sequence, "abort") for sequence in ended]
+
+    def has_unfinished(self) -> bool:
+        """True while any request is live."""
+        return bool(self._requests)
+
+    def reset_prefix_cache(self) -> None:
+        """Forget all cached prefixes; running requests are not affected."""
+        self._kv.reset_prefix_cache()
+
+    def stats(self) -> SchedulerStats:
+        """Counts for metrics."""
+        return SchedulerStats(
+            num_running=len(self._roster.running),
+            num_waiting=len(self._roster.waiting),
+            num_preemptions=self._roster.num_preemptions,
+            kv=self._kv.usage(),
+            prefix_queries=self._kv.prefix_queries,
+            prefix_hits=self._kv.prefix_hits,
+        )
+
+    # --- planning
+
+    def schedule(self) -> StepPlan:
+        """Plan the next step. It may be empty but for `ended` slots, or altogether.
+
+        Raises:
+            EngineError: requests are live, but none can ever be scheduled.
+        """
+        step = StepDraft(self._num_steps, self.config.max_num_batched_tokens)
+        self._planner.fill(step)
+        self._check_progress(step)
+        plan, rides = step.seal(self._roster.take_ended())
+        self._num_steps += 1
+        self._under_way[plan.step_id] = rides
+        return plan
+
+    def _check_progress(self, step: StepDraft) -> None:
+        """Raise rather than spin: live requests, an empty step, and no result under way to change it."""
+        if step.counts or not self._requests or any(self._under_way.values()):
+            return
+        roster = self._roster
+        first = (roster.running or roster.waiting)[0]
+        usage = "; ".join(f"{u.used} used, {u.cached} cached, {u.free} free" for u in self._kv.usage())
+        raise EngineError(
+            f"No progress is possible: {len(roster.waiting)} waiting, {len(roster.running)} running, and "
+            f"nothing can be scheduled. First is request {first.state.request.request_id!r} with "
+            f"{len(first.token_ids)} tokens, {first.num_computed} of them computed. KV blocks of "
+            f"{self.config.block_size} tokens per group: {usage}. Blocks held by no request are a leak, "
+            "or a transfer that never ended."
+        )
+
+    # --- results
+
+    def update(self, plan: StepPlan, result: StepResult) -> list[StepOutput]:
+        """Take in the result of a plan; results of slots that ended or were preempted since are discarded.
+
+        An error of one completion ends its whole request, each unfinished completion with "error": the
+        request is what fails for its caller. Other requests are not affected.
+
+        Returns:
+            News, at most of every completion in the plan; what a stop cut off is not in it.
+
+        Raises:
+            EngineError: `result` is not this plan's, or lacks one of its slots.
+        """
+        rides = self._under_way.pop(plan.step_id, None)
+        if rides is None or result.step_id != plan.step_id:
+            raise EngineError(
+                f"Result of step {result.step_id} does not answer step {plan.step_id} under way."
+            )
+        self._kv.release(plan.step_id)
+        answers = {(answer.slot, answer.generation): answer for answer in result.slots}
+        outputs: list[StepOutput] = []
+        for ride in rides:
+            sequence = ride.sequence
+            if sequence.slot != ride.slot or sequence.generation != ride.generation:
+                continue
+            answer = answers.get((ride.slot, ride.generation))
+            if answer is None:
+                raise EngineError(f"Result of step {plan.step_id} lacks slot {ride.slot} of its plan.")
+            if (error := self._error(ride, answer)) is not None:
+                outputs += self._end_request(sequence.state, "error", error)
+            elif (output := self._accept(ride, answer)) is not None:
+                outputs.append(output)
+        return outputs
+
+    @staticmethod
+    def _error(ride: Ride, answer: SlotResult) -> str | None:
+        """Why a completion failed, if it did."""
+        if answer.error is not None:
+            return answer.error
+        if ride.samples != bool(answer.token_ids):
+            expected = "at least 1" if ride.samples else "0"
+            return f"The worker returned {len(answer.token_ids)} token ids; the plan asked for {expected}."
+        return None
+
+    def _accept(self, ride: Ride, answer: SlotResult) -> StepOutput | None:
+        """Append a result to its sequence, fork, end; the news of it, if any."""
+        sequence = ride.sequence
+        sequence.num_confirmed += ride.count
+        taken, stop = 0, None
+        if ride.samples:
+            sequence.num_pending -= 1
+            taken, stop = append_tokens(sequence, answer.token_ids)
+            # The last token has no KV yet; what was computed past it were rejected drafts.
+            rejected = max(0, sequence.num_confirmed - len(sequence.token_ids) + 1)
+            sequence.num_confirmed -= rejected
+            sequence.num_computed -= rejected
+        self._kv.commit(sequence, sequence.chain, sequence.num_confirmed)
+        if sequence.state.unforked and sequence.num_confirmed >= sequence.num_prompt:
+            self._fork_completions(sequence)
+        if stop is not None:
+            self._end(sequence)
+        prompt_logprobs = answer.prompt_logprobs or None
+        if prompt_logprobs is not None:
+            sequence.num_prompt_logprobs += len(prompt_logprobs)
+        elif taken == 0:
+            return None
+        output = self._output(sequence, stop.reason if stop else None)
+        output.token_ids = answer.token_ids[:taken]
+        output.logprobs = answer.logprobs[:taken] if answer.logprobs is not None else None
+        output.prompt_logprobs = prompt_logprobs
+        output.stop_reason = stop.token_id if stop else None
+        return output
+
+    def _fork_completions(self, parent: Sequence) -> None:
+        """Once the prompt is computed, make the other completions.
+
+        Each starts one token short of the prompt, so that it recomputes the last one and samples its own
+        first token from those logits. Its hold on the prompt's blocks does not depend on the parent.
+        """
+        state, prompt = parent.state, parent.state.request.prompt_ids
+        shared = len(prompt) - 1
+        for index in state.unforked:
+            token_ids = list(prompt)
+            chain = parent.chain.fork(token_ids, shared // self.config.block_size)
+            child = self._new_sequence(state, index, token_ids, chain)
+            child.num_cached_tokens = parent.num_cached_tokens
+            self._roster.fork(parent, child, shared)
+        state.unforked.clear()
+
+    # --- helpers
+
+    def _start_completion(self, state: RequestState) -> None:
+        """Let the first completion that does not exist yet wait; the others will fork from it."""
+        request = state.request
+        extra = {"adapter": request.adapter, "cache_salt": request.cache_salt}
+        root = root_digest({tag: value for tag, value in extra.items() if value is not None})
+        token_ids = list(request.prompt_ids)
+        chain = TokenChain(token_ids, self.config.block_size, root)
+        self._roster.enqueue(self._new_sequence(state, state.unforked.pop(0), token_ids, chain))
+
+    def _new_sequence(
+        self, state: RequestState, index: int, token_ids: list[int], chain: TokenChain
+    ) -> Sequence:
+        seed = completion_seed(state.request.seed, index)
+        sequence = Sequence(state, index, seed, token_ids, chain)
+        sequence.rank = self._policy.order(sequence)
+        state.sequences.append(sequence)
+        return sequence
+
+    def _end(self, sequence: Sequence) -> None:
+        """Let go of a sequence, and of its request with the last one.
+
+        If it was aborted before the others could fork from it, the next takes its part.
+        """
+        state = sequence.state
+        self._roster.retire(sequence)
+        state.sequences.remove(sequence)
+        if state.unforked:
+            self._start_completion(state)
+        elif not state.sequences:
+            del self._requests[state.request.request_id]
+
+    def _end_request(
+        self, state: RequestState, reason: FinishReason, error: str | None = None
+    ) -> list[StepOutput]:
+        """End every unfinished completion of a request, those that do not exist yet included."""
+        outputs = [self._output(sequence, reason) for sequence in state.sequences]
+        outputs += [
+            StepOutput(request_id=state.request.request_id, index=index, finish_reason=reason)
+            for index in state.unforked
+        ]
+        for output in outputs:
+            output.error = error
+        state.unforked.clear()
+        for sequence in tuple(state.sequences):
+            self._end(sequence)
+        return outputs
+
+    @staticmethod
+    def _output(sequence: Sequence, reason: FinishReason | None) -> StepOutput:
+        return StepOutput(
+            request_id=sequence.state.request.request_id,
+            index=sequence.index,
+            finish_reason=reason,
+            num_cached_tokens=sequence.num_cached_tokens,
+            num_preemptions=sequence.num_preemptions,
+            scheduled_time=sequence.scheduled_time,
+        )

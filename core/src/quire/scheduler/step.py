@@ -1,0 +1,90 @@
+"""A step while it is being planned, and while it is under way."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from quire.kv import Allocation
+from quire.plan import BlockCopy, SlotStart, StepPlan
+from quire.scheduler.state import Sequence
+
+__all__ = ["Ride", "StepDraft"]
+
+
+@dataclass(frozen=True, slots=True)
+class Ride:
+    """One sequence's part in a step under way.
+
+    Attributes:
+        sequence: who computes.
+        slot, generation: its seat at that time; another seat since makes the result stale.
+        count: tokens computed.
+        samples: the step reaches the sequence's end and samples a token.
+    """
+
+    sequence: Sequence
+    slot: int
+    generation: int
+    count: int
+    samples: bool
+
+
+@dataclass(slots=True)
+class StepDraft:
+    """A plan in the making.
+
+    Attributes:
+        step_id: the plan's.
+        budget: tokens that may still be given out.
+        counts: tokens given, by sequence.
+        new_blocks: blocks appended to running sequences.
+        starts, copies: as in the plan.
+        preempted: somebody lost its blocks in this step.
+    """
+
+    step_id: int
+    budget: int
+    counts: dict[Sequence, int] = field(default_factory=dict)
+    new_blocks: dict[Sequence, tuple[list[int], ...]] = field(default_factory=dict)
+    starts: list[SlotStart] = field(default_factory=list)
+    copies: list[BlockCopy] = field(default_factory=list)
+    preempted: bool = False
+
+    def run(self, sequence: Sequence, count: int, grant: Allocation) -> None:
+        """A running sequence computes `count` tokens."""
+        self._give(sequence, count)
+        if not grant.is_empty:
+            self.new_blocks[sequence] = grant.new_blocks
+
+    def start(self, sequence: Sequence, count: int, grant: Allocation, start: SlotStart) -> None:
+        """A sequence takes its slot and computes `count` tokens."""
+        self._give(sequence, count)
+        self.starts.append(start)
+        self.copies.extend(grant.copies)
+
+    def withdraw(self, sequence: Sequence) -> None:
+        """A sequence is preempted; what a running one was given in this step goes back."""
+        self.preempted = True
+        self.budget += self.counts.pop(sequence, 0)
+        self.new_blocks.pop(sequence, None)
+
+    def seal(self, ended: list[int]) -> tuple[StepPlan, list[Ride]]:
+        """The finished plan, with the sequences' counts moved on to what they will be after it."""
+        plan = StepPlan(self.step_id, ended, self.starts, copies=self.copies)
+        rides = []
+        for sequence, count in self.counts.items():
+            slot, generation = sequence.slot, sequence.generation
+            sequence.num_computed += count
+            samples = sequence.num_computed == len(sequence.token_ids) + sequence.num_pending
+            sequence.num_pending += samples
+            plan.slots.append(slot)
+            plan.generations.append(generation)
+            plan.counts.append(count)
+            rides.append(Ride(sequence, slot, generation, count, samples))
+        plan.new_blocks.extend((sequence.slot, ids) for sequence, ids in self.new_blocks.items())
+        return plan, rides
+
+    def _give(self, sequence: Sequence, count: int) -> None:
+        assert 0 < count <= self.budget
+        self.counts[sequence] = count
+        self.budget -= count

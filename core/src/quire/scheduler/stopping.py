@@ -1,0 +1,47 @@
+"""When a sequence ends, decided on token ids. Stop *strings* are the detokenizer's business."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from quire.outputs import FinishReason
+from quire.scheduler.state import Sequence
+
+__all__ = ["Stop", "append_tokens"]
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Why a sequence ended.
+
+    Attributes:
+        reason: the finish reason.
+        token_id: the id out of `stop_token_ids` that ended it; None for EOS and "length".
+    """
+
+    reason: FinishReason
+    token_id: int | None = None
+
+
+def append_tokens(sequence: Sequence, token_ids: list[int]) -> tuple[int, Stop | None]:
+    """Append sampled ids up to and including the one that ends the sequence.
+
+    EOS and stop ids count only from output token number `min_tokens` on; "length" always does.
+
+    Returns:
+        How many were appended (what was sampled past the end is dropped), and the end if it came.
+    """
+    state = sequence.state
+    min_len = sequence.num_prompt + state.request.params.min_tokens
+    ids = sequence.token_ids
+    for count, token_id in enumerate(token_ids, start=1):
+        ids.append(token_id)
+        length = len(ids)
+        if length >= min_len:
+            if token_id in state.eos_ids:
+                return count, Stop("stop")
+            if token_id in state.stop_ids:
+                return count, Stop("stop", token_id)
+        if length >= state.max_len:
+            return count, Stop("length")
+    return len(token_ids), None

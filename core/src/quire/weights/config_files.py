@@ -1,0 +1,175 @@
+"""The JSON files that describe a model: config.json and generation_config.json.
+
+Knows their forms and which keys mean a context length; knows no architecture.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+from quire.contracts.source import ModelFiles
+from quire.errors import CheckpointError
+
+__all__ = ["GenerationDefaults", "derive_max_model_len", "load_generation_config", "load_model_config"]
+
+# Names under which architectures keep the number of positions they were trained for.
+_LENGTH_KEYS = (
+    "max_position_embeddings",
+    "n_positions",
+    "max_seq_len",
+    "seq_length",
+    "model_max_length",
+    "max_sequence_length",
+    "max_seq_length",
+    "seq_len",
+)
+# Scalings whose max_position_embeddings is the scaled length already.
+_LENGTH_IS_SCALED = frozenset({"default", "llama3", "longrope", "su", "mrope"})
+# Sampling defaults that are honoured: name there -> name in SamplingParams.
+_SAMPLING = {
+    "temperature": "temperature",
+    "top_p": "top_p",
+    "top_k": "top_k",
+    "min_p": "min_p",
+    "repetition_penalty": "repetition_penalty",
+    "max_new_tokens": "max_tokens",
+}
+_INTEGERS = frozenset({"top_k", "max_new_tokens"})
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationDefaults:
+    """What a model's files say about generating with it.
+
+    Attributes:
+        eos_token_ids: ids that end a generation.
+        bos_token_id, pad_token_id: None if not given.
+        sampling: defaults by their names in `SamplingParams`; only what the file sets. `do_sample` is not
+            looked at, as in vLLM: a file that sets no temperature leaves 1.0.
+    """
+
+    eos_token_ids: tuple[int, ...] = ()
+    bos_token_id: int | None = None
+    pad_token_id: int | None = None
+    sampling: Mapping[str, float | int] = field(default_factory=dict)
+
+
+def load_model_config(files: ModelFiles, hf_overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """config.json as a plain mapping, with the user's overrides laid over it.
+
+    Mappings within are merged key by key; any other value replaces what was there.
+
+    Raises:
+        CheckpointError: the file is missing, no strict JSON, or no object.
+    """
+    return _merge(_read_object(files.directory / "config.json"), hf_overrides or {})
+
+
+def load_generation_config(files: ModelFiles, config: Mapping[str, Any] | None = None) -> GenerationDefaults:
+    """generation_config.json, or nothing but defaults where there is none.
+
+    Args:
+        files: the model's.
+        config: its config.json; gives the token ids that generation_config.json does not.
+
+    Raises:
+        CheckpointError: the file is no strict JSON, or a value in it is of the wrong type.
+    """
+    path = files.directory / "generation_config.json"
+    given = _read_object(path) if path.is_file() else {}
+    ids = {}
+    for name in ("eos_token_id", "bos_token_id", "pad_token_id"):
+        origin, values = path, given
+        if given.get(name) is None and config is not None:
+            origin, values = files.directory / "config.json", dict(config)
+        ids[name] = _token_ids(values.get(name), f"{name} in {origin}")
+    return GenerationDefaults(
+        eos_token_ids=ids["eos_token_id"],
+        bos_token_id=next(iter(ids["bos_token_id"]), None),
+        pad_token_id=next(iter(ids["pad_token_id"]), None),
+        sampling={
+            target: _number(given[name], f"{name} in {path}", integer=name in _INTEGERS)
+            for name, target in _SAMPLING.items()
+            if given.get(name) is not None
+        },
+    )
+
+
+def derive_max_model_len(config: Mapping[str, Any]) -> int:
+    """Longest sequence the model was made for, tokens.
+
+    The smallest of the lengths that config.json gives, times the factor of its rotary scaling.
+    For yarn the factor is of `original_max_position_embeddings`; llama3 and longrope state the scaled
+    length themselves. A sliding window limits what a token sees, not how long a sequence is.
+    The rules are vLLM's, so that the same checkpoint has the same length.
+
+    Raises:
+        CheckpointError: no length is given, or a value is of the wrong type.
+    """
+    lengths = [
+        int(_number(config[key], f"{key} in config.json", integer=True))
+        for key in _LENGTH_KEYS
+        if config.get(key) is not None
+    ]
+    if not lengths:
+        raise CheckpointError(
+            "config.json gives no context length (max_position_embeddings or one of its other names). "
+            "Set `max_model_len`."
+        )
+    length: float = min(lengths)
+    rope = config.get("rope_scaling") or config.get("rope_parameters") or {}
+    if not isinstance(rope, Mapping):
+        raise CheckpointError(f"rope_scaling in config.json must be an object, not {type(rope).__name__}.")
+    kind = rope.get("rope_type") or rope.get("type") or "default"
+    if kind not in _LENGTH_IS_SCALED:
+        if kind == "yarn" and rope.get("original_max_position_embeddings") is not None:
+            length = _number(
+                rope["original_max_position_embeddings"],
+                "original_max_position_embeddings in config.json",
+                integer=True,
+            )
+        length *= _number(rope.get("factor", 1.0), "the factor of rope_scaling in config.json")
+    if length < 1:
+        raise CheckpointError(f"config.json gives a context length of {length:g}. Set `max_model_len`.")
+    return int(length)
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    def refuse(constant: str) -> NoReturn:
+        raise ValueError(f"{constant} is no JSON value")
+
+    try:
+        value = json.loads(path.read_bytes(), parse_constant=refuse)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path} is missing.") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} is not readable JSON: {error}. Fetch or correct the file.") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path} must hold a JSON object, not {type(value).__name__}.")
+    return value
+
+
+def _merge(base: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in overrides.items():
+        old = merged.get(key)
+        merged[key] = _merge(old, value) if isinstance(old, dict) and isinstance(value, Mapping) else value
+    return merged
+
+
+def _token_ids(value: Any, where: str) -> tuple[int, ...]:
+    values = value if isinstance(value, list) else [] if value is None else [value]
+    for id_ in values:
+        if isinstance(id_, bool) or not isinstance(id_, int) or id_ < 0:
+            raise CheckpointError(f"{where} must be a token id or a list of them, not {value!r}.")
+    return tuple(dict.fromkeys(values))
+
+
+def _number(value: Any, where: str, *, integer: bool = False) -> float | int:
+    if isinstance(value, bool) or not isinstance(value, int if integer else int | float):
+        raise CheckpointError(f"{where} must be {'an integer' if integer else 'a number'}, not {value!r}.")
+    return value

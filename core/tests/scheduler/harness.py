@@ -1,0 +1,307 @@
+"""A pure-Python worker that follows plans to the letter, and a driver that checks all books after each step.
+
+The worker models KV content: what is written at a position is a hash of the adapter and of all tokens up
+to it, so reading the cache tells at once if a block holds anything but the KV of exactly that prefix.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from zlib import crc32
+
+from quire.plan import SlotResult, SlotStart, StepPlan, StepResult, TokenLogprobs
+from quire.request import EngineRequest, StepOutput
+from quire.sampling import SamplingParams
+from quire.scheduler import Scheduler, SchedulerConfig
+from quire.scheduler.state import completion_seed, num_completions
+
+VOCAB = 12
+EOS = 11
+
+
+def config(**changes: object) -> SchedulerConfig:
+    """A small configuration with room to spare."""
+    values: dict[str, object] = {
+        "max_num_seqs": 4,
+        "max_num_batched_tokens": 16,
+        "max_model_len": 64,
+        "block_size": 4,
+        "num_blocks": (33,),
+        **changes,
+    }
+    return SchedulerConfig(**values)  # type: ignore[arg-type]  # the tests name the fields
+
+
+def request(
+    request_id: str, prompt: list[int], *, max_tokens: int = 8, seed: int = 0, **changes: object
+) -> EngineRequest:
+    """A request; keywords that `EngineRequest` has go there, all others to its `SamplingParams`."""
+    fields = {"priority", "cache_salt", "adapter", "eos_token_ids"}
+    top = {name: value for name, value in changes.items() if name in fields}
+    params = SamplingParams(
+        max_tokens=max_tokens,
+        **{name: value for name, value in changes.items() if name not in fields},  # type: ignore[arg-type]
+    )
+    return EngineRequest(
+        request_id=request_id,
+        prompt_ids=prompt,
+        params=params,
+        seed=seed,
+        **top,  # type: ignore[arg-type]
+    )
+
+
+def next_token(seed: int, prefix_hash: int, position: int) -> int:
+    """The "model": a token that depends on the seed, on every token before it and on the adapter."""
+    return hash((seed, prefix_hash, position)) % VOCAB
+
+
+@dataclass
+class FakeSlot:
+    start: SlotStart
+    adapter: int
+    token_ids: list[int]
+    computed: int
+    blocks: list[list[int]]
+    hashes: list[int] = field(default_factory=list)
+
+    def prefix_hash(self, position: int) -> int:
+        """Hash of the tokens up to and including `position`."""
+        while len(self.hashes) <= position:
+            parent = self.hashes[-1] if self.hashes else self.adapter
+            self.hashes.append(hash((parent, self.token_ids[len(self.hashes)])))
+        return self.hashes[position]
+
+
+class FakeExecutor:
+    """Executes plans as plan.py says; `burst` tells how many tokens a sampling yields."""
+
+    def __init__(
+        self,
+        block_size: int,
+        num_groups: int,
+        adapter_of: Callable[[str], str | None] = lambda _: None,
+        burst: Callable[[int], int] = lambda _: 1,
+    ) -> None:
+        self.block_size = block_size
+        self.slots: dict[int, FakeSlot] = {}
+        self.kv: list[dict[tuple[int, int], int]] = [{} for _ in range(num_groups)]
+        self.failing: set[str] = set()
+        self.seen: set[tuple[int, int]] = set()
+        self._adapter_of = adapter_of
+        self._burst = burst
+
+    def execute(self, plan: StepPlan) -> StepResult:
+        for slot in plan.ended:
+            del self.slots[slot]
+        for start in plan.starts:
+            self._seat(start)
+        for slot, added in plan.new_blocks:
+            assert all(start.slot != slot for start in plan.starts)
+            for blocks, new in zip(self.slots[slot].blocks, added, strict=True):
+                blocks.extend(new)
+        for copy in plan.copies:
+            kv = self.kv[copy.group]
+            for offset in range(self.block_size):
+                kv[copy.dst, offset] = kv.get((copy.src, offset), -1)
+        assert len(set(plan.slots)) == len(plan.slots)
+        rows = zip(plan.slots, plan.generations, plan.counts, strict=True)
+        return StepResult(plan.step_id, [self._compute(*row) for row in rows])
+
+    def _seat(self, start: SlotStart) -> None:
+        assert start.slot not in self.slots, "the slot is taken"
+        assert (start.slot, start.generation) not in self.seen, "generations never repeat"
+        self.seen.add((start.slot, start.generation))
+        adapter = crc32((self._adapter_of(start.request_id) or "").encode())
+        blocks = [list(ids) for ids in start.block_ids]
+        self.slots[start.slot] = FakeSlot(start, adapter, list(start.token_ids), start.num_computed, blocks)
+
+    def _compute(self, slot: int, generation: int, count: int) -> SlotResult:
+        seat = self.slots[slot]
+        if seat.start.request_id in self.failing:
+            return SlotResult(slot, generation, error="NaN")
+        first, seat.computed = seat.computed, seat.computed + count
+        assert seat.start.generation == generation
+        assert count >= 1
+        assert seat.computed <= len(seat.token_ids)
+        for kv, blocks in zip(self.kv, seat.blocks, strict=True):
+            for position in range(seat.computed):
+                block, offset = divmod(position, self.block_size)
+                assert blocks[block] != 0
+                where = (blocks[block], offset)
+                if position >= first:
+                    kv[where] = seat.prefix_hash(position)
+                assert kv.get(where) == seat.prefix_hash(position), "attention would read foreign KV"
+        result = SlotResult(slot, generation)
+        wanted = seat.start.prompt_logprobs_from
+        if wanted is not None:
+            last = min(seat.computed, seat.start.num_prompt - 1)
+            result.prompt_logprobs = [
+                TokenLogprobs([seat.token_ids[p]], [-float(p)], 1)
+                for p in range(max(wanted, first + 1), last + 1)
+            ]
+        if seat.computed == len(seat.token_ids):
+            for _ in range(self._burst(seat.computed)):
+                length = len(seat.token_ids)
+                seat.token_ids.append(next_token(seat.start.seed, seat.prefix_hash(length - 1), length))
+                result.token_ids.append(seat.token_ids[-1])
+            result.logprobs = [TokenLogprobs([t], [-1.0], 1) for t in result.token_ids]
+        return result
+
+
+def alone(asked: EngineRequest, index: int, settings: SchedulerConfig) -> tuple[list[int], str, int | None]:
+    """What a completion must be, by the words of `SamplingParams`: output ids, finish and stop reason."""
+    params, prompt = asked.params, asked.prompt_ids
+    seed = completion_seed(asked.seed, index)
+    prefix = crc32((asked.adapter or "").encode())
+    for token in prompt:
+        prefix = hash((prefix, token))
+    room = (min(settings.num_blocks) - 1) * settings.block_size + 1
+    output: list[int] = []
+    while True:
+        token = next_token(seed, prefix, len(prompt) + len(output))
+        prefix = hash((prefix, token))
+        output.append(token)
+        if len(output) >= params.min_tokens:
+            if token in asked.eos_token_ids and not params.ignore_eos:
+                return output, "stop", None
+            if token in (params.stop_token_ids or ()):
+                return output, "stop", token
+        if len(output) == params.max_tokens or len(prompt) + len(output) in (room, settings.max_model_len):
+            return output, "length", None
+
+
+class Harness:
+    """A scheduler, a fake worker, and a ledger of what came out; `lag` steps lie between plan and result."""
+
+    def __init__(
+        self, settings: SchedulerConfig, lag: int = 0, burst: Callable[[int], int] = lambda _: 1
+    ) -> None:
+        self.settings = settings
+        self.lag = lag
+        self.now = 0.0
+        self.scheduler = Scheduler(settings, clock=lambda: self.now)
+        self.requests: dict[str, EngineRequest] = {}
+        self.worker = FakeExecutor(
+            settings.block_size, len(settings.num_blocks), lambda name: self.requests[name].adapter, burst
+        )
+        self.under_way: list[tuple[StepPlan, StepResult]] = []
+        self.outputs: dict[tuple[str, int], list[StepOutput]] = defaultdict(list)
+        self.plans: list[StepPlan] = []
+        self._generations: dict[int, int] = defaultdict(int)
+
+    def add(self, asked: EngineRequest) -> None:
+        self.scheduler.add(asked)
+        self.requests[asked.request_id] = asked
+
+    def abort(self, request_id: str, index: int | None = None) -> list[StepOutput]:
+        return self._record(self.scheduler.abort(request_id, index))
+
+    def plan(self) -> StepPlan:
+        """Plan and execute a step, without taking in its result."""
+        live = self.scheduler.has_unfinished()
+        plan = self.scheduler.schedule()
+        self.now += 1.0
+        self._check_plan(plan)
+        if live and not self.under_way:
+            assert plan.num_tokens > 0, "live requests, and a step without work"
+        self.under_way.append((plan, self.worker.execute(plan)))
+        self.plans.append(plan)
+        self.check()
+        return plan
+
+    def collect(self) -> list[StepOutput]:
+        """Take in the oldest result."""
+        outputs = self._record(self.scheduler.update(*self.under_way.pop(0)))
+        self.check()
+        return outputs
+
+    def step(self) -> list[StepOutput]:
+        self.plan()
+        return self.collect() if len(self.under_way) > self.lag else []
+
+    def run(self, max_steps: int = 5000) -> None:
+        """Until nothing is left."""
+        for _ in range(max_steps):
+            if not self.scheduler.has_unfinished():
+                break
+            self.step()
+        assert not self.scheduler.has_unfinished(), f"unfinished after {max_steps} steps"
+        while self.under_way:
+            self.collect()
+        self.plan()
+        self.collect()
+        assert not self.worker.slots, "a slot was never reported as ended"
+        assert all(usage.used == 0 for usage in self.scheduler.stats().kv)
+
+    def tokens(self, request_id: str, index: int = 0) -> list[int]:
+        return [token for output in self.outputs[request_id, index] for token in output.token_ids]
+
+    def check(self) -> None:
+        """The books balance."""
+        self.scheduler._kv.check()
+        roster = self.scheduler._roster
+        assert len(roster.running) <= self.settings.max_num_seqs
+        for queue in (roster.running, roster.waiting):
+            assert queue == sorted(queue, key=lambda sequence: sequence.rank)
+
+    def check_finished(self) -> None:
+        """Every completion that was neither aborted nor failed is what it would have been alone."""
+        for name, asked in self.requests.items():
+            for index in range(num_completions(asked)):
+                outputs = self.outputs[name, index]
+                assert [o.finish_reason for o in outputs[:-1]] == [None] * (len(outputs) - 1)
+                last = outputs[-1]
+                tokens, reason, stop = alone(asked, index, self.settings)
+                if last.finish_reason in ("abort", "error"):
+                    assert self.tokens(name, index) == tokens[: len(self.tokens(name, index))]
+                    continue
+                assert (self.tokens(name, index), last.finish_reason, last.stop_reason) == (
+                    tokens,
+                    reason,
+                    stop,
+                )
+                logprobs = [entry for output in outputs for entry in output.logprobs or ()]
+                assert [entry.token_ids[0] for entry in logprobs] == tokens
+                self._check_prompt_logprobs(asked, index)
+
+    def _check_prompt_logprobs(self, asked: EngineRequest, index: int) -> None:
+        entries = [
+            e for output in self.outputs[asked.request_id, index] for e in output.prompt_logprobs or ()
+        ]
+        wanted = asked.params.prompt_logprobs is not None and index == 0
+        positions = range(1, len(asked.prompt_ids)) if wanted else range(0)
+        assert [-entry.logprobs[0] for entry in entries] == list(positions)
+
+    def _check_plan(self, plan: StepPlan) -> None:
+        """Bounds, and: nobody writes to an indexed block, nor to one that another has accepted tokens in."""
+        assert plan.num_tokens <= self.settings.max_num_batched_tokens
+        for start in plan.starts:
+            assert start.generation == self._generations[start.slot] + 1
+            self._generations[start.slot] = start.generation
+        kv, roster = self.scheduler._kv, self.scheduler._roster
+        seated = {sequence.slot: sequence for sequence in roster.running}
+        size = self.settings.block_size
+        written = defaultdict(set)
+        for slot, count in zip(plan.slots, plan.counts, strict=True):
+            sequence = seated[slot]
+            blocks = range((sequence.num_computed - count) // size, (sequence.num_computed - 1) // size + 1)
+            for group, table in enumerate(kv.block_table(sequence)):
+                for block in blocks:
+                    assert not kv._groups[group].pool.is_indexed(table[block])
+                    written[group, table[block]].add(slot)
+        for group, block in written:
+            assert len(written[group, block]) == 1, "two sequences write to one block"
+        for sequence in [*roster.running, *roster.waiting]:
+            if kv.has_table(sequence):
+                full = sequence.num_confirmed // size
+                for group, table in enumerate(kv.block_table(sequence)):
+                    for block in table[:full]:
+                        assert written.get((group, block), {sequence.slot}) == {sequence.slot}
+
+    def _record(self, outputs: list[StepOutput]) -> list[StepOutput]:
+        for output in outputs:
+            self.outputs[output.request_id, output.index].append(output)
+        return outputs

@@ -1,0 +1,140 @@
+"""What the standard sampler promises beyond the contract: its cost, its memory, its description."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from typing import Any, cast
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import quire_sampler_standard
+from quire.contracts import KINDS, SamplerInit, SamplerNeed, SampleRows
+from quire.ops.sampling import SamplingOps
+from quire.sampling import SamplingParams
+from quire_sampler_standard.sampler import StandardSampler
+from quire_sampler_standard.slots import History
+
+VOCAB = 1000
+
+
+class Counting(SamplingOps):
+    """Counts the argmaxes asked for."""
+
+    def __init__(self) -> None:
+        self.argmaxes = 0
+
+    def argmax(self, logits: torch.Tensor) -> torch.Tensor:
+        self.argmaxes += 1
+        return super().argmax(logits)
+
+
+class WideOps(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch leaves it untyped
+    """Names the operations that read or write something as large as the logits."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call] # the same
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if any(isinstance(x, torch.Tensor) and x.numel() >= VOCAB for x in (*args, out)):
+            self.names.append(func.overloadpacket.__name__)
+        return out
+
+
+def _sampler(params: list[SamplingParams], kernels: SamplingOps | None = None) -> StandardSampler:
+    init = SamplerInit(
+        need=SamplerNeed(device="cpu", dtype="float32", vocab_size=VOCAB),
+        device="cpu",
+        max_num_seqs=len(params),
+        kernels=cast("Any", kernels or SamplingOps()),
+        eos_token_ids=(2,),
+    )
+    sampler = StandardSampler(init)
+    for slot, one in enumerate(params):
+        sampler.add(slot, one, slot, [1, 2, 3], [])
+    return sampler
+
+
+def _rows(count: int) -> SampleRows:
+    return SampleRows(list(range(count)), [3] * count)
+
+
+def test_a_greedy_batch_is_one_argmax() -> None:
+    kernels = Counting()
+    sampler = _sampler([SamplingParams(temperature=0, top_p=0.5, top_k=3, min_p=0.1)] * 4, kernels)
+    logits = torch.randn(4, VOCAB)
+    with WideOps() as ops:
+        distribution = sampler.process(logits, _rows(4))
+        ids = sampler.draw(distribution, _rows(4))
+    assert kernels.argmaxes == 1
+    # `gather` reads one number per row at what argmax found, to see a NaN.
+    assert [name for name in ops.names if name not in ("argmax", "detach")] == ["gather"]
+    assert torch.equal(ids, logits.argmax(-1))
+
+
+def test_plain_sampling_reads_the_logits_for_a_maximum_and_a_softmax() -> None:
+    sampler = _sampler([SamplingParams()] * 4)
+    logits = torch.randn(4, VOCAB)
+    with WideOps() as ops:
+        sampler.draw(sampler.process(logits, _rows(4)), _rows(4))
+    assert ops.names[:3] == ["amax", "_softmax", "slice"]
+
+
+def test_a_replaced_distribution_is_drawn_from_anew() -> None:
+    sampler = _sampler([SamplingParams(temperature=0)])
+    logits = torch.zeros(1, VOCAB)
+    logits[0, 5] = 1.0
+    distribution = sampler.process(logits, _rows(1))
+    other = replace(distribution, logits=logits.roll(1, dims=1))
+    assert sampler.draw(distribution, _rows(1)).tolist() == [5]
+    assert sampler.draw(other, _rows(1)).tolist() == [6]
+
+
+@pytest.mark.parametrize("slot", [-1, 0, 1])
+def test_a_slot_that_is_taken_or_not_there_is_refused(slot: int) -> None:
+    sampler = _sampler([SamplingParams()])
+    with pytest.raises(ValueError, match=f"Slot {slot} is"):
+        sampler.add(slot, SamplingParams(), 0, [1], [])
+
+
+def test_extreme_values_do_not_overflow_into_nan() -> None:
+    params = [
+        SamplingParams(temperature=1e300),
+        SamplingParams(temperature=2e-5),
+        SamplingParams(repetition_penalty=1e300),
+        SamplingParams(repetition_penalty=1e-300),
+    ]
+    sampler = _sampler(params)
+    logits = torch.randn(4, VOCAB)
+    logits[:, 1], logits[:, 2], logits[:, 3] = 3e38, 0.0, -torch.inf
+    distribution = sampler.process(logits, _rows(4))
+    assert not distribution.logits.isnan().any()
+    assert not distribution.invalid.any()
+    ids = sampler.draw(distribution, _rows(4)).tolist()
+    assert ids[1] == 1
+    assert ids[3] == 1
+
+
+def test_history_grows_with_the_tokens_seen() -> None:
+    history = History([5, 5, 7])
+    history.append(range(500))
+    history.append([7, 7])
+    ids, counts = history.entries([7, 600, 600])
+    seen = dict(zip(ids.tolist(), counts.tolist(), strict=True))
+    assert len(seen) == len(ids) == 501
+    assert (seen[7], seen[5], seen[499], seen[600]) == (4, 1, 1, 2)
+    ids, counts = history.entries()
+    assert dict(zip(ids.tolist(), counts.tolist(), strict=True))[7] == 3
+    assert 600 not in ids
+
+
+def test_the_description_is_light_and_right() -> None:
+    (spec,) = quire_sampler_standard.quire_samplers()
+    assert spec.name == "standard"
+    assert spec.api == KINDS["sampler"].api
+    module, _, attribute = spec.target.partition(":")
+    assert getattr(sys.modules[module], attribute) is StandardSampler
