@@ -94,6 +94,13 @@ def test_every_variant_is_tested() -> None:
     assert {rope["rope_type"] for rope in ROPES.values()} == set(VARIANTS)
 
 
+def test_a_server_for_short_sequences_has_the_first_rows() -> None:
+    """A `max_model_len` below the context changes no frequency, dynamic ones neither."""
+    for rope in ROPES.values():
+        config = _config(rope_parameters=rope)
+        torch.testing.assert_close(_ours(config, 7), _ours(config, CONTEXT)[:7], rtol=0, atol=0)
+
+
 def test_dynamic_beyond_the_context_is_that_of_the_longest_sequence() -> None:
     rope, length = ROPES["dynamic"], 3 * CONTEXT
     long = _ours(_config(rope_parameters=rope), length)

@@ -9,13 +9,17 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from quire.errors import CheckpointError
+from quire.ops import Kernels
+from quire.ops.torch_cpu import TorchCpuKernels
 from quire.testing.model import Reference, assert_logits_equal, save_random_checkpoint
 from quire.testing.runner import PagedRunner
-from quire.weights.checkpoint import INDEX, Checkpoint
+from quire.weights.checkpoint import Checkpoint
 from quire_models_llama.model import LlamaFamily
 
 
-def _runner(reference: Reference, dtype: torch.dtype = torch.float32) -> PagedRunner:
+def _runner(
+    reference: Reference, dtype: torch.dtype = torch.float32, kernels_class: type[Kernels] = Kernels
+) -> PagedRunner:
     from quire_attn_torch.backend import TorchAttention
 
     return PagedRunner(
@@ -23,6 +27,7 @@ def _runner(reference: Reference, dtype: torch.dtype = torch.float32) -> PagedRu
         reference.config,
         Checkpoint(reference.directory),
         attention_class=TorchAttention,
+        kernels_class=kernels_class,
         dtype=dtype,
     )
 
@@ -33,7 +38,8 @@ def _rewrite(reference: Reference, changes: dict[str, torch.Tensor], dtype: torc
     for path in reference.directory.glob("*.safetensors"):
         tensors |= load_file(path)
         path.unlink()
-    (reference.directory / INDEX).unlink(missing_ok=True)
+    for index in reference.directory.glob("*.index.json"):
+        index.unlink()
     cast = {name: tensor.to(dtype) for name, tensor in (tensors | changes).items()}
     save_file(cast, reference.directory / "model.safetensors")
 
@@ -91,6 +97,14 @@ def test_an_unasked_bias_is_used(reference: Reference) -> None:
     """All zero, as quantizing tools leave them behind: nothing changes, and nothing is unexpected."""
     _rewrite(reference, {"model.layers.0.mlp.down_proj.bias": torch.zeros(32)}, torch.float32)
     _check(reference)
+
+
+def test_kernels_that_pack_give_the_same(reference: Reference) -> None:
+    """A tied head is packed beside the table that the embedding still reads."""
+    runner = _runner(reference, kernels_class=TorchCpuKernels)
+    ids = reference.prompts["prompt7"]
+    runner.add("a", ids)
+    assert_logits_equal(runner.run({"a": len(ids)})["a"], reference.logits(ids))
 
 
 def test_half_precision_runs(reference: Reference) -> None:
