@@ -126,6 +126,14 @@ class TestFindWeights:
         (snapshot / "model.safetensors").symlink_to(Path("../../blobs/123"))
         assert find_weights(snapshot) == (snapshot / "model.safetensors",)
 
+    def test_nor_does_a_snapshot_reach_further(self, tmp_path: Path) -> None:
+        snapshot = tmp_path / "repository" / "snapshots" / "abc"
+        snapshot.mkdir(parents=True)
+        save_file({"a": A}, tmp_path / "repository" / "other.safetensors")
+        (snapshot / "model.safetensors").symlink_to(Path("../../other.safetensors"))
+        with pytest.raises(CheckpointError, match="not followed"):
+            find_weights(snapshot)
+
 
 class TestHeaders:
     def test_all_shards_together(self, sharded: Path) -> None:
