@@ -64,6 +64,11 @@ class EchoRotaryAttention(EchoAttention):
     applies_rotary = True
 
 
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
 @pytest.fixture
 def kernels() -> Kernels:
     return Kernels(KernelsInit(need=KernelsNeed(device="cpu", dtype="float32"), device="cpu"))

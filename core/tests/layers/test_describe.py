@@ -9,7 +9,16 @@ from torch import nn
 
 from quire.contracts import CacheKind, CacheSpec, Model, ModelNeed, Weight, WeightMapping
 from quire.errors import UnsupportedModelError
-from quire.layers import AttentionFacts, Build, ParallelGroup, Step, describe, finish, weights_of
+from quire.layers import (
+    AttentionFacts,
+    AttentionGroups,
+    Build,
+    ParallelGroup,
+    Step,
+    describe,
+    finish,
+    weights_of,
+)
 
 
 class Toy(nn.Module):
@@ -61,6 +70,13 @@ def test_groups_and_sizes() -> None:
     )
     assert facts.num_parameters == 10 * 16 + 3 * 16 * 16
     assert facts.weight_bytes == 2 * facts.num_parameters
+
+
+def test_layers_are_alike_by_cache_and_soft_cap() -> None:
+    groups = AttentionGroups()
+    layers = [(None, 4, None), (None, 8, None), (None, 4, 30.0), (8, 4, None), (None, 2, None)]
+    assert [groups.add(_cache(window), heads, cap) for window, heads, cap in layers] == [0, 0, 1, 2, 0]
+    assert [(g.num_q_heads, g.num_layers) for g in groups.groups] == [(8, 3), (4, 1), (4, 1)]
 
 
 def test_one_of_two_workers_has_its_share() -> None:

@@ -94,6 +94,13 @@ def test_every_variant_is_tested() -> None:
     assert {rope["rope_type"] for rope in ROPES.values()} == set(VARIANTS)
 
 
+def test_a_server_for_short_sequences_has_the_first_rows() -> None:
+    """A `max_model_len` below the context changes no frequency, dynamic ones neither."""
+    for rope in ROPES.values():
+        config = _config(rope_parameters=rope)
+        torch.testing.assert_close(_ours(config, 7), _ours(config, CONTEXT)[:7], rtol=0, atol=0)
+
+
 def test_dynamic_beyond_the_context_is_that_of_the_longest_sequence() -> None:
     rope, length = ROPES["dynamic"], 3 * CONTEXT
     long = _ours(_config(rope_parameters=rope), length)
@@ -124,6 +131,21 @@ def test_parameters_nested_by_layer_type() -> None:
     for layer_type, name in (("full_attention", "linear"), ("sliding_attention", "theta")):
         table = rotary_table(RopeParameters.read(config, HEAD_DIM, layer_type), CONTEXT)
         torch.testing.assert_close(table, _theirs(ROPES[name], CONTEXT), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["yarn", "llama3"])
+def test_the_original_context_may_stand_beside_the_rope_parameters(name: str) -> None:
+    """And then it rules, as in transformers."""
+    config = _config(rope_parameters=ROPES[name], original_max_position_embeddings=32)
+    rope = {**ROPES[name], "original_max_position_embeddings": 32}
+    torch.testing.assert_close(_ours(config, CONTEXT), _theirs(rope, CONTEXT), rtol=0, atol=1e-5)
+
+
+def test_yarn_without_a_factor_stretches_to_the_context() -> None:
+    """16 to 64 is 4."""
+    rope = {key: value for key, value in ROPES["yarn"].items() if key != "factor"}
+    ours = _ours(_config(rope_parameters=rope), CONTEXT)
+    torch.testing.assert_close(ours, _theirs(ROPES["yarn"], CONTEXT), rtol=0, atol=1e-5)
 
 
 def test_partial_rotation_has_a_narrower_table() -> None:

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from quire.contracts import Quantization
+from quire.errors import CheckpointError
 from quire.layers import Unquantized
-from quire.testing.quantization import Encoded, QuantizationSuite
+from quire.testing.quantization import Bench, Encoded, QuantizationSuite
 
 
 class TestUnquantized(QuantizationSuite):
@@ -20,3 +21,8 @@ class TestUnquantized(QuantizationSuite):
         if bias is not None:
             tensors[f"{name}.bias"] = bias
         return Encoded(tensors, weight)
+
+    def test_a_bias_of_the_architecture_is_required(self, bench: Bench) -> None:
+        bench.write(parts=1, bias=False)
+        with pytest.raises(CheckpointError, match=r"missing tensor 'layer\.part0\.bias'"):
+            bench.methods(bench.spec(bias=True))

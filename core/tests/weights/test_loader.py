@@ -139,6 +139,19 @@ def test_a_weight_that_contradicts_itself_is_the_plugins_fault(checkpoint: Check
         load([weight], checkpoint, PLAIN)
 
 
+def test_spans_of_another_shape_are_the_plugins_fault(checkpoint: Checkpoint) -> None:
+    weight = _weight("b.weight", 3, take=(Span(0, 2, 2),))
+    with pytest.raises(PluginError, match=r"'b\.weight' \[3\]"):
+        load([weight], checkpoint, PLAIN)
+
+
+def test_progress_is_drawn_if_asked(checkpoint: Checkpoint, capsys: pytest.CaptureFixture[str]) -> None:
+    load(_all(), checkpoint, PLAIN)
+    assert capsys.readouterr().err == ""
+    load(_all(), checkpoint, PLAIN, progress=True)
+    assert "3/3" in capsys.readouterr().err
+
+
 def test_dummy_weights_are_finite_repeatable_and_different() -> None:
     def make(seed: int) -> list[Weight]:
         weights = [_weight("a", 64, 64), _weight("b", 64, 64), _weight("n", 64)]

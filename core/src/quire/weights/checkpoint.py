@@ -10,17 +10,14 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from quire.contracts import Span, TensorHeader
 from quire.errors import CheckpointError
 from quire.weights.headers import Entry, read_entries
+from quire.weights.sources._files import INDEX, select_weights
 
-INDEX = "model.safetensors.index.json"
-SINGLE = "model.safetensors"
-PICKLED = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl"})
 MAX_INDEX_BYTES = 100_000_000
 CHUNK_BYTES = 32 * 2**20
 """Bounds the rows read at once when columns are cut out of them."""
@@ -45,58 +42,24 @@ TORCH_DTYPES = {
 
 
 def find_weights(directory: Path) -> tuple[Path, ...]:
-    """The safetensors files of a checkpoint directory, sorted.
-
-    The files `model.safetensors.index.json` names if there is one; else `model.safetensors`; else
-    every `*.safetensors` there is.
+    """The safetensors files of a checkpoint directory, sorted; chosen as the model sources choose.
 
     Raises:
-        CheckpointError: there are none (and why, if there are pickled weights), the index names what is
-            missing, or a file lies outside the directory.
+        CheckpointError: there are none (and why, if there are pickled weights), the index is broken or names
+            what is missing, or a file lies outside the directory.
     """
     if not directory.is_dir():
         raise CheckpointError(f"{directory} is not a directory.")
-    if (directory / INDEX).exists():
-        names = sorted(set(read_index(directory).values()))
-    elif (directory / SINGLE).exists():
-        names = [SINGLE]
-    else:
-        names = sorted(path.name for path in directory.glob("*.safetensors"))
-    if not names:
-        pickled = sorted(path.name for path in directory.iterdir() if path.suffix in PICKLED)
-        if pickled:
-            raise CheckpointError(
-                f"{directory} has only pickled weights ({', '.join(pickled[:3])}). Opening those can run "
-                "code, so Quire reads safetensors only: convert them, or choose a revision that has them."
-            )
-        raise CheckpointError(f"{directory} has no *.safetensors file.")
-    return tuple(_inside(directory, name) for name in names)
+    names = {path.name for path in directory.iterdir() if path.is_file()}
+    chosen = select_weights(names, lambda: _index_bytes(directory), str(directory))
+    return tuple(_inside(directory, name) for name in chosen)
 
 
-def read_index(directory: Path) -> Mapping[str, str]:
-    """Tensor name -> file name, as the directory's index says; every name is a plain file name.
-
-    Raises:
-        CheckpointError: the index is malformed, or names a file by a path.
-    """
+def _index_bytes(directory: Path) -> bytes:
     path = _inside(directory, INDEX)
-    try:
-        if path.stat().st_size > MAX_INDEX_BYTES:
-            raise CheckpointError(f"{path} is larger than {MAX_INDEX_BYTES} bytes.")
-        found: Any = json.loads(path.read_bytes())
-        weight_map = found["weight_map"]
-        files = dict(weight_map)
-    except (OSError, ValueError, RecursionError, KeyError, TypeError) as error:
-        raise CheckpointError(
-            f"{path} is not an index of safetensors files: it must be JSON with an object 'weight_map'."
-        ) from error
-    for tensor, name in files.items():
-        if not isinstance(name, str) or not name.endswith(".safetensors") or set(name) & set("/\\\0"):
-            raise CheckpointError(
-                f"{path} puts tensor {tensor!r} into {str(name)[:80]!r}, "
-                "which is not the plain name of a safetensors file."
-            )
-    return files
+    if path.stat().st_size > MAX_INDEX_BYTES:
+        raise CheckpointError(f"{path} is larger than {MAX_INDEX_BYTES} bytes, which no index needs.")
+    return path.read_bytes()
 
 
 def _inside(directory: Path, name: str) -> Path:
@@ -197,7 +160,8 @@ class Checkpoint:
         return part
 
     def _check_index(self, directory: Path) -> None:
-        for tensor, name in read_index(directory).items():
+        # Its form was checked when the files were chosen by it.
+        for tensor, name in json.loads(_index_bytes(directory))["weight_map"].items():
             entry = self._entries.get(tensor)
             if entry is None or entry.path.name != name:
                 where = "no file has it" if entry is None else f"it is in {entry.path.name}"

@@ -31,6 +31,12 @@ def test_sizes_have_the_familys_defaults() -> None:
     assert _read(head_dim=24, num_key_value_heads=2).num_kv_heads == 2
 
 
+def test_the_familys_architecture_counts_wherever_it_stands() -> None:
+    config = {**BASE, "architectures": ["SomebodysQwen", "Qwen3ForCausalLM"]}
+    assert Features.read(config).qk_norm
+    assert not Features.read({**BASE, "architectures": None}).qk_norm
+
+
 @pytest.mark.parametrize(
     ("architecture", "attention_bias", "qkv", "out", "qk_norm"),
     [

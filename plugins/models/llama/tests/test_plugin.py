@@ -4,11 +4,13 @@ import subprocess
 import sys
 
 import quire_models_llama
+from quire_models_llama.features import ARCHITECTURES
 
 
 def test_the_hook_names_every_architecture_of_the_family() -> None:
     (spec,) = quire_models_llama.quire_models()
     assert spec.matches == {f"{name}ForCausalLM" for name in ("Llama", "Mistral", "Qwen2", "Qwen3")}
+    assert spec.matches == ARCHITECTURES
     module, _, attribute = spec.target.partition(":")
     __import__(module)
     assert hasattr(sys.modules[module], attribute)

@@ -13,6 +13,7 @@ from quire.errors import UnsupportedModelError
 from quire.layers import RopeParameters
 
 ACTIVATIONS = frozenset({"silu"})
+ARCHITECTURES = frozenset({"LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,8 +117,9 @@ def unsupported(config: Mapping[str, Any]) -> str | None:
 
 
 def _architecture(config: Mapping[str, Any]) -> str:
-    """The matched architecture: one checkpoint names one."""
-    return next(iter(config.get("architectures") or ()), "LlamaForCausalLM")
+    """The first architecture the checkpoint names that is of the family."""
+    named = config.get("architectures") or ()
+    return next((name for name in named if name in ARCHITECTURES), "LlamaForCausalLM")
 
 
 def _head_dim(config: Mapping[str, Any]) -> int:
