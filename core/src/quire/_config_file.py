@@ -83,7 +83,7 @@ class _Reader:
 
     def _construct(self, node: yaml.Node) -> Any:
         try:
-            return self._loader.construct_object(node, deep=True)  # type: ignore[no-untyped-call]
+            return self._loader.construct_object(node, deep=True)
         except (ArithmeticError, AttributeError, LookupError, ValueError) as error:
             # What PyYAML lets through for scalars that are not what they look like: 2026-13-40, !!bool x.
             raise ConfigError(f"{self._where(node)}: not valid YAML: {error}") from None

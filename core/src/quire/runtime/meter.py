@@ -25,7 +25,8 @@ def peak_bytes(device: str, work: Callable[[], object]) -> int:
         torch.cuda.synchronize(device)
         held: int = torch.cuda.max_memory_allocated(device) - before
         return max(held, 0)
-    with _LiveTensors() as live:
+    live = _LiveTensors()
+    with live:
         work()
     return live.peak
 
