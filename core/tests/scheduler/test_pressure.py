@@ -65,6 +65,28 @@ def test_a_preempted_request_resumes_with_its_output_and_its_cached_blocks() -> 
     assert harness.outputs["a", 0][-1].num_preemptions == 0
 
 
+def test_a_preempted_request_leaves_room_to_grow_when_it_resumes() -> None:
+    harness = Harness(config(num_blocks=(6,), enable_prefix_caching=False))
+    for name in ("a", "b"):
+        harness.add(request(name, [1, 2, 3, 4], max_tokens=12, ignore_eos=True))
+    while not harness.outputs["b", 0] or harness.outputs["b", 0][-1].finish_reason is None:
+        others = harness.scheduler.stats().num_running
+        plan = harness.plan()
+        usage = harness.scheduler.stats().kv[0]
+        if any(len(start.token_ids) > start.num_prompt for start in plan.starts):
+            assert usage.free >= others
+        harness.collect()
+    assert harness.scheduler.stats().num_preemptions == 1
+
+
+def test_a_victims_tokens_go_to_the_urgent() -> None:
+    harness = Harness(config(policy="priority", max_num_seqs=1, max_num_batched_tokens=8))
+    harness.add(request("low", [1] * 4, priority=1, ignore_eos=True))
+    harness.step()
+    harness.add(request("urgent", [2] * 8, max_tokens=1))
+    assert harness.plan().counts == [8]
+
+
 def test_a_request_that_outgrows_the_pool_ends_with_length_where_it_would_alone() -> None:
     harness = Harness(config(num_blocks=(5,), max_model_len=1000))
     for name in ("a", "b"):

@@ -42,7 +42,7 @@ class Life(RuleBasedStateMachine):
         caching=st.booleans(),
         chunked=st.booleans(),
         policy=st.sampled_from(["fcfs", "priority"]),
-        lag=st.integers(0, 1),
+        lag=st.integers(0, 2),
         burst=st.integers(1, 2),
     )
     def begin(

@@ -222,10 +222,6 @@ class Scheduler:
         if ride.samples:
             sequence.num_pending -= 1
             taken, stop = append_tokens(sequence, answer.token_ids)
-            # The last token has no KV yet; what was computed past it were rejected drafts.
-            rejected = max(0, sequence.num_confirmed - len(sequence.token_ids) + 1)
-            sequence.num_confirmed -= rejected
-            sequence.num_computed -= rejected
         self._kv.commit(sequence, sequence.chain, sequence.num_confirmed)
         if sequence.state.unforked and sequence.num_confirmed >= sequence.num_prompt:
             self._fork_completions(sequence)
