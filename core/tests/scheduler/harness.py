@@ -288,6 +288,14 @@ class Harness:
             self._generations[start.slot] = start.generation
         kv, roster = self.scheduler._kv, self.scheduler._roster
         seated = {sequence.slot: sequence for sequence in roster.running}
+        if plan.starts:
+            last = seated[plan.starts[-1].slot]
+            for sequence in roster.running:
+                behind = sequence.rank < last.rank and sequence.slot not in plan.slots
+                assert not (behind and sequence.num_missing), "a start took what one before it lacked"
+            if last.num_preemptions:
+                room = min(usage.free + usage.cached for usage in kv.usage())
+                assert room >= len(roster.running) - 1, "resumed without room to grow for the others"
         size = self.settings.block_size
         written = defaultdict(set)
         for slot, count in zip(plan.slots, plan.counts, strict=True):

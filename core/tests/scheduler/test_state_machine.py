@@ -150,7 +150,7 @@ class Life(RuleBasedStateMachine):
 
 
 TestLife = Life.TestCase
-TestLife.settings = settings(max_examples=100, stateful_step_count=30, derandomize=True, deadline=None)
+TestLife.settings = settings(max_examples=60, stateful_step_count=30, derandomize=True, deadline=None)
 
 
 @pytest.mark.parametrize("pools", [(9,), (12, 9)])
