@@ -240,6 +240,18 @@ def test_results_of_another_step_or_lacking_a_slot_are_an_engine_error() -> None
         harness.scheduler.update(harness.plan(), StepResult(0, []))
 
 
+def test_empty_plans_need_no_result_and_are_not_remembered() -> None:
+    harness = Harness(config())
+    harness.add(request("r", [1]))
+    harness.step()
+    harness.abort("r")
+    plans = [harness.scheduler.schedule() for _ in range(3)]
+    assert [plan.ended for plan in plans] == [[0], [], []]
+    assert [plan.step_id for plan in plans] == [1, 2, 3]
+    assert not harness.scheduler._under_way
+    assert harness.scheduler.update(plans[0], StepResult(1, [])) == []
+
+
 def test_outputs_and_stats_tell_what_happened() -> None:
     harness = Harness(config(max_num_seqs=1))
     harness.now = 5.0
