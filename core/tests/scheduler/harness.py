@@ -202,7 +202,10 @@ class Harness:
     def plan(self) -> StepPlan:
         """Plan and execute a step, without taking in its result."""
         live = self.scheduler.has_unfinished()
+        seated = {sequence: sequence.generation for sequence in self.scheduler._roster.running}
         plan = self.scheduler.schedule()
+        for sequence in self.scheduler._roster.running:
+            assert seated.get(sequence, sequence.generation) == sequence.generation, "preempted for nothing"
         self.now += 1.0
         self._check_plan(plan)
         if live and not self.under_way:
@@ -246,6 +249,8 @@ class Harness:
         assert len(roster.running) <= self.settings.max_num_seqs
         for queue in (roster.running, roster.waiting):
             assert queue == sorted(queue, key=lambda sequence: sequence.rank)
+        for sequence in roster.waiting:
+            assert sequence.num_computed == 0 or self.scheduler._kv.has_table(sequence)
 
     def check_finished(self) -> None:
         """Every completion that was neither aborted nor failed is what it would have been alone."""
@@ -283,6 +288,14 @@ class Harness:
             self._generations[start.slot] = start.generation
         kv, roster = self.scheduler._kv, self.scheduler._roster
         seated = {sequence.slot: sequence for sequence in roster.running}
+        if plan.starts:
+            last = seated[plan.starts[-1].slot]
+            for sequence in roster.running:
+                behind = sequence.rank < last.rank and sequence.slot not in plan.slots
+                assert not (behind and sequence.num_missing), "a start took what one before it lacked"
+            if last.num_preemptions:
+                room = min(usage.free + usage.cached for usage in kv.usage())
+                assert room >= len(roster.running) - 1, "resumed without room to grow for the others"
         size = self.settings.block_size
         written = defaultdict(set)
         for slot, count in zip(plan.slots, plan.counts, strict=True):

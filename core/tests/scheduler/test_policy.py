@@ -25,11 +25,11 @@ def test_priority_orders_by_priority_then_arrival() -> None:
 
 
 @pytest.mark.parametrize("name", ["fcfs", "priority"])
-def test_the_last_in_order_gives_way_to_a_running_sequence_even_if_it_is_that(name: str) -> None:
+def test_the_last_in_order_gives_way_to_running_ones_before_it_and_itself_waits(name: str) -> None:
     running = [make(0), make(1), make(2)]
     policy = make_policy(name)
     assert policy.victim(running, running[0]) is running[2]
-    assert policy.victim(running, running[2]) is running[2]
+    assert policy.victim(running, running[2]) is None
 
 
 def test_only_a_strictly_better_priority_displaces_a_running_sequence() -> None:

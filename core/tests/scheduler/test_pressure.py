@@ -38,6 +38,20 @@ def test_all_finish_with_bounded_preemptions(num_blocks: tuple[int, ...], policy
         assert first.num_preemptions == 0
 
 
+def test_nobody_starts_with_the_blocks_that_one_before_it_lacks() -> None:
+    harness = Harness(config(num_blocks=(8,), block_size=1), burst=lambda length: 3)
+    for name in ("first", "second"):
+        harness.add(request(name, [1], max_tokens=6, ignore_eos=True))
+    harness.step()
+    harness.add(request("late", [1], max_tokens=1, ignore_eos=True))
+    # Both need 3 blocks more, 5 are left: 2 remain when the first has its own.
+    plan = harness.plan()
+    assert (plan.slots, plan.starts, harness.scheduler.stats().kv[0].free) == ([0], [], 2)
+    harness.collect()
+    harness.run()
+    harness.check_finished()
+
+
 @pytest.mark.parametrize("policy", ["fcfs", "priority"])
 def test_the_first_in_order_works_in_every_step_until_it_is_done(policy: str) -> None:
     harness = Harness(config(num_blocks=(7,), policy=policy))
@@ -63,6 +77,14 @@ def test_a_preempted_request_resumes_with_its_output_and_its_cached_blocks() -> 
         assert start.num_computed > 0
     assert harness.outputs["b", 0][-1].num_preemptions == len(starts) - 1
     assert harness.outputs["a", 0][-1].num_preemptions == 0
+
+
+def test_a_victims_tokens_go_to_the_urgent() -> None:
+    harness = Harness(config(policy="priority", max_num_seqs=1, max_num_batched_tokens=8))
+    harness.add(request("low", [1] * 4, priority=1, ignore_eos=True))
+    harness.step()
+    harness.add(request("urgent", [2] * 8, max_tokens=1))
+    assert harness.plan().counts == [8]
 
 
 def test_a_request_that_outgrows_the_pool_ends_with_length_where_it_would_alone() -> None:

@@ -165,6 +165,20 @@ def test_prompt_logprobs_go_on_after_a_preemption_where_they_stopped() -> None:
     assert [(s.prompt_logprobs_from, s.num_computed) for s in starts] == [(1, 0), (19, 16)]
 
 
+def test_results_of_a_seat_lost_since_are_discarded_though_the_sequence_has_another() -> None:
+    harness = Harness(config(max_num_seqs=1, policy="priority"))
+    harness.add(request("r", [1, 2, 3], priority=1))
+    harness.plan()
+    harness.add(request("urgent", [4], priority=0))
+    harness.plan()
+    harness.abort("urgent")
+    resumed = harness.plan()
+    assert [start.request_id for start in resumed.starts] == ["r"]
+    assert [harness.collect() for _ in range(2)] == [[], []]
+    harness.run()
+    harness.check_finished()
+
+
 @pytest.mark.parametrize("when", ["waiting", "planned", "running"])
 def test_an_abort_ends_a_request_at_once_and_leaves_its_neighbours_alone(when: str) -> None:
     harness = Harness(config(max_num_seqs=2))
@@ -224,6 +238,18 @@ def test_results_of_another_step_or_lacking_a_slot_are_an_engine_error() -> None
     harness.add(request("r", [1]))
     with pytest.raises(EngineError, match="step 0 lacks slot 0"):
         harness.scheduler.update(harness.plan(), StepResult(0, []))
+
+
+def test_empty_plans_need_no_result_and_are_not_remembered() -> None:
+    harness = Harness(config())
+    harness.add(request("r", [1]))
+    harness.step()
+    harness.abort("r")
+    plans = [harness.scheduler.schedule() for _ in range(3)]
+    assert [plan.ended for plan in plans] == [[0], [], []]
+    assert [plan.step_id for plan in plans] == [1, 2, 3]
+    assert not harness.scheduler._under_way
+    assert harness.scheduler.update(plans[0], StepResult(1, [])) == []
 
 
 def test_outputs_and_stats_tell_what_happened() -> None:

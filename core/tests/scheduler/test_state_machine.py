@@ -42,7 +42,7 @@ class Life(RuleBasedStateMachine):
         caching=st.booleans(),
         chunked=st.booleans(),
         policy=st.sampled_from(["fcfs", "priority"]),
-        lag=st.integers(0, 1),
+        lag=st.integers(0, 2),
         burst=st.integers(1, 2),
     )
     def begin(
@@ -150,7 +150,7 @@ class Life(RuleBasedStateMachine):
 
 
 TestLife = Life.TestCase
-TestLife.settings = settings(max_examples=100, stateful_step_count=30, derandomize=True, deadline=None)
+TestLife.settings = settings(max_examples=60, stateful_step_count=30, derandomize=True, deadline=None)
 
 
 @pytest.mark.parametrize("pools", [(9,), (12, 9)])

@@ -6,8 +6,8 @@ resumed requests and forks are then one case.
 
 Knows the queues and the blocks. Must never know results, stopping rules, or how requests come and go.
 
-Why nothing starves or livelocks: the order of sequences is total and fixed, a victim never ranks before
-the one it gives way to, waiting sequences start strictly in order, and admission has checked that each
+Why nothing starves or livelocks: the order of sequences is total and fixed, a victim ranks after the
+one it gives way to, waiting sequences start strictly in order, and admission has checked that each
 fits the pool alone. So the first in order always progresses, and then the next is first.
 """
 
@@ -51,19 +51,23 @@ class Planner:
     def _schedule_running(self, step: StepDraft) -> None:
         """In order, each running sequence gets its missing tokens, as far as the budget goes."""
         for sequence in tuple(self._roster.running):
-            if step.budget == 0 or sequence.slot < 0:  # out of tokens, or it and all after it were preempted
+            if step.budget == 0 or sequence.slot < 0:  # or: it and all after it were preempted
                 return
             count = min(sequence.num_missing, step.budget)
-            if count > 0 and (grant := self._grow(sequence, count, step)) is not None:
+            if count == 0:
+                continue
+            if (grant := self._grow(sequence, count, step)) is not None:
                 step.run(sequence, count, grant)
+            else:
+                step.lack(sequence)
 
     def _schedule_waiting(self, step: StepDraft) -> None:
         """In order, waiting sequences start; the first that cannot ends the round.
 
-        After a preemption nobody else starts in that step, least of all the victim.
+        A victim, and whoever ranks after it, does not start in the same step.
         """
         waiting = self._roster.waiting
-        while waiting and step.budget > 0 and not step.preempted and self._start(waiting[0], step):
+        while waiting and step.admits(waiting[0]) and self._start(waiting[0], step):
             pass
 
     def _grow(self, sequence: Sequence, count: int, step: StepDraft) -> Allocation | None:
@@ -150,14 +154,14 @@ class Planner:
         running one to end.
 
         Returns:
-            False if the claimant has to wait, or was itself the victim.
+            False if there is nobody to take them from; the claimant has to wait.
         """
         running = self._roster.running
         if (claimant.slot >= 0 or not running) and self._roster.drop_fork():
             return True
         victim = self._policy.victim(running, claimant) if running else None
-        if victim is None or (victim is claimant and len(running) == 1):
+        if victim is None:
             return False
         step.withdraw(victim)
         self._roster.preempt(victim)
-        return victim is not claimant
+        return True

@@ -15,9 +15,9 @@ __all__ = ["Fcfs", "Policy", "Priority", "make_policy"]
 class Policy(ABC):
     """The order of requests.
 
-    Must hold: the order is total and never changes while a sequence lives, and a victim never ranks
-    before the claimant. So the first in order is never preempted for another, always progresses, and
-    no two sequences can preempt each other in turn.
+    Must hold: the order is total and never changes while a sequence lives, and a victim ranks after
+    the claimant. So the first in order is never preempted and always progresses, and no two
+    sequences can preempt each other in turn.
     """
 
     @abstractmethod
@@ -33,7 +33,7 @@ class Policy(ABC):
             claimant: one of them that cannot grow, or the first waiting one that cannot start.
 
         Returns:
-            One of `running`, possibly the claimant itself; None if the claimant has to wait.
+            One of `running` that ranks after the claimant; None if the claimant has to wait.
         """
 
 
@@ -44,7 +44,8 @@ class Fcfs(Policy):
         return (sequence.state.number, sequence.index)
 
     def victim(self, running: list[Sequence], claimant: Sequence) -> Sequence | None:
-        return running[-1] if claimant.slot >= 0 else None
+        last = running[-1]
+        return last if claimant.slot >= 0 and last is not claimant else None
 
 
 class Priority(Policy):
@@ -55,9 +56,8 @@ class Priority(Policy):
 
     def victim(self, running: list[Sequence], claimant: Sequence) -> Sequence | None:
         last = running[-1]
-        if claimant.slot >= 0 or last.state.request.priority > claimant.state.request.priority:
-            return last
-        return None
+        urgent = claimant.slot >= 0 or claimant.state.request.priority < last.state.request.priority
+        return last if urgent and last is not claimant else None
 
 
 _POLICIES: dict[str, type[Policy]] = {"fcfs": Fcfs, "priority": Priority}

@@ -143,6 +143,8 @@ class Scheduler:
     def schedule(self) -> StepPlan:
         """Plan the next step. It may be empty but for `ended` slots, or altogether.
 
+        A plan without `slots` needs no `update`.
+
         Raises:
             EngineError: requests are live, but none can ever be scheduled.
         """
@@ -151,12 +153,13 @@ class Scheduler:
         self._check_progress(step)
         plan, rides = step.seal(self._roster.take_ended())
         self._num_steps += 1
-        self._under_way[plan.step_id] = rides
+        if rides:
+            self._under_way[plan.step_id] = rides
         return plan
 
     def _check_progress(self, step: StepDraft) -> None:
         """Raise rather than spin: live requests, an empty step, and no result under way to change it."""
-        if step.counts or not self._requests or any(self._under_way.values()):
+        if step.counts or not self._requests or self._under_way:
             return
         roster = self._roster
         first = (roster.running or roster.waiting)[0]
@@ -183,8 +186,8 @@ class Scheduler:
         Raises:
             EngineError: `result` is not this plan's, or lacks one of its slots.
         """
-        rides = self._under_way.pop(plan.step_id, None)
-        if rides is None or result.step_id != plan.step_id:
+        rides = self._under_way.pop(plan.step_id, [])
+        if len(rides) != len(plan.slots) or result.step_id != plan.step_id:
             raise EngineError(
                 f"Result of step {result.step_id} does not answer step {plan.step_id} under way."
             )
@@ -222,10 +225,6 @@ class Scheduler:
         if ride.samples:
             sequence.num_pending -= 1
             taken, stop = append_tokens(sequence, answer.token_ids)
-            # The last token has no KV yet; what was computed past it were rejected drafts.
-            rejected = max(0, sequence.num_confirmed - len(sequence.token_ids) + 1)
-            sequence.num_confirmed -= rejected
-            sequence.num_computed -= rejected
         self._kv.commit(sequence, sequence.chain, sequence.num_confirmed)
         if sequence.state.unforked and sequence.num_confirmed >= sequence.num_prompt:
             self._fork_completions(sequence)

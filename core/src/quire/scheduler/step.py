@@ -39,7 +39,8 @@ class StepDraft:
         counts: tokens given, by sequence.
         new_blocks: blocks appended to running sequences.
         starts, copies: as in the plan.
-        preempted: somebody lost its blocks in this step.
+        bar: rank of the first sequence that lost, or lacked, blocks in this step; from there on
+            nobody starts.
     """
 
     step_id: int
@@ -48,7 +49,7 @@ class StepDraft:
     new_blocks: dict[Sequence, tuple[list[int], ...]] = field(default_factory=dict)
     starts: list[SlotStart] = field(default_factory=list)
     copies: list[BlockCopy] = field(default_factory=list)
-    preempted: bool = False
+    bar: tuple[int, ...] | None = None
 
     def run(self, sequence: Sequence, count: int, grant: Allocation) -> None:
         """A running sequence computes `count` tokens."""
@@ -63,8 +64,8 @@ class StepDraft:
         self.copies.extend(grant.copies)
 
     def withdraw(self, sequence: Sequence) -> None:
-        """A sequence is preempted; what a running one was given in this step goes back."""
-        self.preempted = True
+        """A sequence is preempted; what it was given in this step goes back."""
+        self.lack(sequence)
         self.budget += self.counts.pop(sequence, 0)
         self.new_blocks.pop(sequence, None)
 
@@ -83,6 +84,14 @@ class StepDraft:
             rides.append(Ride(sequence, slot, generation, count, samples))
         plan.new_blocks.extend((sequence.slot, ids) for sequence, ids in self.new_blocks.items())
         return plan, rides
+
+    def lack(self, sequence: Sequence) -> None:
+        """There were not enough blocks for a sequence."""
+        self.bar = sequence.rank if self.bar is None else min(self.bar, sequence.rank)
+
+    def admits(self, sequence: Sequence) -> bool:
+        """True if a waiting sequence may start without taking what one before it lacked."""
+        return self.budget > 0 and (self.bar is None or sequence.rank < self.bar)
 
     def _give(self, sequence: Sequence, count: int) -> None:
         assert 0 < count <= self.budget
