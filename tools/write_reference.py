@@ -20,8 +20,8 @@ from quire.contracts import KINDS, PluginSpec
 
 CONFIGURATION = """\
 Settings come from, each over the one before: defaults, a YAML file (`--config`), the environment (`QUIRE_`
-and the name in capitals), and the command line (kebab-case) or keywords of `LLM`. `quire config --show` prints
-the effective value of each and where it came from, `quire config --check FILE` validates a file, and
+and the name in capitals), and the command line (kebab-case) or keywords of `LLM`. `quire config --show`
+prints the effective value of each and where it came from, `quire config --check FILE` validates a file, and
 `quire config --schema` prints the JSON Schema."""
 REFERENCE = Path(__file__).resolve().parent.parent / "docs" / "reference"
 

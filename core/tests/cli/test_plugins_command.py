@@ -46,7 +46,12 @@ def test_the_table_has_a_row_per_plugin_and_says_what_is_wrong(run: Run) -> None
 def test_json_has_everything(run: Run) -> None:
     data = json.loads(run("plugins", "--json").stdout)
     assert data["skipped"] == [
-        {"distribution": "quire-broken", "version": "0.1", "reason": "is broken: ImportError: no"}
+        {
+            "distribution": "quire-broken",
+            "version": "0.1",
+            "reason": "is broken: ImportError: no",
+            "by_allowlist": False,
+        }
     ]
     (sampler,) = [one for one in data["plugins"] if one["kind"] == "sampler"]
     assert sampler == {
