@@ -40,8 +40,8 @@ class Group:
         row_positions: `[n, r]` positions of the rows.
         key_positions: `[n, L]` positions of the gathered keys.
         causal: not packed, and row i sees exactly the first i + 1 keys: no bias is needed.
-        bias: compute dtype, 0 or -inf. Packed: `[n, 1, G * r, L]`, row `g * r + i` is row i of query head g. Else
-            `[1, 1, r, L]`, or None if too large to be kept.
+        bias: 0 or -inf in the compute dtype. Packed: `[n, 1, G * r, L]`, row `g * r + i` being row i of
+            query head g. Else `[1, 1, r, L]`, or None if `causal` or too large to be kept.
     """
 
     requests: int
