@@ -42,3 +42,10 @@ def test_torch_cpu_does_not_keep_the_original() -> None:
     expected = x @ weight.T
     weight.fill_(float("nan"))
     torch.testing.assert_close(kernels.linear(x, packed), expected)
+
+
+@pytest.mark.parametrize(("dtype", "packs"), [("float32", True), ("float16", False), ("float64", False)])
+def test_torch_cpu_packs_what_onednn_multiplies(dtype: str, packs: bool) -> None:
+    kernels = TorchCpuKernels(KernelsInit(need=KernelsNeed(device="cpu", dtype=dtype), device="cpu"))
+    weight = torch.randn(8, 8, dtype=getattr(torch, dtype))
+    assert kernels.pack_linear(weight).weight.is_mkldnn == packs
