@@ -1,4 +1,6 @@
-"""The conformance kit: a contract suite per plugin kind, to be subclassed by whoever writes one.
+"""The conformance kit: a contract suite per plugin kind, that plugin authors subclass.
 
-Needs the extra `quire[testing]`; import the suite's own module, e.g. `quire.testing.model`.
+Each suite is a class of pytest tests in a module of its own (`quire.testing.attention`, ...);
+subclass it, give it the fixture or two it names, and run pytest. Needs the extra `quire[testing]`.
+This package itself imports nothing.
 """

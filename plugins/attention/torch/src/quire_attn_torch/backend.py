@@ -59,7 +59,9 @@ class TorchAttention(AttentionBackend):
         """Index arithmetic, masks and grouping of the step."""
         need = self.init.need
         ratio = need.num_q_heads // need.cache.num_kv_heads
-        metadata = StepMetadata(batch, need.block_size, need.cache.num_kv_heads, ratio)
+        metadata = StepMetadata(
+            batch, need.block_size, need.cache.num_kv_heads, ratio, getattr(torch, need.dtype)
+        )
         metadata.grouping(need.cache.window)
         return metadata
 
@@ -119,14 +121,11 @@ def _attend_packed(
     """
     n, r, head_dim = group.requests, group.rows, layer.head_dim
     heads, ratio = layer.num_kv_heads, layer.num_q_heads // layer.num_kv_heads
-    # On the CPU a few fp32 rows against a long K are faster than bf16 ones, conversion included,
-    # and the scores are not rounded.
-    dtype = torch.float32 if q.device.type == "cpu" else q.dtype
-    k = _gather(kv["k"], group, dtype)  # [n, Hkv, L, D]
-    v = _gather(kv["v"], group, dtype)
+    k = _gather(kv["k"], group, q.dtype)  # [n, Hkv, L, D]
+    v = _gather(kv["v"], group, q.dtype)
     rows = q.view(n, r, heads, ratio, head_dim).permute(0, 2, 3, 1, 4)  # [n, Hkv, G, r, D]
-    out = _product(rows.reshape(n, heads, ratio * r, head_dim).to(dtype), k, v, group.bias, layer)
-    out = out.to(q.dtype).view(n, heads, ratio, r, head_dim)
+    out = _product(rows.reshape(n, heads, ratio * r, head_dim), k, v, group.bias, layer)
+    out = out.view(n, heads, ratio, r, head_dim)
     return out.permute(0, 3, 1, 2, 4).reshape(n * r, heads * ratio, head_dim)
 
 
@@ -146,19 +145,21 @@ def _attend_chunk(
             rows, k[:, :, :r], v[:, :, :r], is_causal=True, scale=layer.scale
         )
     else:
-        parts = [_product(rows[:, :, part], k, v, bias, layer) for part, bias in _slices(group, layer)]
+        parts = [
+            _product(rows[:, :, part], k, v, bias, layer) for part, bias in _slices(group, layer, q.dtype)
+        ]
         out = parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
     return out.permute(2, 0, 1, 3).reshape(r, heads * ratio, head_dim)
 
 
-def _slices(group: Group, layer: AttentionLayer) -> Iterator[tuple[slice, torch.Tensor]]:
+def _slices(group: Group, layer: AttentionLayer, dtype: torch.dtype) -> Iterator[tuple[slice, torch.Tensor]]:
     """A chunk's rows in slices of bounded memory, each with its bias `[1, 1, r', L]`."""
     per_row = group.length * (1 if layer.soft_cap is None else layer.num_q_heads)
     step = max(1, _SCORE_ELEMENTS // per_row)
     for start in range(0, group.rows, step):
         part = slice(start, start + step)
         if group.bias is None:
-            yield part, make_bias(group.row_positions[:, part], group.key_positions, layer.window)
+            yield part, make_bias(group.row_positions[:, part], group.key_positions, layer.window, dtype)
         else:
             yield part, group.bias[:, :, part]
 
@@ -166,10 +167,10 @@ def _slices(group: Group, layer: AttentionLayer) -> Iterator[tuple[slice, torch.
 def _product(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor | None, layer: AttentionLayer
 ) -> torch.Tensor:
-    """q `[b, h, r, D]`, k and v `[b, h, L, D]`, bias `[b or 1, 1, r, L]` fp32 -> `[b, h, r, D]`."""
+    """q `[b, h, r, D]`, k and v `[b, h, L, D]`, bias `[b or 1, 1, r, L]` -> `[b, h, r, D]`."""
     assert bias is not None
     if layer.soft_cap is None:
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype), scale=layer.scale)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=layer.scale)
     scores = (q.float() * layer.scale) @ k.float().transpose(2, 3)  # [b, h, r, L]
     scores = torch.tanh(scores / layer.soft_cap) * layer.soft_cap + bias
     return (scores.softmax(-1) @ v.float()).to(q.dtype)

@@ -16,7 +16,7 @@ from quire.contracts import AttentionBatch
 _PADDED_QUERY_LEN = 16
 """Requests with up to this many rows share padded groups; longer ones are attended one by one."""
 
-_GROUP_OVERHEAD = 1024
+_GROUP_OVERHEAD = 512
 """A group more costs about as much time as this many padded tokens gathered for nothing."""
 
 _GROUP_TOKENS = 1 << 16
@@ -40,8 +40,8 @@ class Group:
         row_positions: `[n, r]` positions of the rows.
         key_positions: `[n, L]` positions of the gathered keys.
         causal: not packed, and row i sees exactly the first i + 1 keys: no bias is needed.
-        bias: fp32, 0 or -inf. Packed: `[n, 1, G * r, L]`, row `g * r + i` is row i of query head g. Else
-            `[1, 1, r, L]`, or None if too large to be kept.
+        bias: 0 or -inf in the compute dtype. Packed: `[n, 1, G * r, L]`, row `g * r + i` being row i of
+            query head g. Else `[1, 1, r, L]`, or None if `causal` or too large to be kept.
     """
 
     requests: int
@@ -79,6 +79,7 @@ class StepMetadata:
         batch: the step.
         block_size, num_kv_heads: the cache's geometry.
         ratio: query heads per KV head, G.
+        dtype: compute dtype, which a bias must have.
         written: `[W]` rows of the step whose K and V are kept; None if all are.
         targets: `[W * Hkv]` where they go, as rows of a cache tensor viewed as
             `[num_blocks * Hkv * block_size, D]`.
@@ -88,6 +89,7 @@ class StepMetadata:
     block_size: int
     num_kv_heads: int
     ratio: int
+    dtype: torch.dtype
     written: torch.Tensor | None = field(init=False)
     targets: torch.Tensor = field(init=False)
     _groupings: dict[int | None, Grouping] = field(init=False, default_factory=dict)
@@ -186,9 +188,9 @@ class StepMetadata:
         whole = rows == batch.seq_lens_host[members[0]] and (window is None or rows <= window)
         bias = None
         if packed:
-            bias = make_bias(row_positions, key_positions, window).repeat(1, 1, self.ratio, 1)
+            bias = make_bias(row_positions, key_positions, window, self.dtype).repeat(1, 1, self.ratio, 1)
         elif not whole and rows * length <= _BIAS_ELEMENTS:
-            bias = make_bias(row_positions, key_positions, window)
+            bias = make_bias(row_positions, key_positions, window, self.dtype)
         return Group(
             requests=len(members),
             rows=rows,
@@ -203,11 +205,13 @@ class StepMetadata:
         )
 
 
-def make_bias(row_positions: torch.Tensor, key_positions: torch.Tensor, window: int | None) -> torch.Tensor:
-    """`[n, r]` and `[n, L]` positions -> `[n, 1, r, L]` fp32: 0 where the row sees the key, else -inf."""
+def make_bias(
+    row_positions: torch.Tensor, key_positions: torch.Tensor, window: int | None, dtype: torch.dtype
+) -> torch.Tensor:
+    """`[n, r]` and `[n, L]` positions -> `[n, 1, r, L]`: 0 where the row sees the key, else -inf."""
     distance = row_positions[:, :, None] - key_positions[:, None, :]  # [n, r, L]
     unseen = distance < 0
     if window is not None:
         unseen |= distance >= window
-    zeros = torch.zeros(unseen.shape, dtype=torch.float32, device=unseen.device)
+    zeros = torch.zeros(unseen.shape, dtype=dtype, device=unseen.device)
     return zeros.masked_fill_(unseen, float("-inf")).unsqueeze(1)

@@ -1,0 +1,19 @@
+"""The hook describes the backend and imports nothing heavy."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import quire_attn_torch
+
+
+def test_the_hook_describes_the_backend() -> None:
+    (spec,) = quire_attn_torch.quire_attention_backends()
+    assert (spec.name, spec.api, spec.priority, spec.devices) == ("torch", 1, 0, frozenset())
+    assert spec.target == "quire_attn_torch.backend:TorchAttention"
+
+
+def test_importing_the_plugin_imports_no_torch() -> None:
+    code = "import sys, quire_attn_torch; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
