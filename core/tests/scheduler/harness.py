@@ -40,10 +40,10 @@ def request(
     """A request; keywords that `EngineRequest` has go there, all others to its `SamplingParams`."""
     fields = {"priority", "cache_salt", "adapter", "eos_token_ids"}
     top = {name: value for name, value in changes.items() if name in fields}
-    params = SamplingParams(
-        max_tokens=max_tokens,
-        **{name: value for name, value in changes.items() if name not in fields},  # type: ignore[arg-type]
-    )
+    sampling = {name: value for name, value in changes.items() if name not in fields}
+    if isinstance(least := sampling.get("min_tokens"), int):
+        sampling["min_tokens"] = min(least, max_tokens)
+    params = SamplingParams(max_tokens=max_tokens, **sampling)  # type: ignore[arg-type]
     return EngineRequest(
         request_id=request_id,
         prompt_ids=prompt,

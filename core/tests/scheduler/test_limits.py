@@ -50,8 +50,10 @@ def test_token_ids_beyond_any_vocabulary_are_refused(bad: int) -> None:
 def test_requests_without_anything_to_do_are_refused() -> None:
     with pytest.raises(InvalidRequestError, match="0 tokens; at least 1"):
         check_admission(request("r", []), config())
+    idle = request("r", [1])
+    idle.params.max_tokens = 0
     with pytest.raises(InvalidRequestError, match="max_tokens=0 must be at least 1"):
-        check_admission(request("r", [1], max_tokens=0), config())
+        check_admission(idle, config())
 
 
 def test_a_live_request_id_is_refused_and_a_finished_one_is_free_again() -> None:

@@ -127,7 +127,8 @@ class Sampler(ABC):
         """Seat a request. `output_ids` is not empty when it resumes after preemption.
 
         Args:
-            slot: a free slot.
+            slot: its slot. Whatever it held before is dropped: a `remove` may have failed, which must not
+                cost the next request its seat.
             params: validated sampling parameters.
             seed: 64-bit seed of its random stream (drawn by the engine if the user gave none).
             prompt_ids: prompt token ids.

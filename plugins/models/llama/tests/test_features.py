@@ -1,3 +1,5 @@
+"""What the family reads from config.json, and what it refuses."""
+
 from __future__ import annotations
 
 from typing import Any

@@ -1,3 +1,5 @@
+"""The hook and what it describes."""
+
 from __future__ import annotations
 
 import subprocess

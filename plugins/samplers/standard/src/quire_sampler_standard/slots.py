@@ -139,7 +139,6 @@ class SlotTable:
         self._vocab_size = vocab_size
         # A checkpoint may name end tokens that its logits do not have: they are never sampled anyway.
         self._eos_token_ids = tuple(token for token in eos_token_ids if 0 <= token < vocab_size)
-        self.taken = np.zeros(max_num_seqs, dtype=np.bool_)
         self.traits = np.zeros(max_num_seqs, dtype=np.int32)
         self.temperature = np.ones(max_num_seqs, dtype=np.float32)
         self.top_k = np.full(max_num_seqs, vocab_size, dtype=np.int64)
@@ -160,15 +159,14 @@ class SlotTable:
         prompt_ids: Sequence[int],
         output_ids: Sequence[int],
     ) -> None:
-        """Seat a request. Whatever can fail does so before anything is written.
+        """Seat a request, in place of whatever the slot held. What can fail, fails before anything is written.
 
         Raises:
             InvalidRequestError: a token id is outside the vocabulary.
-            ValueError: the slot does not exist or is taken.
+            ValueError: the slot does not exist.
         """
-        if not 0 <= slot < len(self.taken) or self.taken[slot]:
-            state = "taken" if 0 <= slot < len(self.taken) else f"not in 0..{len(self.taken) - 1}"
-            raise ValueError(f"Slot {slot} is {state}.")
+        if not 0 <= slot < len(self.rare):
+            raise ValueError(f"Slot {slot} is not in 0..{len(self.rare) - 1}.")
         params.check_vocabulary(self._vocab_size)
         rare = self._rare(params, prompt_ids, output_ids)
         traits = _traits(params, rare, self._vocab_size)
@@ -187,11 +185,9 @@ class SlotTable:
         self.presence[slot] = params.presence_penalty
         self.seed[slot] = seed % (1 << 64)
         self.free_from[slot] = len(prompt_ids) + params.min_tokens
-        self.taken[slot] = True
 
     def remove(self, slot: int) -> None:
         """Free a slot; its history goes with it."""
-        self.taken[slot] = False
         self.traits[slot] = 0
         self.rare[slot] = Rare()
 
