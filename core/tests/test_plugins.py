@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from quire import hookspecs
-from quire.contracts import KINDS, KernelsNeed
+from quire.contracts import KINDS, Choice, KernelsNeed, Kind, PluginSpec
 from quire.errors import ConfigError, PluginError
 from quire.plugin_plan import PlanBuilder, PlannedPlugin
 from quire.plugins import discover
@@ -260,3 +260,34 @@ def test_malformed_specs_are_reported_with_their_distribution(distribute: Distri
     skipped = discover().skipped
     assert [one.distribution for one in skipped] == ["acme-bad"]
     assert "malformed" in skipped[0].reason
+
+
+def test_a_later_kind_is_a_row_and_a_hook(distribute: Distribute, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing in `plugins.py` has to know it."""
+
+    @hookspecs.hookspec
+    def quire_speculators() -> None:
+        """Draft tokens."""
+
+    monkeypatch.setattr(hookspecs, "quire_speculators", quire_speculators, raising=False)
+    row = Kind(
+        name="speculator",
+        hook="quire_speculators",
+        spec=PluginSpec,
+        api=1,
+        choice=Choice.PRIORITY,
+        title="speculators",
+    )
+    monkeypatch.setitem(KINDS, "speculator", row)
+    distribute(
+        "acme-spec",
+        """
+        from quire.contracts import PluginSpec, hookimpl
+        @hookimpl
+        def quire_speculators():
+            yield PluginSpec(name="ngram", api=1, target="acme_spec_impl:Good")
+        """,
+        impl=TARGET,
+    )
+    chosen, _ = discover().choose("speculator", NEED)
+    assert chosen.qualified == "acme-spec:ngram"

@@ -159,7 +159,7 @@ class SlotTable:
         prompt_ids: Sequence[int],
         output_ids: Sequence[int],
     ) -> None:
-        """Seat a request, in place of whatever the slot held. What can fail, fails before anything is written.
+        """Seat a request, in place of whatever the slot held. All that can fail comes before any write.
 
         Raises:
             InvalidRequestError: a token id is outside the vocabulary.

@@ -1,0 +1,270 @@
+"""The training loop: which tokens each step sees, the two optimisers, checkpoints, and the held-out loss.
+
+The batch of a step follows from the preset, the step count and the step, never from time, so a run that is
+resumed from its checkpoint sees the batches that it would have seen.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm import tqdm
+
+from tiny_model.model import Llama
+from tiny_model.presets import Preset
+
+#: Tokens per window of the held-out score; a token is predicted from what precedes it inside its window.
+EVAL_WINDOW = 1024
+#: How far, in tokens, a sequence may start before its place in the stream to start at a top-level line.
+_SNAP = 192
+#: How often the finishing steps split a line break from its indentation, and a word from what leads it.
+_SPLIT_LINE, _SPLIT_WORD = 0.06, 0.02
+
+
+class Pieces:
+    """What the vocabulary's texts say about single tokens: which end a line, and which fall into two others.
+
+    A prompt may end inside what would have been one token: after a line break whose indentation is yet to
+    come, or after the blank that leads a word.  A model that only ever saw whole tokens does not know how to
+    go on from there, so the finishing steps show it some tokens as their two parts.  It learns the second
+    part but is never asked for the first, so that it does not start to write in parts itself.
+    """
+
+    def __init__(self, texts: list[str]) -> None:
+        self.line_break = np.asarray([text.endswith("\n") for text in texts], dtype=np.bool_)
+        # A token that is no whole UTF-8 character has no text of its own.
+        ids = {text: i for i, text in enumerate(texts) if text and "\ufffd" not in text}
+        self.first = np.arange(len(texts), dtype=np.int64)
+        self.second = np.arange(len(texts), dtype=np.int64)
+        self.chance = np.zeros(len(texts))
+        for i, text in enumerate(texts):
+            at, chance = text.rfind("\n") + 1, _SPLIT_LINE
+            if at == 0 and text[:1] in {" ", ".", "_"}:
+                at, chance = 1, _SPLIT_WORD
+            if text[:at] in ids and text[at:] in ids:
+                self.first[i], self.second[i] = ids[text[:at]], ids[text[at:]]
+                self.chance[i] = chance
+
+    def split(
+        self, row: NDArray[np.int64], target: NDArray[np.int64], rng: np.random.Generator
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Split some tokens of a row; both results keep the row's length."""
+        chosen = rng.random(len(row)) < self.chance[row]
+        repeats = 1 + chosen
+        tails = np.cumsum(repeats)[chosen] - 1
+        wide, wide_target = np.repeat(row, repeats), np.repeat(target, repeats)
+        wide[tails] = wide_target[tails] = self.second[row[chosen]]
+        wide[tails - 1] = self.first[row[chosen]]
+        wide_target[tails - 1] = -100
+        return wide[: len(row)], wide_target[: len(row)]
+
+
+class TokenStream:
+    """All documents in one row, cut anew for every sequence length and epoch.
+
+    A sequence is `<|bos|>` and then a stretch of the row, moved back where possible to the nearest unindented
+    line, so that the model learns to go on from a prompt that starts a statement, not only a file.
+    """
+
+    def __init__(self, documents: list[list[int]], pieces: Pieces, bos: int, seed: int) -> None:
+        order = np.random.default_rng([seed, 0]).permutation(len(documents))
+        self.tokens = np.concatenate([np.asarray(documents[i], dtype=np.int64) for i in order])
+        self.bos, self.seed, self.pieces = bos, seed, pieces
+        # A token after a line break without indentation, or the first one of a document, is a good start.
+        before = np.concatenate(([True], pieces.line_break[self.tokens[:-1]] | (self.tokens[:-1] == bos)))
+        self.starts = np.flatnonzero(before)
+
+    def sequence_starts(self, length: int, first: int, count: int) -> NDArray[np.int64]:
+        """Where sequences number `first` up to `first + count` of this length begin in the row."""
+        per_epoch = len(self.tokens) // length - 1
+        found: list[int] = []
+        for number in range(first, first + count):
+            epoch, place = divmod(number, per_epoch)
+            rng = np.random.default_rng([self.seed, 1 + epoch, length])
+            offset = int(rng.integers(length))
+            at = offset + int(rng.permutation(per_epoch)[place]) * length
+            start = int(self.starts[np.searchsorted(self.starts, at, side="right") - 1])
+            found.append(start if at - start <= _SNAP else at)
+        return np.asarray(found, dtype=np.int64)
+
+    def batch(self, length: int, first: int, count: int, split: bool) -> tuple[Tensor, Tensor]:
+        """Inputs and targets of `count` sequences, with some tokens split in two if `split`."""
+        starts = self.sequence_starts(length, first, count)
+        rows = self.tokens[starts[:, None] + np.arange(length)]
+        # The row may itself begin with <|bos|>: two in a row are not worth learning.
+        targets = np.where(rows == self.bos, -100, rows)
+        if split:
+            rng = np.random.default_rng([self.seed, length, first])
+            pairs = [self.pieces.split(row, target, rng) for row, target in zip(rows, targets, strict=True)]
+            rows, targets = np.stack([row for row, _ in pairs]), np.stack([target for _, target in pairs])
+        ids = np.concatenate((np.full((count, 1), self.bos), rows[:, :-1]), axis=1)
+        return torch.from_numpy(ids), torch.from_numpy(targets)
+
+
+@dataclass(frozen=True)
+class HeldoutScore:
+    """How well the model predicts the held-out files."""
+
+    loss: float
+    tokens: int
+    bytes: int
+
+    @property
+    def perplexity(self) -> float:
+        """Perplexity per token."""
+        return math.exp(self.loss)
+
+    @property
+    def bits_per_byte(self) -> float:
+        """Bits per byte of UTF-8 text, which does not depend on the tokenizer."""
+        return self.loss * self.tokens / self.bytes / math.log(2)
+
+
+def heldout_score(model: Llama, documents: list[list[int]], size: int) -> HeldoutScore:
+    """Score documents (`<|bos|>` text `<|eos|>`), each cut into windows that start with `<|bos|>`."""
+    bos = documents[0][0]
+    windows = [
+        [bos, *document[at : at + EVAL_WINDOW]]
+        for document in documents
+        for at in range(1, len(document), EVAL_WINDOW)
+    ]
+    windows.sort(key=len)
+    total, tokens = 0.0, 0
+    with torch.no_grad():
+        for at in range(0, len(windows), 8):
+            group = windows[at : at + 8]
+            width = max(len(window) for window in group)
+            padded = torch.tensor([window + [-100] * (width - len(window)) for window in group])
+            targets = padded[:, 1:]
+            count = int((targets != -100).sum())
+            total += float(model(padded[:, :-1].clamp(min=0), targets)) * count
+            tokens += count
+    return HeldoutScore(total / tokens, tokens, size)
+
+
+def _optimizers(model: Llama, preset: Preset) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices inside the layers, AdamW for the embedding and the norms."""
+    matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and name.startswith("layers.")]
+    embedding = [model.embed_tokens.weight]
+    norms = [p for p in model.parameters() if p.ndim == 1]
+    muon = torch.optim.Muon(
+        matrices, lr=preset.muon_lr, weight_decay=preset.weight_decay, adjust_lr_fn="match_rms_adamw"
+    )
+    adamw = torch.optim.AdamW(
+        [{"params": embedding, "weight_decay": preset.weight_decay}, {"params": norms, "weight_decay": 0.0}],
+        lr=preset.adam_lr,
+        betas=(0.9, 0.95),
+    )
+    for optimizer in (muon, adamw):
+        for group in optimizer.param_groups:
+            group["base_lr"] = group["lr"]
+    return [muon, adamw]
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """Where the state of a run is kept, and after how many steps it is kept and scored."""
+
+    path: Path
+    save_every: int = 100
+    score_every: int = 750
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a run gives: the model, its last mean training loss, and the seconds it took, pauses left out."""
+
+    model: Llama
+    loss: float
+    seconds: float
+
+
+def train(
+    preset: Preset,
+    stream: TokenStream,
+    steps: int,
+    checkpoints: Checkpoints,
+    log: Callable[[str], None],
+    heldout: Callable[[Llama], HeldoutScore],
+    compiled: bool,
+) -> Trained:
+    """Train for `steps` steps, resuming from a checkpoint if there is one."""
+    torch.manual_seed(preset.seed)
+    model = Llama(preset)
+    optimizers = _optimizers(model, preset)
+    first, recent, earlier = 0, -1.0, 0.0
+    began = time.monotonic()
+    used = {preset.short_seq: 0, preset.long_seq: 0}
+    if checkpoints.path.exists():
+        state = torch.load(checkpoints.path, weights_only=True)
+        if state["steps"] != steps:
+            raise ValueError(
+                f"{checkpoints.path} belongs to a run of {state['steps']} steps, not {steps}; "
+                "remove it to start anew"
+            )
+        model.load_state_dict(state["model"])
+        for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        first, recent, used = state["step"], state["recent"], state["used"]
+        earlier = state["seconds"]
+    forward: Callable[[Tensor, Tensor], Tensor] = torch.compile(model, dynamic=False) if compiled else model
+    total = steps + preset.finish(steps)
+    bar = tqdm(range(first, total), initial=first, total=total, unit="step", mininterval=5, smoothing=0.05)
+    for step in bar:
+        if step == steps:
+            optimizers = _optimizers(model, preset)
+        length = preset.seq_len(step, steps)
+        count = max(1, preset.tokens_per_step // length)
+        ids, targets = stream.batch(length, used[length], count, split=step >= steps)
+        used[length] += count
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = forward(ids, targets)
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["base_lr"] * preset.lr_scale(step, steps)
+            optimizer.step()
+            optimizer.zero_grad()
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise ValueError(
+                f"step {step}: the loss is {value}; lower muon_lr or adam_lr of preset {preset.name}"
+            )
+        # A running mean over about fifty steps; one step's loss says too little.
+        recent = value if recent < 0 else recent + (value - recent) / min(step + 1, 50)
+        if step % 20 == 0:
+            bar.set_postfix_str(f"loss {recent:.3f}", refresh=False)
+        if step + 1 == total:
+            break
+        if (step + 1) % checkpoints.score_every == 0:
+            log(f"step {step + 1}: train loss {recent:.4f}, held-out loss {heldout(model).loss:.4f}")
+        if (step + 1) % checkpoints.save_every == 0:
+            torch.save(
+                {
+                    "steps": steps,
+                    "step": step + 1,
+                    "recent": recent,
+                    "used": used,
+                    "seconds": earlier + time.monotonic() - began,
+                    "model": model.state_dict(),
+                    "optimizers": [optimizer.state_dict() for optimizer in optimizers],
+                },
+                checkpoints.path,
+            )
+    return Trained(model, recent, earlier + time.monotonic() - began)
+
+
+def round_to_bf16(model: Llama) -> None:
+    """Round the weights in place to what the published file holds."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(parameter.to(torch.bfloat16))

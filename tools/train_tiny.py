@@ -1,0 +1,190 @@
+"""Train a bundled demo model of Quire from the Python standard library, on a CPU, without any download.
+
+    python tools/train_tiny.py --preset tiny --out DIR [--steps N]
+
+The run is reproducible in this sense: the corpus and the tokenizer are the same bytes (both hashes are
+checked), the batches are the same, and the held-out loss ends within the tolerance of the preset.  The
+weights differ in their last bits between machines, because floating-point sums are ordered differently.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import dataclasses
+import hashlib
+import platform
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tokenizers
+import torch
+from tokenizers import Tokenizer
+from tqdm import tqdm
+
+from tiny_model import corpus as corpora
+from tiny_model.export import export, write_json
+from tiny_model.presets import PRESETS, Preset
+from tiny_model.tokenizer import (
+    BOS,
+    TokenizerMismatchError,
+    check_tokenizer,
+    encode_chats,
+    encode_texts,
+    token_id,
+    tokenizer_bytes,
+    train_tokenizer,
+)
+from tiny_model.training import (
+    EVAL_WINDOW,
+    Checkpoints,
+    HeldoutScore,
+    Pieces,
+    TokenStream,
+    heldout_score,
+    round_to_bf16,
+    train,
+)
+
+heldout_files = corpora.heldout_files
+
+# The numbers of glibc's malloc.h.
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
+
+
+def log(message: str) -> None:
+    """Print a line without breaking the progress bar."""
+    tqdm.write(message)
+    sys.stdout.flush()
+
+
+def _stream(tokenizer: Tokenizer, corpus: corpora.Corpus, preset: Preset) -> TokenStream:
+    documents = encode_texts(tokenizer, corpus.texts) + encode_chats(tokenizer, corpus.chats)
+    texts = [tokenizer.decode([i], skip_special_tokens=True) for i in range(tokenizer.get_vocab_size())]
+    return TokenStream(documents, Pieces(texts), token_id(tokenizer, BOS), preset.seed)
+
+
+def _check_loss(loss: float, expected: float, tolerance: float) -> None:
+    if abs(loss - expected) > tolerance:
+        raise SystemExit(
+            f"train_tiny: held-out loss {loss:.4f} is not within {tolerance} of the published {expected}; "
+            "compare the versions and threads in training.json with the published ones"
+        )
+
+
+def _keep_freed_memory() -> None:
+    """Make glibc reuse freed blocks: returning them after every step costs much time."""
+    try:
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+    except (OSError, AttributeError):
+        return  # Another C library: nothing to tune, only slower.
+    for option, value in ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1), (_M_TOP_PAD, 2**29)):
+        mallopt(option, value)
+
+
+def run(preset: Preset, out: Path, steps: int, any_corpus: bool, compiled: bool) -> None:
+    """Train `preset` and write its files into `out`."""
+    out.mkdir(parents=True, exist_ok=True)
+    corpus = corpora.load_corpus(preset.seed, any_corpus)
+    tokenizer = train_tokenizer(corpus.texts)
+    if any_corpus:
+        tokenizer_sha256 = hashlib.sha256(tokenizer_bytes(tokenizer)).hexdigest()
+    else:
+        tokenizer_sha256 = check_tokenizer(tokenizer)
+    log(f"corpus {corpus.sha256}: {corpus.files} files, {len(corpus.heldout)} held out")
+    log(f"tokenizer {tokenizer_sha256}")
+    stream = _stream(tokenizer, corpus, preset)
+    heldout = encode_texts(tokenizer, list(corpus.heldout.values()))
+    heldout_bytes = sum(len(text.encode()) for text in corpus.heldout.values())
+
+    def score(model: torch.nn.Module) -> HeldoutScore:
+        return heldout_score(model, heldout, heldout_bytes)  # type: ignore[arg-type]
+
+    tokens = sum(
+        max(1, preset.tokens_per_step // length) * length
+        for length in (preset.seq_len(step, steps) for step in range(steps + preset.finish(steps)))
+    )
+    epochs = tokens / len(stream.tokens)
+    log(f"{len(stream.tokens)} tokens, {steps} + {preset.finish(steps)} steps, {epochs:.2f} epochs")
+    checkpoint = Checkpoints(out / "checkpoint.pt")
+    trained = train(preset, stream, steps, checkpoint, log, score, compiled)
+    model = trained.model
+    round_to_bf16(model)
+    final = score(model)
+    size = export(model, tokenizer, preset, out)
+    parameters = sum(p.numel() for p in model.parameters())
+    record: dict[str, Any] = {
+        "preset": dataclasses.asdict(preset),
+        "corpus": {
+            "what": "the Python standard library's sources",
+            "python": platform.python_version(),
+            "sha256": corpus.sha256,
+            "files": corpus.files,
+            "tokens": len(stream.tokens),
+            "chats": len(corpus.chats),
+            "heldout_files": list(corpus.heldout),
+        },
+        "tokenizer_sha256": tokenizer_sha256,
+        "parameters": parameters,
+        "weight_bytes": size,
+        "seed": preset.seed,
+        "steps": steps,
+        "finish_steps": preset.finish(steps),
+        "tokens": tokens,
+        "train_loss": round(trained.loss, 4),
+        "heldout": {
+            "loss": round(final.loss, 4),
+            "perplexity": round(final.perplexity, 3),
+            "bits_per_byte": round(final.bits_per_byte, 4),
+            "tokens": final.tokens,
+            "bytes": final.bytes,
+            "window": EVAL_WINDOW,
+            "what": "bf16 weights, float32 arithmetic; each file and its eos, in windows starting with bos",
+        },
+        "versions": {
+            "torch": torch.__version__,
+            "tokenizers": tokenizers.__version__,
+            "numpy": np.__version__,
+        },
+        "threads": torch.get_num_threads(),
+        "wall_seconds": round(trained.seconds),
+    }
+    write_json(out / "training.json", record)
+    checkpoint.path.unlink(missing_ok=True)
+    log(
+        f"{parameters} parameters, {size} bytes, {trained.seconds:.0f} s; held-out loss {final.loss:.4f}, "
+        f"perplexity {final.perplexity:.2f}, {final.bits_per_byte:.4f} bits per byte"
+    )
+    expected = preset.expected_loss
+    if expected is not None and steps == preset.steps and not any_corpus:
+        _check_loss(final.loss, expected, preset.tolerance)
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("--preset", choices=sorted(PRESETS), default="tiny", help="which model to train")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the model files go")
+    parser.add_argument("--steps", type=int, help="train for another number of steps than the preset says")
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads (default 2)")
+    parser.add_argument("--any-corpus", action="store_true", help="accept a corpus other than the pinned one")
+    parser.add_argument(
+        "--eager", action="store_true", help="no torch.compile: needs no C++ compiler, half as fast"
+    )
+    arguments = parser.parse_args()
+    preset = PRESETS[arguments.preset]
+    steps = preset.steps if arguments.steps is None else arguments.steps
+    if steps < 1:
+        parser.error(f"--steps {steps}: give a number of at least 1")
+    _keep_freed_memory()
+    torch.set_num_threads(arguments.threads)
+    try:
+        run(preset, arguments.out, steps, arguments.any_corpus, not arguments.eager)
+    except (corpora.CorpusMismatchError, TokenizerMismatchError) as error:
+        raise SystemExit(f"train_tiny: {error}") from error
+
+
+if __name__ == "__main__":
+    main()
