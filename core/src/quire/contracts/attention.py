@@ -78,7 +78,7 @@ class KVTensor:
     Attributes:
         shape: full shape, with `num_blocks` in place at `block_axis`.
         dtype: dtype's name.
-        block_axis: which axis counts blocks. The core copies and clears whole blocks along it.
+        block_axis: which axis counts blocks. The core copies and clears (to zero) whole blocks along it.
     """
 
     shape: tuple[int, ...]
@@ -168,9 +168,14 @@ class AttentionBackend(ABC):
         * A row's output depends only on its own request's tokens.
         * Slots and blocks not named by the batch are not written.
         * Block id 0 is the null block: it may stand in a table where tokens are out of the
-          window, and what is read from it must not reach the output. `slot_mapping` -1 means
-          "write nothing for this row".
+          window, and past a request's last block. `slot_mapping` -1 means "write nothing for this row".
+        * What is read from the null block or past a request's end gets no weight.
         * Empty batches (T == 0) return empty outputs.
+
+    May rely on:
+        * What is read from the null block or past a request's end is finite, so a weight of zero
+          silences it. The null block is zero and stays so; the core clears every block before it gives it to
+          a request, so nothing of an earlier owner, NaN least of all, is ever in it.
     """
 
     applies_rotary: ClassVar[bool] = False

@@ -59,5 +59,6 @@ class InProcessExecutor:
 
     def shutdown(self) -> None:
         """Drop the worker: its weights and KV memory go with it."""
-        self.worker.release()
+        device = self.worker.device
         del self.worker
+        device.empty_cache()

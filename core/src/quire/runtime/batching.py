@@ -42,6 +42,10 @@ def build_batch(
     """
     slot = np.asarray(slots, dtype=np.int64)  # [S]
     count = np.asarray(counts, dtype=np.int64)  # [S]
+    # Longest first, by rows and then by context: requests that a backend pads to a common length
+    # then lie beside each other, and it need not permute rows in every layer.
+    order = np.lexsort((-table.computed[slot], -count))
+    slot, count = slot[order], count[order]
     ends = np.cumsum(count)
     starts = ends - count
     computed = table.computed[slot]
@@ -70,7 +74,7 @@ def build_batch(
                 ),
                 max_query_len=int(count.max()),
                 max_seq_len=max_seq_len,
-                query_lens_host=list(counts),
+                query_lens_host=count.tolist(),
                 seq_lens_host=lengths,
             )
         )
@@ -81,7 +85,7 @@ def build_batch(
         logits_rows=_to(device, (ends - 1)[sampled], torch.int64),
         groups=tuple(groups),
     )
-    return batch, Rows(list(slots), list(counts), starts.tolist(), sampled.tolist())
+    return batch, Rows(slot.tolist(), count.tolist(), starts.tolist(), sampled.tolist())
 
 
 def _to(device: str, array: NDArray[np.integer], dtype: torch.dtype) -> torch.Tensor:

@@ -14,6 +14,7 @@ import psutil
 import torch
 
 from quire.errors import ConfigError
+from quire.runtime.heap import keep_freed_memory, return_freed_memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,9 @@ class CpuDevice:
     name = "cpu"
     collective_backend = "gloo"
 
+    def __init__(self) -> None:
+        keep_freed_memory()
+
     def memory(self) -> Memory:
         """Physical memory, or the container's limit where that is lower."""
         host = psutil.virtual_memory()
@@ -66,7 +70,8 @@ class CpuDevice:
         """Host operations are synchronous."""
 
     def empty_cache(self) -> None:
-        """The host's allocator returns memory by itself."""
+        """Give freed memory back, which `__init__` asked the allocator to keep."""
+        return_freed_memory()
 
 
 class CudaDevice:

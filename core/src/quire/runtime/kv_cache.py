@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 
@@ -39,17 +39,20 @@ class KVCache:
             num_blocks: blocks per group, null block included.
             device: torch device string.
         """
-        self._group_of_layer = group_of_layer
-        self._layouts = [backend.kv_layout(num_blocks) for backend in backends]
-        # Zeros, not empty: what a masked position holds must be finite, since 0 * NaN is NaN. On a
-        # CPU such pages cost nothing until they are written.
-        self.layers: list[Mapping[str, torch.Tensor]] = [
-            {
-                name: torch.zeros(tensor.shape, dtype=torch_dtype(tensor.dtype), device=device)
-                for name, tensor in self._layouts[group].tensors.items()
-            }
-            for group in group_of_layer
-        ]
+        # A group's layers lie in one tensor per name, so that a block is copied or cleared in all of them
+        # at once. Zeros: the null block must be, and on a CPU such pages cost nothing until written.
+        self._stacks: list[list[tuple[int, torch.Tensor]]] = []  # per group: block axis, [layers, ...]
+        self.layers: list[dict[str, torch.Tensor]] = [{} for _ in group_of_layer]
+        for group, backend in enumerate(backends):
+            members = [layer for layer, of in enumerate(group_of_layer) if of == group]
+            stacks = []
+            for name, tensor in backend.kv_layout(num_blocks).tensors.items():
+                shape = (len(members), *tensor.shape)
+                stack = torch.zeros(shape, dtype=torch_dtype(tensor.dtype), device=device)
+                stacks.append((tensor.block_axis + 1, stack))
+                for place, layer in enumerate(members):
+                    self.layers[layer][name] = stack[place]
+            self._stacks.append(stacks)
 
     @staticmethod
     def bytes_per_block(backends: Sequence[AttentionBackend], group_of_layer: Sequence[int]) -> int:
@@ -59,23 +62,17 @@ class KVCache:
 
     def nbytes(self) -> int:
         """Bytes allocated."""
-        return sum(tensor.nbytes for layer in self.layers for tensor in layer.values())
+        return sum(stack.nbytes for stacks in self._stacks for _, stack in stacks)
 
     def copy(self, copies: Iterable[BlockCopy]) -> None:
-        """Copy whole blocks, all layers of their group."""
+        """Copy whole blocks, in all layers of their group."""
         for copy in copies:
-            for axis, tensor in self._tensors(copy.group):
-                tensor.select(axis, copy.dst).copy_(tensor.select(axis, copy.src))
+            for axis, stack in self._stacks[copy.group]:
+                stack.select(axis, copy.dst).copy_(stack.select(axis, copy.src))
 
     def clear(self, group: int, blocks: Iterable[int]) -> None:
-        """Zero whole blocks, all layers of the group."""
+        """Zero whole blocks, in all layers of the group."""
+        # Block by block: measured at half the time of index_fill_, whatever their number.
         for block in blocks:
-            for axis, tensor in self._tensors(group):
-                tensor.select(axis, block).zero_()
-
-    def _tensors(self, group: int) -> Iterable[tuple[int, torch.Tensor]]:
-        layout = self._layouts[group].tensors
-        for layer, tensors in zip(self._group_of_layer, self.layers, strict=True):
-            if layer == group:
-                for name, tensor in tensors.items():
-                    yield layout[name].block_axis, tensor
+            for axis, stack in self._stacks[group]:
+                stack.select(axis, block).zero_()

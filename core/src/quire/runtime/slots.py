@@ -95,11 +95,6 @@ class SlotTable:
             self.token_ids[slot, length] = token
         self.num_tokens[slot] = length + 1
 
-    def blocks_of(self, slot: int, group: int) -> list[int]:
-        """Block ids of a slot, in order."""
-        ids: list[int] = self.tables[group][slot, : self.num_blocks[group, slot]].tolist()
-        return ids
-
     def _append(self, slot: int, blocks: tuple[list[int], ...]) -> None:
         for group, ids in enumerate(blocks):
             if ids:

@@ -80,17 +80,11 @@ class Worker:
         self.kv: KVCache | None = None
         self.slots = self._empty_slots()
         self._in_flight: dict[int, _InFlight] = {}
-        self._tainted: set[tuple[int, int]] = set()
 
     def allocate(self, num_blocks: int) -> None:
         """Take KV memory for `num_blocks` blocks in every group, the null block included."""
         self.kv = KVCache(self.backends, self.group_of_layer, num_blocks, self.device.name)
         self.slots = self._empty_slots()
-
-    def release(self) -> None:
-        """Give KV memory back."""
-        self.kv = None
-        self.device.empty_cache()
 
     @torch.inference_mode()
     def submit(self, plan: StepPlan) -> None:
@@ -154,8 +148,7 @@ class Worker:
             if slot in self.slots.info:
                 self.slots.leave(slot)
                 self._guarded(lambda slot=slot: self.sampler.remove(slot), "sampler.remove")  # type: ignore[misc]
-        if self._tainted:
-            self._clean(plan)
+        self._clear(plan)
         for start in plan.starts:
             self.slots.seat(start)
             try:
@@ -212,11 +205,6 @@ class Worker:
         for slot, token, bad in zip(sampled.slots, ids, invalid, strict=True):
             if bad:
                 failed[slot] = "its logits held NaN, or its parameters left no token to sample"
-                self._tainted.update(
-                    (group, block)
-                    for group in range(len(self.backends))
-                    for block in self.slots.blocks_of(slot, group)
-                )
             else:
                 results[slot].token_ids.append(token)
         if sampled.logprobs is not None:
@@ -239,21 +227,15 @@ class Worker:
             for token in tokens:
                 self.slots.append_token(slot, token)
 
-    def _clean(self, plan: StepPlan) -> None:
-        """Zero blocks that a request with NaN has left, where they are handed out anew.
-
-        What lies past a sequence's end is masked, but 0 * NaN is NaN. Blocks taken over with their
-        content (prefix cache, fork) hold just what recomputing them would give, and stay.
-        """
+    def _clear(self, plan: StepPlan) -> None:
+        """Zero the blocks that change hands; those taken over with their content stay (see the contract)."""
         assert self.kv is not None
         size = self.config.block_size
         given = [(start.block_ids, start.num_computed // size) for start in plan.starts]
         given += [(blocks, 0) for _, blocks in plan.new_blocks]
         for groups, kept in given:
             for group, ids in enumerate(groups):
-                dirty = [block for block in ids[kept:] if (group, block) in self._tainted]
-                self.kv.clear(group, dirty)
-                self._tainted.difference_update((group, block) for block in dirty)
+                self.kv.clear(group, ids[kept:])
 
     def _isolate(
         self, slots: Sequence[int], run: Callable[[Sequence[int]], T], failed: dict[int, str]

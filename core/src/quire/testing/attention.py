@@ -8,8 +8,8 @@ Subclass it in your plugin's tests and name the class under test:
             return MyAttention
 
 Each result is compared with dense attention in fp64 over the request's own tokens, without any
-paging. The cache is filled with NaN before a test, so whatever a backend reads beyond its
-request shows. Needs that the backend rejects are skipped, with its reason.
+paging. Blocks that no request has hold NaN and unwritten slots a large number, so whatever a backend
+reads beyond its request shows. Needs that the backend rejects are skipped, with its reason.
 """
 
 from __future__ import annotations
@@ -172,7 +172,8 @@ class AttentionSuite:
         q, k, v = first.q.clone(), first.k.clone(), first.v.clone()
         for tensor in (q, k, v):
             tensor[32:] = rig.normal(*tensor[32:].shape)
-        second = Request(q, k, v, [*first.blocks[:2], rig.free.pop()], computed=32)
+        own = rig.add(8)  # for its block
+        second = Request(q, k, v, [*first.blocks[:2], *own.blocks], computed=32)
         again = replace(first, computed=39)
         outs = rig.run([again, second], [1, 8])
         rig.close(outs[0], rig.expected(first, 39, 40))

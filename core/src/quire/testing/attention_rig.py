@@ -116,9 +116,10 @@ class AttentionRig:
             name: torch.zeros(tensor.shape, dtype=getattr(torch, tensor.dtype), device=device)
             for name, tensor in self.layout.tensors.items()
         }
-        for tensor in self.kv.values():
+        for name, tensor in self.kv.items():
             if tensor.is_floating_point():
                 tensor.fill_(float("nan"))
+                self.blocks_of(name)[0] = 0
         self.random = random.Random(seed)
         self.generator = torch.Generator().manual_seed(seed)
         self.free = self.random.sample(range(1, num_blocks), num_blocks - 1)
@@ -136,6 +137,9 @@ class AttentionRig:
         shape = self.shape
         heads = shape.kv_heads * shape.ratio
         blocks = [self.free.pop() for _ in range(-(-total // shape.block_size))]
+        for name, tensor in self.kv.items():
+            if tensor.is_floating_point():  # what is past the end is finite, and must not be seen
+                self.blocks_of(name)[blocks] = 50.0
         q = self.normal(total, heads, shape.head_dim)
         k, v = (self.normal(total, shape.kv_heads, shape.head_dim) for _ in range(2))
         return Request(q, k, v, blocks)

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from quire.contracts import (
     AttentionBackend,
     AttentionBatch,
+    AttentionInit,
     AttentionLayer,
     AttentionNeed,
     CacheKind,
@@ -33,9 +34,14 @@ _SCORE_ELEMENTS = 1 << 22
 class TorchAttention(AttentionBackend):
     """The reference backend: right for every feature of the contract, on any device.
 
-    K and V are kept as `[num_blocks, num_kv_heads, block_size, head_dim]`: gathering a block of one
-    head is one contiguous copy, and what is gathered is laid out for a batched product.
+    K and V are kept beside each other, `[num_blocks, num_kv_heads, block_size, 2, head_dim]`: gathering a
+    block of one head is one contiguous copy for both, and each half of what is gathered is laid out for a
+    batched product.
     """
+
+    def __init__(self, init: AttentionInit) -> None:
+        super().__init__(init)
+        self._scratch = torch.empty(0)
 
     @classmethod
     def reject(cls, need: AttentionNeed) -> str | None:
@@ -49,11 +55,10 @@ class TorchAttention(AttentionBackend):
         return None
 
     def kv_layout(self, num_blocks: int) -> KVLayout:
-        """`k` and `v`, each `[num_blocks, num_kv_heads, block_size, head_dim]`."""
+        """`kv`, `[num_blocks, num_kv_heads, block_size, 2, head_dim]`."""
         need = self.init.need
-        shape = (num_blocks, need.cache.num_kv_heads, need.block_size, need.cache.head_dim)
-        tensor = KVTensor(shape, need.cache.dtype)
-        return KVLayout({"k": tensor, "v": tensor})
+        shape = (num_blocks, need.cache.num_kv_heads, need.block_size, 2, need.cache.head_dim)
+        return KVLayout({"kv": KVTensor(shape, need.cache.dtype)})
 
     def plan(self, batch: AttentionBatch) -> StepMetadata:
         """Index arithmetic, masks and grouping of the step."""
@@ -78,8 +83,8 @@ class TorchAttention(AttentionBackend):
         """Write K and V, then attend group by group."""
         if q.shape[0] == 0:
             return torch.empty_like(q)
-        _write(kv["k"], k, metadata)
-        _write(kv["v"], v, metadata)
+        cache = kv["kv"]
+        _write(cache, k, v, metadata)
         grouping = metadata.grouping(layer.window)
         if grouping.order is not None:
             q = q.index_select(0, grouping.order)
@@ -88,32 +93,41 @@ class TorchAttention(AttentionBackend):
         for group in grouping.groups:
             count = group.requests * group.rows
             attend = _attend_packed if group.packed else _attend_chunk
-            outs.append(attend(q[start : start + count], kv, group, layer))
+            k, v = self._gather(cache, group, q.dtype)
+            outs.append(attend(q[start : start + count], k, v, group, layer))
             start += count
         out = outs[0] if len(outs) == 1 else torch.cat(outs)
         return out if grouping.restore is None else out.index_select(0, grouping.restore)
 
+    def _gather(
+        self, cache: torch.Tensor, group: Group, dtype: torch.dtype
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """A group's k and v, strided `[n, Hkv, L, D]`, valid until the next gathering.
 
-def _write(cache: torch.Tensor, x: torch.Tensor, metadata: StepMetadata) -> None:
-    """Put the step's `[T, Hkv, D]` where the plan says."""
+        All groups and layers gather into one buffer, which thereby stays in the processor's cache.
+        """
+        _, kv_heads, block_size, _, head_dim = cache.shape
+        width = block_size * 2 * head_dim
+        size = group.blocks.shape[0] * width
+        if self._scratch.numel() < size or self._scratch.dtype != cache.dtype:
+            self._scratch = torch.empty(size, dtype=cache.dtype, device=cache.device)
+        rows = self._scratch[:size].view(-1, width)
+        torch.index_select(cache.view(-1, width), 0, group.blocks, out=rows)
+        k, v = rows.to(dtype).view(group.requests, kv_heads, group.length, 2, head_dim).unbind(3)
+        return k, v
+
+
+def _write(cache: torch.Tensor, k: torch.Tensor, v: torch.Tensor, metadata: StepMetadata) -> None:
+    """Put the step's k and v, `[T, Hkv, D]`, where the plan says."""
+    x = torch.stack((k, v), dim=2)  # [T, Hkv, 2, D]
     if metadata.written is not None:
         x = x.index_select(0, metadata.written)
-    head_dim = x.shape[-1]
-    cache.view(-1, head_dim).index_copy_(0, metadata.targets, x.reshape(-1, head_dim).to(cache.dtype))
-
-
-def _gather(cache: torch.Tensor, group: Group, dtype: torch.dtype) -> torch.Tensor:
-    """A group's cache rows: `[n, Hkv, L, D]`, zero where no row may look."""
-    _, kv_heads, block_size, head_dim = cache.shape
-    rows = cache.view(-1, block_size * head_dim).index_select(0, group.blocks)
-    if group.hidden is not None:
-        # A zero weight does not silence NaN (0 * NaN is NaN), and stale slots may hold anything.
-        rows.view(-1, head_dim).index_fill_(0, group.hidden, 0)
-    return rows.to(dtype).view(group.requests, kv_heads, group.length, head_dim)
+    width = 2 * k.shape[-1]
+    cache.view(-1, width).index_copy_(0, metadata.targets, x.view(-1, width).to(cache.dtype))
 
 
 def _attend_packed(
-    q: torch.Tensor, kv: Mapping[str, torch.Tensor], group: Group, layer: AttentionLayer
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, group: Group, layer: AttentionLayer
 ) -> torch.Tensor:
     """Several requests of few rows, `[n * r, Hq, D] -> [n * r, Hq, D]`.
 
@@ -121,8 +135,6 @@ def _attend_packed(
     """
     n, r, head_dim = group.requests, group.rows, layer.head_dim
     heads, ratio = layer.num_kv_heads, layer.num_q_heads // layer.num_kv_heads
-    k = _gather(kv["k"], group, q.dtype)  # [n, Hkv, L, D]
-    v = _gather(kv["v"], group, q.dtype)
     rows = q.view(n, r, heads, ratio, head_dim).permute(0, 2, 3, 1, 4)  # [n, Hkv, G, r, D]
     out = _product(rows.reshape(n, heads, ratio * r, head_dim), k, v, group.bias, layer)
     out = out.view(n, heads, ratio, r, head_dim)
@@ -130,16 +142,13 @@ def _attend_packed(
 
 
 def _attend_chunk(
-    q: torch.Tensor, kv: Mapping[str, torch.Tensor], group: Group, layer: AttentionLayer
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, group: Group, layer: AttentionLayer
 ) -> torch.Tensor:
     """One request of many rows, `[r, Hq, D] -> [r, Hq, D]`; its KV heads are the batch."""
     r, head_dim = group.rows, layer.head_dim
     heads, ratio = layer.num_kv_heads, layer.num_q_heads // layer.num_kv_heads
     rows = q.view(r, heads, ratio, head_dim).permute(1, 2, 0, 3)  # [Hkv, G, r, D]
-    k, v = (
-        _gather(kv[name], group, q.dtype)[0].unsqueeze(1).expand(heads, ratio, group.length, head_dim)
-        for name in ("k", "v")
-    )
+    k, v = (one[0].unsqueeze(1).expand(heads, ratio, group.length, head_dim) for one in (k, v))
     if group.causal and layer.soft_cap is None:
         out = F.scaled_dot_product_attention(
             rows, k[:, :, :r], v[:, :, :r], is_causal=True, scale=layer.scale

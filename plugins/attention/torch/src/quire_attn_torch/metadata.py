@@ -34,9 +34,7 @@ class Group:
         requests, rows, length: n, r and L.
         packed: attended with query heads packed as rows; else n is 1.
         blocks: `[n * Hkv * L / block_size]` rows of a cache tensor viewed as
-            `[num_blocks * Hkv, block_size * D]`, in the order `[n, Hkv, block]`.
-        hidden: positions no row of their request may see (past its end, before its window), as rows of
-            the gathered `[n * Hkv * L, D]`, whose content must not reach the output. None if there are none.
+            `[num_blocks * Hkv, block_size * 2 * D]`, in the order `[n, Hkv, block]`.
         row_positions: `[n, r]` positions of the rows.
         key_positions: `[n, L]` positions of the gathered keys.
         causal: not packed, and row i sees exactly the first i + 1 keys: no bias is needed.
@@ -49,7 +47,6 @@ class Group:
     length: int
     packed: bool
     blocks: torch.Tensor
-    hidden: torch.Tensor | None
     row_positions: torch.Tensor
     key_positions: torch.Tensor
     causal: bool
@@ -82,7 +79,7 @@ class StepMetadata:
         dtype: compute dtype, which a bias must have.
         written: `[W]` rows of the step whose K and V are kept; None if all are.
         targets: `[W * Hkv]` where they go, as rows of a cache tensor viewed as
-            `[num_blocks * Hkv * block_size, D]`.
+            `[num_blocks * Hkv * block_size, 2 * D]`.
     """
 
     batch: AttentionBatch
@@ -172,7 +169,7 @@ class StepMetadata:
         requests = torch.tensor(members, device=device)
         seq_lens = batch.seq_lens[requests].long()  # [n]
         columns = first_blocks[:, None] + torch.arange(width, device=device)  # [n, width]
-        # Columns past a request's end are hidden; clamping only keeps the look-up inside the table.
+        # Columns past a request's end are masked; clamping only keeps the look-up inside the table.
         columns_in_table = columns.clamp_max(batch.block_table.shape[1] - 1)
         table = batch.block_table[requests[:, None], columns_in_table].long()  # [n, width]
         heads = torch.arange(self.num_kv_heads, device=device)
@@ -180,10 +177,6 @@ class StepMetadata:
 
         row_positions = seq_lens[:, None] - rows + torch.arange(rows, device=device)  # [n, r]
         key_positions = (first_blocks * self.block_size)[:, None] + torch.arange(length, device=device)
-        unseen = key_positions >= seq_lens[:, None]  # [n, L]
-        if window is not None:
-            unseen |= key_positions <= row_positions[:, :1] - window
-        hidden = unseen[:, None, :].expand(-1, self.num_kv_heads, -1).flatten().nonzero().squeeze(1)
         packed = rows <= _PADDED_QUERY_LEN
         whole = rows == batch.seq_lens_host[members[0]] and (window is None or rows <= window)
         bias = None
@@ -197,7 +190,6 @@ class StepMetadata:
             length=length,
             packed=packed,
             blocks=blocks.flatten(),
-            hidden=hidden if hidden.shape[0] else None,
             row_positions=row_positions,
             key_positions=key_positions,
             causal=whole and not packed,

@@ -1,0 +1,45 @@
+"""Tells glibc's allocator to keep the memory that a step frees, since the next step wants it again.
+
+By default it gives blocks of some megabytes back to the kernel as soon as they are free, and each
+step's temporaries are then paid for in page faults, which can cost more than computing them. Other
+allocators and C libraries are left alone.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+from typing import Any
+
+# From malloc.h.
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
+
+# Above this, blocks (the KV cache) still come from the kernel and go back to it. The most glibc takes.
+_LARGEST_KEPT = 32 * 2**20
+_KEPT = 2**30
+_GROW_BY = 64 * 2**20
+
+
+def keep_freed_memory() -> None:
+    """Set glibc's thresholds for this process, unless the user has set them by environment."""
+    libc = _glibc()
+    if libc is not None and not any(name.startswith("MALLOC_") for name in os.environ):
+        libc.mallopt(_M_MMAP_THRESHOLD, _LARGEST_KEPT)
+        libc.mallopt(_M_TRIM_THRESHOLD, _KEPT)
+        libc.mallopt(_M_TOP_PAD, _GROW_BY)
+
+
+def return_freed_memory() -> None:
+    """Give everything that is free back to the kernel."""
+    libc = _glibc()
+    if libc is not None:
+        libc.malloc_trim(0)
+
+
+def _glibc() -> Any | None:
+    """The C library, if it is glibc: musl has neither function."""
+    if sys.platform != "linux":
+        return None
+    libc = ctypes.CDLL(None)
+    return libc if hasattr(libc, "gnu_get_libc_version") else None
