@@ -22,7 +22,7 @@ from quire.contracts import (
     KVTensor,
     Rope,
 )
-from quire_attn_torch.metadata import Group, StepMetadata, make_bias
+from quire_attn_torch.metadata import Buffer, Group, Grouping, StepMetadata, make_bias
 
 _KINDS = (CacheKind.FULL, CacheKind.SLIDING_WINDOW)
 _DTYPES = ("float32", "float16", "bfloat16")
@@ -88,33 +88,36 @@ class TorchAttention(AttentionBackend):
         grouping = metadata.grouping(layer.window)
         if grouping.order is not None:
             q = q.index_select(0, grouping.order)
-        outs = []
+        if grouping.buffers is None:
+            grouping.buffers = self._buffers(grouping, cache)
+        out = q.new_empty(q.shape)
+        blocks = cache.view(-1, grouping.buffers[0].rows.shape[1])
         start = 0
-        for group in grouping.groups:
-            count = group.requests * group.rows
+        for group, buffer in zip(grouping.groups, grouping.buffers, strict=True):
+            stop = start + group.requests * group.rows
+            torch.index_select(blocks, 0, group.blocks, out=buffer.rows)
             attend = _attend_packed if group.packed else _attend_chunk
-            k, v = self._gather(cache, group, q.dtype)
-            outs.append(attend(q[start : start + count], k, v, group, layer))
-            start += count
-        out = outs[0] if len(outs) == 1 else torch.cat(outs)
+            attend(q[start:stop], buffer.k.to(q.dtype), buffer.v.to(q.dtype), group, layer, out[start:stop])
+            start = stop
         return out if grouping.restore is None else out.index_select(0, grouping.restore)
 
-    def _gather(
-        self, cache: torch.Tensor, group: Group, dtype: torch.dtype
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """A group's k and v, strided `[n, Hkv, L, D]`, valid until the next gathering.
+    def _buffers(self, grouping: Grouping, cache: torch.Tensor) -> tuple[Buffer, ...]:
+        """Where each group's blocks are gathered, the same in every layer of the step.
 
-        All groups and layers gather into one buffer, which thereby stays in the processor's cache.
+        All groups share one piece of memory, one after the other, which thereby stays in the
+        processor's cache. So what was gathered is valid until the next gathering.
         """
         _, kv_heads, block_size, _, head_dim = cache.shape
         width = block_size * 2 * head_dim
-        size = group.blocks.shape[0] * width
+        size = max(group.blocks.shape[0] for group in grouping.groups) * width
         if self._scratch.numel() < size or self._scratch.dtype != cache.dtype:
             self._scratch = torch.empty(size, dtype=cache.dtype, device=cache.device)
-        rows = self._scratch[:size].view(-1, width)
-        torch.index_select(cache.view(-1, width), 0, group.blocks, out=rows)
-        k, v = rows.to(dtype).view(group.requests, kv_heads, group.length, 2, head_dim).unbind(3)
-        return k, v
+        buffers = []
+        for group in grouping.groups:
+            rows = self._scratch[: group.blocks.shape[0] * width].view(-1, width)
+            k, v = rows.view(group.requests, kv_heads, group.length, 2, head_dim).unbind(3)
+            buffers.append(Buffer(rows, k, v))
+        return tuple(buffers)
 
 
 def _write(cache: torch.Tensor, k: torch.Tensor, v: torch.Tensor, metadata: StepMetadata) -> None:
@@ -127,38 +130,36 @@ def _write(cache: torch.Tensor, k: torch.Tensor, v: torch.Tensor, metadata: Step
 
 
 def _attend_packed(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, group: Group, layer: AttentionLayer
-) -> torch.Tensor:
-    """Several requests of few rows, `[n * r, Hq, D] -> [n * r, Hq, D]`.
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, group: Group, layer: AttentionLayer, out: torch.Tensor
+) -> None:
+    """Several requests of few rows: q and out `[n * r, Hq, D]`, k and v `[n, Hkv, L, D]`.
 
     The query heads that share a KV head become rows beside each other: K and V are read once.
     """
     n, r, head_dim = group.requests, group.rows, layer.head_dim
     heads, ratio = layer.num_kv_heads, layer.num_q_heads // layer.num_kv_heads
     rows = q.view(n, r, heads, ratio, head_dim).permute(0, 2, 3, 1, 4)  # [n, Hkv, G, r, D]
-    out = _product(rows.reshape(n, heads, ratio * r, head_dim), k, v, group.bias, layer)
-    out = out.view(n, heads, ratio, r, head_dim)
-    return out.permute(0, 3, 1, 2, 4).reshape(n * r, heads * ratio, head_dim)
+    result = _product(rows.reshape(n, heads, ratio * r, head_dim), k, v, group.bias, layer)
+    result = result.view(n, heads, ratio, r, head_dim)
+    out.view(n, r, heads, ratio, head_dim).copy_(result.permute(0, 3, 1, 2, 4))
 
 
 def _attend_chunk(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, group: Group, layer: AttentionLayer
-) -> torch.Tensor:
-    """One request of many rows, `[r, Hq, D] -> [r, Hq, D]`; its KV heads are the batch."""
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, group: Group, layer: AttentionLayer, out: torch.Tensor
+) -> None:
+    """One request of many rows: q and out `[r, Hq, D]`, k and v `[1, Hkv, L, D]`. KV heads are the batch."""
     r, head_dim = group.rows, layer.head_dim
     heads, ratio = layer.num_kv_heads, layer.num_q_heads // layer.num_kv_heads
     rows = q.view(r, heads, ratio, head_dim).permute(1, 2, 0, 3)  # [Hkv, G, r, D]
     k, v = (one[0].unsqueeze(1).expand(heads, ratio, group.length, head_dim) for one in (k, v))
+    target = out.view(r, heads, ratio, head_dim).permute(1, 2, 0, 3)
     if group.causal and layer.soft_cap is None:
-        out = F.scaled_dot_product_attention(
-            rows, k[:, :, :r], v[:, :, :r], is_causal=True, scale=layer.scale
+        target.copy_(
+            F.scaled_dot_product_attention(rows, k[:, :, :r], v[:, :, :r], is_causal=True, scale=layer.scale)
         )
-    else:
-        parts = [
-            _product(rows[:, :, part], k, v, bias, layer) for part, bias in _slices(group, layer, q.dtype)
-        ]
-        out = parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
-    return out.permute(2, 0, 1, 3).reshape(r, heads * ratio, head_dim)
+        return
+    for part, bias in _slices(group, layer, q.dtype):
+        target[:, :, part].copy_(_product(rows[:, :, part], k, v, bias, layer))
 
 
 def _slices(group: Group, layer: AttentionLayer, dtype: torch.dtype) -> Iterator[tuple[slice, torch.Tensor]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 
@@ -53,7 +54,20 @@ class Group:
     bias: torch.Tensor | None
 
 
-@dataclass(frozen=True, slots=True)
+class Buffer(NamedTuple):
+    """Where a group's blocks are gathered.
+
+    Attributes:
+        rows: `[n * Hkv * L / block_size, block_size * 2 * D]`, the target of the gathering.
+        k, v: strided views of it, `[n, Hkv, L, D]`.
+    """
+
+    rows: torch.Tensor
+    k: torch.Tensor
+    v: torch.Tensor
+
+
+@dataclass(slots=True)
 class Grouping:
     """All rows of a step under one window.
 
@@ -61,11 +75,13 @@ class Grouping:
         groups: in the order of `order`.
         order: `[T]` the step's rows, group by group; None if that is the order they have.
         restore: `[T]` its inverse.
+        buffers: one per group, made by the step's first layer.
     """
 
     groups: tuple[Group, ...]
     order: torch.Tensor | None
     restore: torch.Tensor | None
+    buffers: tuple[Buffer, ...] | None = None
 
 
 @dataclass(slots=True)
