@@ -6,8 +6,9 @@ Prompts of 32 to 256 random tokens, outputs of 32 to 192, greedy, EOS ignored, b
 checkpoint of 135 M parameters in Llama's form (made once and kept in the temporary directory).
 transformers runs its batched `generate`, in each round with every batch size of `--batches`: requests are
 sorted by output length, so that little is padded, and the best one counts. Only the tokens that were asked
-for count. Beside both stands what the machine could do at that moment: the rate at which one
-thread pool reads memory.
+for count. Each engine lives in a process of its own, as its users run it; all are loaded before the first
+round and take turns, the others waiting. Beside them stands what the machine could do at that
+moment: the rate at which all threads read memory.
 
 Quote the ratio: absolute figures drift with the machine.
 """
@@ -19,6 +20,8 @@ import json
 import platform
 import random
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -84,7 +87,6 @@ def quire_side(model: str) -> Callable[[Sequence[Request]], None]:
     from quire import LLM, SamplingParams
 
     llm = LLM(model, dtype="bfloat16", max_num_seqs=32, max_model_len=1024, show_progress=False)
-    print("\n".join(llm.startup_report.lines()))
 
     def run(batch: Sequence[Request]) -> None:
         params = [
@@ -102,12 +104,8 @@ def transformers_side(model: str, batch_size: int) -> Callable[[Sequence[Request
     """A function that generates all requests with transformers, `batch_size` at a time."""
     from transformers import AutoModelForCausalLM
 
-    if model not in _loaded:
-        factory: Any = AutoModelForCausalLM
-        _loaded[model] = factory.from_pretrained(
-            model, dtype=torch.bfloat16, attn_implementation="sdpa"
-        ).eval()
-    lm = _loaded[model]
+    factory: Any = AutoModelForCausalLM
+    lm = factory.from_pretrained(model, dtype=torch.bfloat16, attn_implementation="sdpa").eval()
 
     def run(batch: Sequence[Request]) -> None:
         ordered = sorted(batch, key=lambda one: one.new)
@@ -132,9 +130,6 @@ def transformers_side(model: str, batch_size: int) -> Callable[[Sequence[Request
     return run
 
 
-_loaded: dict[str, Any] = {}
-
-
 def read_bandwidth() -> float:
     """GB/s at which all threads read a buffer that fits no cache."""
     buffer = torch.ones(2**28, dtype=torch.float32)
@@ -146,6 +141,43 @@ def read_bandwidth() -> float:
     return best
 
 
+class Peer:
+    """One engine in a process of its own: a seed in, a rate out."""
+
+    def __init__(self, name: str, model: str) -> None:
+        command = [sys.executable, __file__, "--serve", name, "--model", model]
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
+        self.ask("warm")
+
+    def ask(self, line: str) -> str:
+        """Send a line, wait for the answer."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        print(line, file=self._process.stdin, flush=True)
+        for answer in self._process.stdout:
+            if answer.startswith("="):
+                return answer[1:].strip()
+        raise RuntimeError(f"{self._process.args} ended early")
+
+    def close(self) -> None:
+        """End the process."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()
+
+
+def serve(name: str, model: str) -> None:
+    """The loop inside a peer's process."""
+    run = quire_side(model) if name == "quire" else transformers_side(model, int(name.split()[-1]))
+    for line in sys.stdin:
+        batch = requests(seed=0)[:4] if line.strip() == "warm" else requests(seed=int(line))
+        start = time.perf_counter()
+        run(batch)
+        print(f"={sum(one.new for one in batch) / (time.perf_counter() - start)}", flush=True)
+
+
 def main() -> None:
     """Run all sides in turn and print the table."""
     parser = argparse.ArgumentParser(
@@ -155,23 +187,23 @@ def main() -> None:
     parser.add_argument("--model", help="a checkpoint to use instead of the random one")
     parser.add_argument("--batches", default="8,16,32", help="batch sizes that transformers tries")
     parser.add_argument("--json", type=Path, help="also write the result here")
+    parser.add_argument("--serve", help=argparse.SUPPRESS)
     args = parser.parse_args()
     model = args.model or str(make_checkpoint())
-    sides = {"quire": quire_side(model)}
-    for size in map(int, args.batches.split(",")):
-        sides[f"transformers, batch {size}"] = transformers_side(model, size)
-    for run in sides.values():
-        run(requests(seed=0)[:4])
-    rates: dict[str, list[float]] = {name: [] for name in sides}
+    if args.serve:
+        serve(args.serve, model)
+        return
+    names = ["quire", *(f"transformers, batch {size}" for size in args.batches.split(","))]
+    peers = {name: Peer(name, model) for name in names}
+    rates: dict[str, list[float]] = {name: [] for name in names}
     bandwidth = []
     for round_ in range(1, args.rounds + 1):
-        batch = requests(seed=round_)
         bandwidth.append(read_bandwidth())
-        for name, run in sides.items():
-            start = time.perf_counter()
-            run(batch)
-            rates[name].append(sum(one.new for one in batch) / (time.perf_counter() - start))
-            print(f"round {round_}  {name:<24} {rates[name][-1]:8.1f} output tok/s")
+        for name, peer in peers.items():
+            rates[name].append(float(peer.ask(str(round_))))
+            print(f"round {round_}  {name:<24} {rates[name][-1]:8.1f} output tok/s", flush=True)
+    for peer in peers.values():
+        peer.close()
     medians = {name: statistics.median(values) for name, values in rates.items()}
     best = max(value for name, value in medians.items() if name != "quire")
     print(f"\n{'':<26}{'median output tok/s':>20}{'Quire / this':>14}")
