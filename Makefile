@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 PACKAGES := core plugins/attention/torch plugins/models/llama plugins/models/tiny plugins/samplers/standard
 SOURCES := $(PACKAGES:%=%/src)
+TESTS := $(PACKAGES:%=%/tests) tests
 PROMPT ?= def fibonacci(n):
 
 .PHONY: demo test lint bench docs clean
@@ -19,7 +20,7 @@ test: lint  ## lint, types, import rules, all tests
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy $(SOURCES) tools bench
+	$(BIN)/mypy $(SOURCES) $(TESTS) tools bench
 	$(BIN)/lint-imports
 
 bench: $(VENV)/.dev

@@ -145,6 +145,7 @@ class Peer:
     """One engine in a process of its own: a seed in, a rate out."""
 
     def __init__(self, name: str, model: str) -> None:
+        self._name = name
         command = [sys.executable, __file__, "--serve", name, "--model", model]
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
@@ -159,7 +160,7 @@ class Peer:
         for answer in self._process.stdout:
             if answer.startswith("="):
                 return answer[1:].strip()
-        raise RuntimeError(f"{self._process.args} ended early")
+        raise RuntimeError(f"The process of {self._name!r} ended early.")
 
     def close(self) -> None:
         """End the process."""

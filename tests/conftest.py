@@ -46,12 +46,11 @@ FAMILIES: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _quiet_machine() -> Iterator[None]:
+def _quiet_machine() -> None:
     """No test may ask a network, whatever the machine offers; none needs more than one thread."""
     os.environ["HF_HUB_OFFLINE"] = "1"
     # Tensors this small lose more by waking threads than they gain.
     torch.set_num_threads(1)
-    return
 
 
 @pytest.fixture(scope="session")
@@ -96,7 +95,8 @@ def save_byte_tokenizer(directory: Path) -> None:
     backend = Tokenizer(models.BPE(vocab=vocab, merges=[]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     backend.decoder = decoders.ByteLevel()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>")
+    factory: Any = PreTrainedTokenizerFast
+    tokenizer = factory(tokenizer_object=backend, bos_token="<s>", eos_token="</s>")
     tokenizer.chat_template = (
         "{{ bos_token }}{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}\n{% endfor %}"
         "{% if add_generation_prompt %}[assistant]{% endif %}"

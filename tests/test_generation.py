@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
+import weakref
 from collections.abc import Callable, Sequence
 
 import pytest
@@ -228,7 +230,7 @@ def test_what_can_never_run_is_refused_and_nothing_is_left(
     llm: LLM, prompt: object, params: dict[str, object], message: str
 ) -> None:
     with pytest.raises(InvalidRequestError, match=message):
-        llm.generate(["fine", prompt], SamplingParams(**params), use_tqdm=False)  # type: ignore[arg-type, list-item]
+        llm.generate(["fine", prompt], SamplingParams(**params), use_tqdm=False)  # type: ignore[arg-type]
     assert llm.get_metrics().num_waiting == 0
     assert len(run(llm, "still here").outputs[0].token_ids) == 12
 
@@ -244,6 +246,17 @@ def test_shutdown_frees_and_says_so(checkpoint: Checkpoint, open_llm: OpenLLM) -
     llm.shutdown()
     with pytest.raises(EngineError, match="shut down"):
         run(llm, "x")
+
+
+def test_shutdown_leaves_nothing_of_the_model(checkpoint: Checkpoint, open_llm: OpenLLM) -> None:
+    llm = open_llm(checkpoint("llama"))
+    run(llm, "x")
+    worker = llm._engine.client.core.executor.worker  # type: ignore[attr-defined]
+    held = [weakref.ref(one) for one in (worker, worker.model, worker.sampler, worker.kv)]
+    del worker
+    llm.shutdown()
+    gc.collect()
+    assert [ref() for ref in held] == [None] * 4
 
 
 def test_memory_that_does_not_suffice_names_what_would(checkpoint: Checkpoint, open_llm: OpenLLM) -> None:

@@ -6,6 +6,7 @@ The public names are loaded on first use, so that `import quire` stays light.
 from __future__ import annotations
 
 import importlib
+import time
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -41,10 +42,18 @@ _HOME = {
 }
 
 
+# What loading the public names has taken so far; the start-up report shows it.
+_import_seconds = 0.0
+
+
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'quire' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOME[name]), name)
+    global _import_seconds
+    start = time.perf_counter()
+    module = importlib.import_module(_HOME[name])
+    _import_seconds += time.perf_counter() - start
+    return getattr(module, name)
 
 
 def __dir__() -> list[str]:

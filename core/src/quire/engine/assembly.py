@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import quire
 from quire.config import EngineConfig
 from quire.engine.client import EngineClient, InProcessClient
 from quire.engine.core import EngineCore
@@ -13,6 +14,7 @@ from quire.engine.outputs import OutputProcessor
 from quire.engine.planning import EnginePlan, make_plan
 from quire.engine.report import StartupReport, Stopwatch
 from quire.executors.in_process import InProcessExecutor
+from quire.plugins import discover
 from quire.runtime.profile import MemoryProfile
 from quire.scheduler import Scheduler, SchedulerConfig
 from quire.text.tokenizer import Tokenizer, load_tokenizer
@@ -46,8 +48,11 @@ def start_engine(config: EngineConfig, *, show_progress: bool = True) -> Engine:
         QuireError: the first thing that stands in the way.
     """
     watch = Stopwatch()
+    watch.phases.append(("imports", quire._import_seconds))
+    with watch.phase("plugins"):
+        registry = discover(config.plugins.allow)
     with watch.phase("plan"):
-        plan = make_plan(config, show_progress=show_progress)
+        plan = make_plan(config, registry, show_progress=show_progress)
     with watch.phase("tokenizer"):
         tokenizer = load_tokenizer(plan.tokenizer_files)
         if not plan.generation.eos_token_ids and tokenizer.eos_token_id is not None:
