@@ -9,7 +9,7 @@ from quire.testing.kernels import KernelsSuite
 class TestFusedNorm(KernelsSuite):
     """Runs every test of the kernels suite over this plugin."""
 
-    @pytest.fixture(scope="class")
+    @pytest.fixture
     def kernels_class(self):
         """The class under test."""
         return FusedNormKernels
