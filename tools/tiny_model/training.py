@@ -1,7 +1,7 @@
 """The training loop: which tokens each step sees, the two optimisers, and the held-out loss.
 
-The batch of a step follows from the preset, the step count and the step, never from time.  A run takes half
-an hour and keeps nothing to resume from, so what it gives is always one whole run.
+The batch of a step follows from the preset, the step count and the step, never from time.  A run keeps
+nothing to resume from, so what it gives is always one whole run.
 """
 
 from __future__ import annotations
