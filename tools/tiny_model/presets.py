@@ -47,9 +47,6 @@ class Preset:
     finish_steps: int = 200
     finish_lr: float = 0.25
     seed: int = 20240311
-    #: Held-out loss that the published weights reached, and how far a rerun may end from it (nats per token).
-    expected_loss: float | None = None
-    tolerance: float = 0.03
 
     def finish(self, steps: int) -> int:
         """The number of finishing steps after a main run of `steps` steps."""
@@ -71,6 +68,14 @@ class Preset:
         return min(1.0, max(0.005, (steps - step) / (self.decay * steps)))
 
 
+@dataclass(frozen=True)
+class Published:
+    """The held-out loss of published weights, and how far a rerun may end from it (nats per token)."""
+
+    loss: float
+    tolerance: float
+
+
 PRESETS: dict[str, Preset] = {
     preset.name: preset
     for preset in (
@@ -82,8 +87,11 @@ PRESETS: dict[str, Preset] = {
             kv_heads=2,
             head_dim=64,
             intermediate=768,
+            # More did not help: 2375 and 325 to finish ended at a held-out loss of 2.559 (training: 1.44).
             steps=1450,
-            expected_loss=2.5315,
         ),
     )
 }
+
+#: By preset name.  The tolerance is about six times what two short runs, compiled and eager, ended apart.
+PUBLISHED: dict[str, Published] = {"tiny": Published(loss=2.5315, tolerance=0.03)}

@@ -1,7 +1,7 @@
-"""The training loop: which tokens each step sees, the two optimisers, checkpoints, and the held-out loss.
+"""The training loop: which tokens each step sees, the two optimisers, and the held-out loss.
 
-The batch of a step follows from the preset, the step count and the step, never from time, so a run that is
-resumed from its checkpoint sees the batches that it would have seen.
+The batch of a step follows from the preset, the step count and the step, never from time.  A run keeps
+nothing to resume from, so what it gives is always one whole run.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -27,6 +26,8 @@ EVAL_WINDOW = 1024
 _SNAP = 192
 #: How often the finishing steps split a line break from its indentation, and a word from what leads it.
 _SPLIT_LINE, _SPLIT_WORD = 0.06, 0.02
+#: Steps between two held-out scores of a run.
+_SCORE_EVERY = 600
 
 
 class Pieces:
@@ -170,20 +171,15 @@ def _optimizers(model: Llama, preset: Preset) -> list[torch.optim.Optimizer]:
 
 
 @dataclass(frozen=True)
-class Checkpoints:
-    """Where the state of a run is kept, and after how many steps it is kept and scored."""
-
-    path: Path
-    save_every: int = 100
-    score_every: int = 750
-
-
-@dataclass(frozen=True)
 class Trained:
-    """What a run gives: the model, its last mean training loss, and the seconds it took, pauses left out."""
+    """What a run gives: the model, its last mean training loss, held-out losses by steps done, and seconds.
+
+    `seconds` is wall time from the first step to the last, compilation included, held-out scores left out.
+    """
 
     model: Llama
     loss: float
+    heldout: dict[int, float]
     seconds: float
 
 
@@ -191,33 +187,21 @@ def train(
     preset: Preset,
     stream: TokenStream,
     steps: int,
-    checkpoints: Checkpoints,
     log: Callable[[str], None],
     heldout: Callable[[Llama], HeldoutScore],
     compiled: bool,
 ) -> Trained:
-    """Train for `steps` steps, resuming from a checkpoint if there is one."""
+    """Train for `steps` steps and the finishing steps of `preset`."""
     torch.manual_seed(preset.seed)
     model = Llama(preset)
     optimizers = _optimizers(model, preset)
-    first, recent, earlier = 0, -1.0, 0.0
-    began = time.monotonic()
+    recent, scoring = -1.0, 0.0
+    scores: dict[int, float] = {}
     used = {preset.short_seq: 0, preset.long_seq: 0}
-    if checkpoints.path.exists():
-        state = torch.load(checkpoints.path, weights_only=True)
-        if state["steps"] != steps:
-            raise ValueError(
-                f"{checkpoints.path} belongs to a run of {state['steps']} steps, not {steps}; "
-                "remove it to start anew"
-            )
-        model.load_state_dict(state["model"])
-        for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
-        first, recent, used = state["step"], state["recent"], state["used"]
-        earlier = state["seconds"]
     forward: Callable[[Tensor, Tensor], Tensor] = torch.compile(model, dynamic=False) if compiled else model
     total = steps + preset.finish(steps)
-    bar = tqdm(range(first, total), initial=first, total=total, unit="step", mininterval=5, smoothing=0.05)
+    began = time.monotonic()
+    bar = tqdm(range(total), unit="step", mininterval=5, smoothing=0.05)
     for step in bar:
         if step == steps:
             optimizers = _optimizers(model, preset)
@@ -243,24 +227,13 @@ def train(
         recent = value if recent < 0 else recent + (value - recent) / min(step + 1, 50)
         if step % 20 == 0:
             bar.set_postfix_str(f"loss {recent:.3f}", refresh=False)
-        if step + 1 == total:
-            break
-        if (step + 1) % checkpoints.score_every == 0:
-            log(f"step {step + 1}: train loss {recent:.4f}, held-out loss {heldout(model).loss:.4f}")
-        if (step + 1) % checkpoints.save_every == 0:
-            torch.save(
-                {
-                    "steps": steps,
-                    "step": step + 1,
-                    "recent": recent,
-                    "used": used,
-                    "seconds": earlier + time.monotonic() - began,
-                    "model": model.state_dict(),
-                    "optimizers": [optimizer.state_dict() for optimizer in optimizers],
-                },
-                checkpoints.path,
-            )
-    return Trained(model, recent, earlier + time.monotonic() - began)
+        done = step + 1
+        if done != total and (done % _SCORE_EVERY == 0 or done == steps):
+            paused = time.monotonic()
+            scores[done] = heldout(model).loss
+            log(f"step {done}: train loss {recent:.4f}, held-out loss {scores[done]:.4f}")
+            scoring += time.monotonic() - paused
+    return Trained(model, recent, scores, time.monotonic() - began - scoring)
 
 
 def round_to_bf16(model: Llama) -> None:
