@@ -25,6 +25,7 @@ lint: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python bench/startup.py
+	$(BIN)/python bench/linear.py
 	$(BIN)/python bench/offline.py
 
 docs: $(VENV)/.dev
