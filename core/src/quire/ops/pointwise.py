@@ -77,12 +77,12 @@ class PointwiseOps:
     def silu_and_mul(self, x: torch.Tensor) -> torch.Tensor:
         """`silu(gate) * up` of x = [gate, up] (SwiGLU): `[..., 2I] -> [..., I]`."""
         gate, up = x.chunk(2, dim=-1)
-        return F.silu(gate) * up
+        return F.silu(gate).mul_(up)
 
     def gelu_and_mul(self, x: torch.Tensor, approximate: Literal["none", "tanh"] = "none") -> torch.Tensor:
         """`gelu(gate) * up` of x = [gate, up] (GeGLU): `[..., 2I] -> [..., I]`."""
         gate, up = x.chunk(2, dim=-1)
-        return F.gelu(gate, approximate=approximate) * up
+        return F.gelu(gate, approximate=approximate).mul_(up)
 
     def embedding(self, ids: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
         """Rows of a table: ids `[T]` integer, table `[V, H]` -> `[T, H]`."""

@@ -37,15 +37,17 @@ class TorchCpuKernels(Kernels):
         self._roots: dict[float, torch.Tensor] = {}
 
     def rms_norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
-        """As the reference, in two passes over the rows instead of five.
+        """As the reference, with no copy of the squares and none but the first of the rows.
 
         sqrt(mean(x^2) + eps) is the hypotenuse of |x| / sqrt(H) and sqrt(eps), so no squares are kept.
+        Operands of unequal dtypes would take PyTorch's slow path: five times as long at 2048 rows.
         """
         if eps not in self._roots:
             self._roots[eps] = torch.tensor(eps**0.5)
-        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)  # [..., 1]
-        rms = torch.hypot(length * x.shape[-1] ** -0.5, self._roots[eps])
-        return torch.div(x, rms).to(x.dtype) * weight
+        wide = x.float() if x.dtype != torch.float32 else x.clone()
+        length = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)  # [..., 1]
+        rms = torch.hypot(length.mul_(x.shape[-1] ** -0.5), self._roots[eps])
+        return wide.div_(rms).to(x.dtype).mul_(weight)
 
     def pack_linear(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> PackedLinear:
         """Reorder the weight into oneDNN's blocked layout; the original may be dropped."""

@@ -90,15 +90,14 @@ class TorchAttention(AttentionBackend):
             q = q.index_select(0, grouping.order)
         if grouping.buffers is None:
             grouping.buffers = self._buffers(grouping, cache)
-        out = q.new_empty(q.shape)
         blocks = cache.view(-1, grouping.buffers[0].rows.shape[1])
-        start = 0
-        for group, buffer in zip(grouping.groups, grouping.buffers, strict=True):
-            stop = start + group.requests * group.rows
+        parts = torch.split(q, [group.requests * group.rows for group in grouping.groups])
+        outs = []
+        for part, group, buffer in zip(parts, grouping.groups, grouping.buffers, strict=True):
             torch.index_select(blocks, 0, group.blocks, out=buffer.rows)
             attend = _attend_packed if group.packed else _attend_chunk
-            attend(q[start:stop], buffer.k.to(q.dtype), buffer.v.to(q.dtype), group, layer, out[start:stop])
-            start = stop
+            outs.append(attend(part, buffer.k.to(q.dtype), buffer.v.to(q.dtype), group, layer))
+        out = torch.cat(outs).view(q.shape)
         return out if grouping.restore is None else out.index_select(0, grouping.restore)
 
     def _buffers(self, grouping: Grouping, cache: torch.Tensor) -> tuple[Buffer, ...]:
@@ -130,36 +129,40 @@ def _write(cache: torch.Tensor, k: torch.Tensor, v: torch.Tensor, metadata: Step
 
 
 def _attend_packed(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, group: Group, layer: AttentionLayer, out: torch.Tensor
-) -> None:
-    """Several requests of few rows: q and out `[n * r, Hq, D]`, k and v `[n, Hkv, L, D]`.
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, group: Group, layer: AttentionLayer
+) -> torch.Tensor:
+    """Several requests of few rows: q `[n * r, Hq, D]`, k and v `[n, Hkv, L, D]` -> `[n * r, Hkv, G, D]`.
 
     The query heads that share a KV head become rows beside each other: K and V are read once.
     """
     n, r, head_dim = group.requests, group.rows, layer.head_dim
     heads, ratio = layer.num_kv_heads, layer.num_q_heads // layer.num_kv_heads
+    if r == 1:
+        return _product(q.view(n, heads, ratio, head_dim), k, v, group.bias, layer)
     rows = q.view(n, r, heads, ratio, head_dim).permute(0, 2, 3, 1, 4)  # [n, Hkv, G, r, D]
     result = _product(rows.reshape(n, heads, ratio * r, head_dim), k, v, group.bias, layer)
-    result = result.view(n, heads, ratio, r, head_dim)
-    out.view(n, r, heads, ratio, head_dim).copy_(result.permute(0, 3, 1, 2, 4))
+    result = result.view(n, heads, ratio, r, head_dim).permute(0, 3, 1, 2, 4)
+    return result.reshape(n * r, heads, ratio, head_dim)
 
 
 def _attend_chunk(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, group: Group, layer: AttentionLayer, out: torch.Tensor
-) -> None:
-    """One request of many rows: q and out `[r, Hq, D]`, k and v `[1, Hkv, L, D]`. KV heads are the batch."""
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, group: Group, layer: AttentionLayer
+) -> torch.Tensor:
+    """One request of many rows: q `[r, Hq, D]`, k and v `[1, Hkv, L, D]` -> `[r, Hkv, G, D]`.
+
+    KV heads are the batch.
+    """
     r, head_dim = group.rows, layer.head_dim
     heads, ratio = layer.num_kv_heads, layer.num_q_heads // layer.num_kv_heads
     rows = q.view(r, heads, ratio, head_dim).permute(1, 2, 0, 3)  # [Hkv, G, r, D]
     k, v = (one[0].unsqueeze(1).expand(heads, ratio, group.length, head_dim) for one in (k, v))
-    target = out.view(r, heads, ratio, head_dim).permute(1, 2, 0, 3)
     if group.causal and layer.soft_cap is None:
-        target.copy_(
-            F.scaled_dot_product_attention(rows, k[:, :, :r], v[:, :, :r], is_causal=True, scale=layer.scale)
-        )
-        return
-    for part, bias in _slices(group, layer, q.dtype):
-        target[:, :, part].copy_(_product(rows[:, :, part], k, v, bias, layer))
+        k, v = k[:, :, :r], v[:, :, :r]
+        out = F.scaled_dot_product_attention(rows, k, v, is_causal=True, scale=layer.scale)
+    else:
+        slices = _slices(group, layer, q.dtype)
+        out = torch.cat([_product(rows[:, :, part], k, v, bias, layer) for part, bias in slices], dim=2)
+    return out.permute(2, 0, 1, 3)
 
 
 def _slices(group: Group, layer: AttentionLayer, dtype: torch.dtype) -> Iterator[tuple[slice, torch.Tensor]]:
