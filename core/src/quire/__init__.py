@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from quire.config import EngineConfig
     from quire.engine.async_llm import AsyncLLM
+    from quire.engine.info import EngineInfo, EngineStats
     from quire.engine.llm import LLM
     from quire.errors import QuireError
     from quire.outputs import CompletionOutput, Logprob, RequestOutput
@@ -24,6 +25,8 @@ __all__ = [
     "AsyncLLM",
     "CompletionOutput",
     "EngineConfig",
+    "EngineInfo",
+    "EngineStats",
     "Logprob",
     "QuireError",
     "RequestOutput",
@@ -35,6 +38,8 @@ _HOME = {
     "AsyncLLM": "quire.engine.async_llm",
     "CompletionOutput": "quire.outputs",
     "EngineConfig": "quire.config",
+    "EngineInfo": "quire.engine.info",
+    "EngineStats": "quire.engine.info",
     "Logprob": "quire.outputs",
     "QuireError": "quire.errors",
     "RequestOutput": "quire.outputs",

@@ -10,6 +10,7 @@
     │   └── CheckpointError         a file is missing, truncated, or lies about its content
     ├── CapacityError               memory does not suffice; names what would
     └── EngineError                 the engine failed while running
+        ├── OverloadedError         its queue is full; later there will be room
         └── RequestFailedError      one request failed; the others go on
 
 A message names the thing, the value and what would do. `ConfigError` and
@@ -27,6 +28,7 @@ __all__ = [
     "InvalidRequestError",
     "ModelError",
     "ModelNotFoundError",
+    "OverloadedError",
     "PluginError",
     "QuireError",
     "RequestFailedError",
@@ -80,6 +82,10 @@ class CapacityError(QuireError):
 
 class EngineError(QuireError):
     """The engine failed while running."""
+
+
+class OverloadedError(EngineError):
+    """As many requests wait as may wait; one more was turned away."""
 
 
 class RequestFailedError(EngineError):

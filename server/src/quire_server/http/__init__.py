@@ -1,0 +1,1 @@
+"""The HTTP frame: keys, limits, errors, unknown fields, streaming. Knows no dialect."""

@@ -1,0 +1,70 @@
+"""Request bodies: what is refused by name, and what is not known.
+
+A body's model derives from `RequestModel` and lists in `refused` what clients may send and Quire cannot
+do. An endpoint calls `examine(request, body)` first. Unknown fields end up in the response header
+`X-Quire-Ignored-Fields` (the frame writes it) and once in the log; in strict mode they are refused.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict
+from starlette.requests import Request
+
+from quire_server.errors import bad_request
+
+logger = logging.getLogger(__name__)
+
+_logged: set[str] = set()
+_MAX_LOGGED = 1000  # names come from outside: the memory of what was logged is bounded
+_MAX_NAMED = 20
+
+
+class RequestModel(BaseModel):
+    """A JSON body. Fields that no one declared are kept apart, in `model_extra`.
+
+    Attributes:
+        refused: fields that are known and cannot be served, with the reason; a value of None passes, and so
+            do the values in `harmless`.
+        harmless: per refused field the values that ask for nothing.
+    """
+
+    model_config = ConfigDict(extra="allow", protected_namespaces=())
+
+    refused: ClassVar[Mapping[str, str]] = {}
+    harmless: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
+
+
+def examine(request: Request, body: RequestModel) -> None:
+    """Refuse what cannot be served; note what is not known.
+
+    Raises:
+        ApiError: 400, with the field in `param`.
+    """
+    extra = body.model_extra or {}
+    for name, reason in body.refused.items():
+        value = extra.get(name)
+        if value is not None and value not in body.harmless.get(name, ()):
+            raise bad_request(f"{name} cannot be served: {reason}", name, "unsupported_parameter")
+    unknown = [_printable(name) for name in extra if name not in body.refused]
+    if not unknown:
+        return
+    if request.app.state.service.settings.strict:
+        raise bad_request(
+            f"Unknown field {unknown[0]!r}: this server runs in strict mode.", unknown[0], "unknown_parameter"
+        )
+    request.state.ignored_fields = unknown[:_MAX_NAMED]
+    for name in unknown[:_MAX_NAMED]:
+        if name not in _logged and len(_logged) < _MAX_LOGGED:
+            _logged.add(name)
+            logger.warning("Requests to %s have the unknown field %r; it is ignored", request.url.path, name)
+
+
+def _printable(name: str) -> str:
+    """A name as it may stand in a header and in a log."""
+    return "".join(char if char.isascii() and char.isprintable() and char != "," else "?" for char in name)[
+        :64
+    ]

@@ -1,0 +1,64 @@
+"""Answers that end the generation when the client goes away."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import aclosing
+from typing import Any, TypeVar
+
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+
+from quire_server.service import Generation
+
+T = TypeVar("T")
+
+SSE = "text/event-stream; charset=utf-8"
+NDJSON = "application/x-ndjson"
+
+
+class ClientGoneError(Exception):
+    """Nobody waits for the answer any more."""
+
+
+async def answered(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """Wait for an answer that is sent whole; cancel it when the client disconnects.
+
+    Raises:
+        ClientGoneError: it did. The frame ends the request without a word.
+    """
+    task = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(_disconnected(request))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        raise ClientGoneError
+    finally:
+        for one in (task, gone):
+            one.cancel()
+        await asyncio.gather(task, gone, return_exceptions=True)
+
+
+def streamed(generation: Generation, events: AsyncIterator[bytes], media_type: str = SSE) -> Response:
+    """A response that sends events as they come. The generation is aborted when the client disconnects.
+
+    Args:
+        generation: what `events` reads.
+        events: encoded events. It reports errors within the stream, in its dialect's form; it is closed
+            with the response.
+    """
+
+    async def body() -> AsyncIterator[bytes]:
+        async with generation, aclosing(events):  # type: ignore[type-var]
+            async for event in events:
+                yield event
+
+    headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+    return StreamingResponse(body(), media_type=media_type, headers=headers)
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

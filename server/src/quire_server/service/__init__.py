@@ -1,0 +1,7 @@
+"""The service behind every front end: one engine client, with the server's limits and books around it."""
+
+from quire_server.service.engine import Engine, Health
+from quire_server.service.generation import Generation, Usage
+from quire_server.service.service import Service, Work
+
+__all__ = ["Engine", "Generation", "Health", "Service", "Usage", "Work"]

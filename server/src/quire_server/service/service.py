@@ -1,0 +1,181 @@
+"""`Service`: what front ends call. Names, limits, admission and books, the same for every dialect.
+
+Knows no dialect and no HTTP but the statuses of `ApiError`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from quire import EngineInfo, SamplingParams
+from quire.errors import EngineError, InvalidRequestError, OverloadedError
+from quire_server.config import ServeConfig
+from quire_server.errors import bad_request, from_engine, not_found, overloaded, unavailable
+from quire_server.metrics import ServerMetrics
+from quire_server.service.engine import Engine
+from quire_server.service.generation import Generation
+
+Prompt = str | list[int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """What a client asks for, in no dialect.
+
+    Attributes:
+        prompts: texts or token ids; each gives `params.n` completions.
+        params: how to sample. `max_tokens` None means the server's default.
+        stream: deliver deltas as they come; else whole outputs.
+        add_special_tokens: whether texts get the tokenizer's BOS; false for rendered chats.
+        priority: lower runs earlier under the policy "priority".
+        cache_salt: prefix-cache entries are shared among equal salts only.
+    """
+
+    prompts: Sequence[Prompt]
+    params: SamplingParams
+    stream: bool = False
+    add_special_tokens: bool = True
+    priority: int = 0
+    cache_salt: str | None = None
+
+
+class Service:
+    """The engine with the server's limits around it.
+
+    Attributes:
+        engine: the engine client.
+        settings: the `serve:` section.
+        metrics: where requests are counted.
+        draining: the server is about to stop; new work is refused.
+    """
+
+    def __init__(self, engine: Engine, settings: ServeConfig, metrics: ServerMetrics) -> None:
+        self.engine = engine
+        self.settings = settings
+        self.metrics = metrics
+        self.draining = False
+
+    @property
+    def info(self) -> EngineInfo:
+        """What is known of the loaded model."""
+        return self.engine.info
+
+    @property
+    def model_names(self) -> list[str]:
+        """Names under which the model is served, the main one first."""
+        return self.settings.served_model_name or [self.info.model]
+
+    def model(self, name: str | None) -> str:
+        """The served name for a name that a client gave; the main one for None.
+
+        Raises:
+            ApiError: 404, it is not served here.
+        """
+        names = self.model_names
+        if name is None:
+            return names[0]
+        if name not in names:
+            raise not_found(
+                f"The model {name[:200]!r} does not exist here. Served are: {', '.join(names)}.",
+                code="model_not_found",
+                param="model",
+            )
+        return name
+
+    def check_ready(self) -> None:
+        """Refuse work that could not run.
+
+        Raises:
+            ApiError: 503.
+        """
+        if self.draining:
+            raise unavailable("The server is about to stop and takes no new requests.", "draining")
+        health = self.engine.health
+        if health != "ready":
+            reasons = {
+                "loading": "The model is still being loaded.",
+                "stalled": "The engine does not respond.",
+                "dead": "The engine has died.",
+            }
+            raise unavailable(reasons[health], f"engine_{health}")
+
+    async def start(self, work: Work) -> Generation:
+        """Submit everything, or nothing.
+
+        Returns:
+            Once the engine has accepted all of it, so that a refusal is still an HTTP error.
+
+        Raises:
+            ApiError: 400 it can never be served, 429 the queue is full, 503 the engine takes no work.
+        """
+        self.check_ready()
+        params = self._limited(work)
+        streams: list[Any] = []
+        try:
+            for prompt in work.prompts:
+                stream = await self.engine.submit(
+                    _with_salt(prompt, work.cache_salt),
+                    params,
+                    priority=work.priority,
+                    add_special_tokens=work.add_special_tokens,
+                    deltas=work.stream,
+                )
+                streams.append(self.metrics.observe(stream, params))
+        except BaseException as error:
+            for stream in streams:
+                await stream.aclose()
+            if isinstance(error, InvalidRequestError):
+                raise from_engine(error) from error
+            if isinstance(error, OverloadedError):
+                self.metrics.rejected("queue_full")
+                raise overloaded(str(error)) from error
+            if isinstance(error, EngineError):
+                raise unavailable(str(error), "engine_unavailable") from error
+            raise
+        return Generation(streams, deltas=work.stream, timeout=self.settings.request_timeout)
+
+    async def render_chat(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> str:
+        """The prompt of a chat; options as for `AsyncLLM.render_chat`.
+
+        Raises:
+            ApiError: 400, the messages or the model's template do not allow it.
+        """
+        try:
+            return await self.engine.render_chat(messages, **options)
+        except InvalidRequestError as error:
+            raise from_engine(error) from error
+
+    def _limited(self, work: Work) -> SamplingParams:
+        """The parameters with the server's defaults and caps applied."""
+        settings, params = self.settings, work.params
+        if not work.prompts:
+            raise bad_request("The prompt is empty: it needs at least one token.", "prompt")
+        if len(work.prompts) > settings.max_prompts:
+            raise bad_request(
+                f"{len(work.prompts)} prompts in one request; at most {settings.max_prompts} are allowed.",
+                "prompt",
+            )
+        for name in ("n", "best_of"):
+            asked = getattr(params, name)
+            if asked is not None and asked > settings.max_n:
+                raise bad_request(f"{name} is {asked}; at most {settings.max_n} is allowed here.", name)
+        if work.stream and params.best_of is not None and params.best_of > params.n:
+            raise bad_request("best_of cannot be streamed: the best are known only at the end.", "best_of")
+        most, cap = params.max_tokens, settings.max_tokens_cap
+        if most is None:
+            most = settings.default_max_tokens
+        if cap is not None:
+            most = cap if params.max_tokens is None and most is None else most
+            if most is not None and most > cap:
+                raise bad_request(f"max_tokens is {most}; at most {cap} is allowed here.", "max_tokens")
+        return dataclasses.replace(params, max_tokens=most)
+
+
+def _with_salt(prompt: Prompt, salt: str | None) -> Any:
+    if salt is None:
+        return prompt
+    key = "prompt" if isinstance(prompt, str) else "prompt_token_ids"
+    return {key: prompt, "cache_salt": salt}
