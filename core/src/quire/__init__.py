@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from quire.errors import QuireError
     from quire.outputs import CompletionOutput, Logprob, RequestOutput
     from quire.sampling import SamplingParams
+    from quire.scheduler import SchedulerStats
 
 __version__ = "0.1.0"
 
@@ -31,6 +32,7 @@ __all__ = [
     "QuireError",
     "RequestOutput",
     "SamplingParams",
+    "SchedulerStats",
 ]
 
 _HOME = {
@@ -44,6 +46,7 @@ _HOME = {
     "QuireError": "quire.errors",
     "RequestOutput": "quire.outputs",
     "SamplingParams": "quire.sampling",
+    "SchedulerStats": "quire.scheduler",
 }
 
 

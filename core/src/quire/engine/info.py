@@ -61,7 +61,7 @@ class EngineInfo:
     eos_token_ids: tuple[int, ...]
     sampling_defaults: Mapping[str, Any]
     enable_prefix_caching: bool
-    plugins: PluginPlan
+    plugins: PluginPlan = field(default_factory=PluginPlan)
     report: list[str] = field(default_factory=list)
 
 
