@@ -9,7 +9,7 @@ import click
 
 from quire.cli._bench import Percentiles, make_workload, report, workload_options
 from quire.cli._engine import engine, is_terminal, require_success
-from quire.cli._options import SettingsCommand, configuration, engine_options
+from quire.cli.options import SettingsCommand, configuration, engine_options
 from quire.outputs import RequestOutput
 from quire.sampling import SamplingParams
 

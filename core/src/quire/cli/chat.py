@@ -15,7 +15,7 @@ from types import FrameType
 import click
 
 from quire.cli._engine import Engine, Message, engine, require_success
-from quire.cli._options import SettingsCommand, configuration, engine_options, sampling_from, sampling_options
+from quire.cli.options import SettingsCommand, configuration, engine_options, sampling_from, sampling_options
 from quire.errors import InvalidRequestError, RequestFailedError
 from quire.sampling import SamplingParams
 

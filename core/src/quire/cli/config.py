@@ -6,14 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import click
-from pydantic import BaseModel
 
-from quire.cli._frame import current_registry
-from quire.cli._options import sections_in
 from quire.cli._render import to_json
+from quire.cli.options import installed_sections, sections_in
 from quire.config import EngineConfig
-from quire.plugin_plan import import_target
-from quire.plugins import OK
 
 __all__ = ["command"]
 
@@ -35,21 +31,12 @@ def command(schema: bool, check: Path | None, show: bool, file: Path | None, as_
     if (file is not None or as_json) and not show:
         raise click.UsageError("--config and --json go with --show.")
     if schema:
-        click.echo(to_json(EngineConfig.json_schema(_installed_sections())))
+        click.echo(to_json(EngineConfig.json_schema(installed_sections())))
     elif check is not None:
         EngineConfig.load(check, sections=sections_in(check), environ={})
         click.echo(f"{check}: ok")
     else:
-        _show(EngineConfig.load(file, sections=sections_in(file)), as_json)
-
-
-def _installed_sections() -> dict[str, type[BaseModel]]:
-    """The section of every command that has one."""
-    return {
-        found.spec.name: import_target("command", found.spec.name, found.spec.options)
-        for found in current_registry().of_kind("command")
-        if found.status == OK and found.spec.options is not None
-    }
+        _show(EngineConfig.load(file, sections=installed_sections()), as_json)
 
 
 def _show(config: EngineConfig, as_json: bool) -> None:

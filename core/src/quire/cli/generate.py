@@ -8,8 +8,8 @@ from pathlib import Path
 import click
 
 from quire.cli._engine import Engine, engine, require_success
-from quire.cli._options import SettingsCommand, configuration, engine_options, sampling_from, sampling_options
 from quire.cli._render import to_json
+from quire.cli.options import SettingsCommand, configuration, engine_options, sampling_from, sampling_options
 from quire.outputs import RequestOutput
 from quire.sampling import SamplingParams
 
