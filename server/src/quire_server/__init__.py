@@ -18,3 +18,18 @@ def quire_commands() -> Iterable[CommandSpec]:
         summary="Serve a model over HTTP.",
         order=15,
     )
+    yield CommandSpec(
+        name="serve",
+        api=1,
+        target="quire_server.cli.bench_serve:command",
+        group="bench",
+        summary="Load on a server, and its latencies.",
+        order=30,
+    )
+    yield CommandSpec(
+        name="run-batch",
+        api=1,
+        target="quire_server.cli.run_batch:command",
+        summary="Work through a file of requests (OpenAI's batch format).",
+        order=65,
+    )
