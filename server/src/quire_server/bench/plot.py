@@ -147,10 +147,11 @@ def _heading(run: Run, summary: Summary) -> str:
     failed = summary.requests - summary.completed
     prefix = f"{settings.prefix_length}+" if settings.prefix_length else ""
     done = f"{summary.completed} requests in {summary.seconds:.1f} s"
-    rates = f"{summary.output_tokens_per_second:.1f} output tokens/s, {summary.requests_per_second:.2f}/s"
+    rates = f"{summary.output_tokens_per_second:.1f} output tokens/s"
     lines = [
         f"{settings.model}: {load}, prompts {prefix}{settings.input_len}, outputs {settings.output_len}",
-        f"{done}, {rates}" + (f", {failed} failed (crosses)" if failed else ""),
+        f"{done} ({summary.requests_per_second:.2f}/s), {rates}"
+        + (f", {failed} failed (crosses)" if failed else ""),
     ]
     return "\n".join(
         f"<text x='40' y='{y}' font-size='{size}' font-weight='{weight}' fill='{colour}' {FONT}>"
