@@ -65,6 +65,7 @@ def quire_commands() -> Iterable[CommandSpec]:
         (20, "chat", "Talk with a model in the terminal."),
         (30, "plugins", "List the installed plugins."),
         (40, "doctor", "Examine this machine, and what would be chosen on it."),
+        (45, "plan", "Tell what a model would take, and what would fit."),
         (50, "config", "Show, check or describe the configuration."),
     ):
         yield CommandSpec(name=name, api=1, target=f"quire.cli.{name}:command", summary=summary, order=order)
