@@ -63,6 +63,7 @@ def quire_commands() -> Iterable[CommandSpec]:
     for order, name, summary in (
         (10, "generate", "Continue a prompt."),
         (20, "chat", "Talk with a model in the terminal."),
+        (25, "complete", "Continue a prompt on a running server."),
         (30, "plugins", "List the installed plugins."),
         (40, "doctor", "Examine this machine, and what would be chosen on it."),
         (45, "plan", "Tell what a model would take, and what would fit."),

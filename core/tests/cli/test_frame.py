@@ -85,7 +85,7 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
 def test_help_lists_the_cores_commands_in_order(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QUIRE_PLUGINS_ALLOW", "quire")  # other distributions' stand between them
     lines = run("--help").stdout.split("Commands:\n")[1].splitlines()
-    expected = "generate chat plugins doctor plan config bench completion"
+    expected = "generate chat complete plugins doctor plan config bench completion"
     assert " ".join(line.split()[0] for line in lines) == expected
     assert run("--version").stdout == f"quire, version {quire.__version__}\n"
 
