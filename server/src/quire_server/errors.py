@@ -14,7 +14,8 @@ Messages name the thing, the value and the way out, and never an address, a path
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 from quire.errors import InvalidRequestError
 
@@ -62,6 +63,27 @@ def from_engine(error: InvalidRequestError) -> ApiError:
     """400 for what the engine refuses."""
     long = "maximum context length" in str(error)
     return bad_request(str(error), error.field, "context_length_exceeded" if long else None)
+
+
+@contextmanager
+def naming(names: Mapping[str, str]) -> Iterator[None]:
+    """Give fields the names that a dialect has for them, in the errors raised within.
+
+    Args:
+        names: the service's and the engine's name of a field -> the dialect's.
+
+    Raises:
+        ApiError: as it was raised, with the field under the dialect's name.
+    """
+    try:
+        yield
+    except ApiError as error:
+        old = error.param
+        if old is not None and old in names:
+            error.param = names[old]
+            if error.message.startswith(f"{old} "):
+                error.message = names[old] + error.message[len(old) :]
+        raise
 
 
 def unauthorized(message: str) -> ApiError:

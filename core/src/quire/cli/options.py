@@ -45,6 +45,7 @@ from quire.sampling import SamplingParams
 __all__ = [
     "SettingsCommand",
     "configuration",
+    "current_registry",
     "engine_options",
     "installed_sections",
     "sampling_from",

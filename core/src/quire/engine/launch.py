@@ -91,6 +91,7 @@ class EngineProcess:
         except subprocess.TimeoutExpired:
             self._process.kill()  # a stopped or hung process does not notice its lifeline
             self._process.wait()
+        self._reports.close()
 
     def _next_report(self) -> Report:
         """The next report; an empty one when the process ends without a word."""
