@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from quire.contracts.source import ModelFiles, ModelRequest
 from quire.errors import CheckpointError, ModelError, ModelNotFoundError
-from quire.weights.sources._files import INDEX, is_text_file, list_weights, select_weights
+from quire.weights.sources._files import INDEX, find_weights, is_text_file, select_weights
 
 if TYPE_CHECKING:
     from huggingface_hub.errors import HfHubHTTPError
@@ -69,7 +69,7 @@ class HubSource:
             directory=directory,
             source=self.name,
             revision=directory.name,  # the cache names a snapshot by its commit
-            weights=() if request.tokenizer_only else list_weights(directory),
+            weights=() if request.tokenizer_only else find_weights(directory),
         )
 
     def _fetched(self, request: ModelRequest) -> Path:
@@ -122,7 +122,7 @@ class HubSource:
         directory = self._cached(request, reason)
         try:
             if not request.tokenizer_only:
-                list_weights(directory)
+                find_weights(directory)
         except CheckpointError as missing:
             raise ModelNotFoundError(
                 f"{request.model!r} is in the Hugging Face cache only in part, and the hub was not "
