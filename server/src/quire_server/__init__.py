@@ -45,4 +45,6 @@ def quire_routes() -> Iterable[RouteSpec]:
         ("anthropic", "anthropic", "Anthropic's messages."),
         ("playground", "playground", "The page at `/`: a playground and a live view of the engine."),
     ):
-        yield RouteSpec(name=name, api=1, target=f"quire_server.{package}.front_end:front_end", summary=summary)
+        yield RouteSpec(
+            name=name, api=1, target=f"quire_server.{package}.front_end:front_end", summary=summary
+        )
