@@ -40,7 +40,7 @@ def quire_routes() -> Iterable[RouteSpec]:
     """The server's own front ends, in the order in which they are mounted."""
     for name, package, summary in (
         ("ops", "ops", "Health, readiness, metrics, version, and the engine's live view."),
-        # ("openai", "openai", "OpenAI's completions, chat completions and models; tokenize, detokenize."),
+        ("openai", "openai", "OpenAI's completions, chat completions and models; tokenize, detokenize."),
         ("responses", "responses", "OpenAI's responses."),
         ("anthropic", "anthropic", "Anthropic's messages."),
         ("playground", "playground", "The page at `/`: a playground and a live view of the engine."),

@@ -36,9 +36,8 @@ class EngineCore:
         start = time.perf_counter()
         plan = self.scheduler.schedule()
         result = self.executor.execute(plan)
-        outputs = self.scheduler.update(plan, result)
         self._meter.count(plan, result, time.perf_counter() - start)
-        return outputs
+        return self.scheduler.update(plan, result)
 
     def has_unfinished(self) -> bool:
         """Whether any request waits or runs."""
