@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
@@ -132,10 +133,11 @@ class Chunks:
         return self._head + b"]," + usage + b"\n\n" + DONE
 
 
-async def with_errors(events: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
-    """Events, and an error as the last one: the status has been sent. No `[DONE]` follows it, as nothing is done."""
+async def with_errors(events: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+    """Events, and an error as the last one, as the status has been sent. `[DONE]` does not follow it."""
     try:
-        async for event in events:
-            yield event
+        async with aclosing(events):
+            async for event in events:
+                yield event
     except ApiError as error:
         yield b"data: " + encode(openai_error(error)) + b"\n\n"

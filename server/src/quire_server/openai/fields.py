@@ -42,7 +42,9 @@ _NEUTRAL: Mapping[str, Any] = {
 """Fields that are served for one value only, the one that asks for nothing."""
 
 _GRAMMAR = "structured output is not built yet; leave it out."
-_TEMPLATE = "templates come from the model's files alone."
+TEMPLATE_REASON = "templates come from the model's files alone."
+"""Why a request cannot bring a chat template: it is a program."""
+
 _MAX_BIASES, _MAX_KEY = 65_536, 20
 
 
@@ -166,7 +168,7 @@ class GenerationFields(RequestModel):
         """
         given = {name: getattr(self, name) for name in _SAMPLING}
         params = sampling_params(defaults, **given, logit_bias=token_biases(self.logit_bias), **own)
-        # Before anything is submitted, as the first of several prompts must not run when the request is refused.
+        # Here, because the engine sees them only after a chat was rendered or a first prompt submitted.
         try:
             params.check_vocabulary(info.vocab_size)
         except ValueError as error:

@@ -27,7 +27,9 @@ class CompletionLogprobs:
         self.count = count
         self._offset = 0
 
-    def take(self, ids: Sequence[int], entries: Sequence[Entry | None], first: str = "") -> dict[str, Any]:
+    def take(
+        self, ids: Sequence[int], entries: Sequence[Entry | None], first: str | None = None
+    ) -> dict[str, Any]:
         """Lists for these tokens. Offsets go on where the last ones ended.
 
         Args:
@@ -40,7 +42,7 @@ class CompletionLogprobs:
         tops: list[dict[str, float] | None] = []
         offsets: list[int] = []
         for token, entry in zip(ids, entries, strict=True):
-            text = first if entry is None else _text(token, entry[token])
+            text = first or "" if entry is None else _text(token, entry[token])
             tokens.append(text)
             values.append(None if entry is None else _value(entry[token]))
             tops.append(None if entry is None else _by_text(token, entry, self.count))
@@ -68,7 +70,7 @@ def chat_logprobs(ids: Sequence[int], entries: Sequence[Entry], count: int) -> d
 
 
 def prompt_logprobs(entries: Sequence[Entry | None]) -> list[dict[str, Any] | None]:
-    """vLLM's `prompt_logprobs`: per prompt token an object from token id to its figures; the first is null."""
+    """vLLM's `prompt_logprobs`: per token an object from token id to its figures; null for the first."""
     return [
         None
         if entry is None
@@ -87,8 +89,8 @@ def prompt_logprobs(entries: Sequence[Entry | None]) -> list[dict[str, Any] | No
 def _by_text(token: int, entry: Entry, count: int) -> dict[str, float]:
     """Text -> value: the chosen token and the most likely ones.
 
-    Several tokens may have the same text, such as parts of a character: all but the chosen one, or the likeliest
-    among others, are then named by their ids.
+    Several tokens may have the same text, such as parts of a character: the first keeps it, the chosen one
+    before all others, and the rest are named by their ids.
     """
     found = {_text(token, entry[token]): _value(entry[token])}
     for other, logprob in entry.items():

@@ -1,4 +1,4 @@
-"""The messages of a chat, from OpenAI's form to what chat templates read: roles, and contents of plain text."""
+"""The messages of a chat, from OpenAI's form to what templates read: roles, and contents of plain text."""
 
 from __future__ import annotations
 
@@ -10,14 +10,10 @@ from quire_server.openai.fields import check_text
 _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 _TOOL_ROLES = ("tool", "function")
 _REFUSED = (
-    "tool_calls",
-    "function_call",
-    "tool_call_id",
-    "audio",
-    "refusal",
-    "reasoning",
-    "reasoning_content",
+    *("tool_calls", "function_call", "tool_call_id"),
+    *("audio", "refusal", "reasoning", "reasoning_content"),
 )
+"""Keys of a message that are harmless while empty."""
 
 
 def read_messages(value: Any) -> list[dict[str, Any]]:
@@ -41,9 +37,9 @@ def _message(message: Any, where: str) -> dict[str, Any]:
         raise _unbuilt(f"{where}.role", f"the role {role!r}: tools are not built yet")
     if not isinstance(role, str) or role not in _ROLES:
         raise bad_request(f"{where}.role must be one of: {', '.join(_ROLES)}.", f"{where}.role")
-    for name in _REFUSED:
-        if message.get(name):
-            raise _unbuilt(f"{where}.{name}", f"{name} in a message is not built yet")
+    for key in _REFUSED:
+        if message.get(key):
+            raise _unbuilt(f"{where}.{key}", f"{key} in a message is not built yet")
     name = message.get("name")
     if name is not None and not isinstance(name, str):
         raise bad_request(f"{where}.name must be a string.", f"{where}.name")
