@@ -116,8 +116,6 @@ def test_identity_is_no_compression(live: LiveServer) -> None:
 def test_a_refused_body_takes_no_memory() -> None:
     """A request over a limit is refused before anything is allocated for it."""
     service = Service(FakeEngine(), ServeConfig(max_body_bytes=LIMIT), ServerMetrics())
-    with httpx.Client(transport=httpx.WSGITransport(lambda *_: [])):  # warm httpx up
-        pass
     with LiveServer(build_app(service, [echo.front_end(service)])) as server:
         big = post(b"x" * 20_000_000, "Content-Length: 20000000")
         small = post(b"", "Content-Length: 20000000")
@@ -290,5 +288,6 @@ def test_a_stream_that_breaks_is_cut_not_ended() -> None:
                 "Connection: close",
             )
         )
-    assert status(answer) in (200, 500)
-    assert not answer.endswith(b"0\r\n\r\n") or status(answer) == 500
+    assert status(answer) == 200
+    assert b'{"text": "b"}' in answer
+    assert not answer.endswith(b"0\r\n\r\n")
