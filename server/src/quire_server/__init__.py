@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from quire.contracts import CommandSpec, hookimpl
+from quire.contracts import CommandSpec, RouteSpec, hookimpl
 
 
 @hookimpl
@@ -17,4 +17,24 @@ def quire_commands() -> Iterable[CommandSpec]:
         options="quire_server.config:ServeConfig",
         summary="Serve a model over HTTP.",
         order=15,
+    )
+
+
+@hookimpl
+def quire_routes() -> Iterable[RouteSpec]:
+    """The front ends; each is a dialect of its own."""
+    yield RouteSpec(
+        name="ops", api=1, target="quire_server.ops.front_end:front_end", summary="Health, metrics."
+    )
+    yield RouteSpec(
+        name="responses",
+        api=1,
+        target="quire_server.responses.front_end:front_end",
+        summary="OpenAI's Responses API: /v1/responses.",
+    )
+    yield RouteSpec(
+        name="anthropic",
+        api=1,
+        target="quire_server.anthropic.front_end:front_end",
+        summary="Anthropic's Messages API: /v1/messages.",
     )

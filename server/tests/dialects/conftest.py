@@ -14,13 +14,14 @@ from quire_server.config import ServeConfig
 from quire_server.metrics import ServerMetrics
 from quire_server.responses.front_end import front_end as responses
 from quire_server.service import Service
-from quire_server.testing import FakeEngine, live
+from quire_server.testing import FakeEngine, LiveServer
 
 
 @dataclass
 class Live:
     """A server under test."""
 
+    server: LiveServer
     url: str
     engine: FakeEngine
     service: Service
@@ -32,8 +33,8 @@ def _served() -> Iterator[Live]:
     engine = FakeEngine()
     service = Service(engine, ServeConfig(max_tokens_cap=400), ServerMetrics())
     app = build_app(service, [responses(service, None), anthropic(service, None)])
-    with live(app) as url, httpx.Client(base_url=url, timeout=20) as http:
-        yield Live(url, engine, service, http)
+    with LiveServer(app) as server, httpx.Client(base_url=server.url, timeout=20) as http:
+        yield Live(server, server.url, engine, service, http)
 
 
 @pytest.fixture

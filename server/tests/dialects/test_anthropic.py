@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import anthropic
-import httpx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -165,12 +164,12 @@ def test_count_tokens(client: anthropic.Anthropic, served: Any) -> None:
     assert count.input_tokens == made.usage.input_tokens
 
 
-def test_disconnect_aborts(served: Any) -> None:
-    for number, stream in enumerate((False, True), start=1):
-        served.engine.delay = 0.02
-        hang_up(served.url, PATH, {**BASE, "stream": stream}, lambda: served.engine.running == 1)
-        wait_for(lambda number=number: served.engine.aborted == number)
-        assert served.engine.running == 0
+@pytest.mark.parametrize("stream", [False, True])
+def test_disconnect_aborts(served: Any, stream: bool) -> None:
+    served.engine.delay = 0.02
+    hang_up(served.server, PATH, {**BASE, "stream": stream}, lambda: served.engine.running == 1)
+    wait_for(lambda: served.engine.aborted == 1)
+    assert served.engine.running == 0
 
 
 def test_failures(client: anthropic.Anthropic, served: Any) -> None:
@@ -197,6 +196,7 @@ def test_statuses(client: anthropic.Anthropic, served: Any) -> None:
     reply = served.http.post(PATH, json=BASE)
     assert reply.status_code == 503
     assert reply.json()["error"]["type"] == "overloaded_error"
+    assert reply.json()["request_id"] == reply.headers["x-request-id"]
     for path in (PATH + "/none", PATH + "/count_tokens/none"):
         reply = served.http.get(path)
         assert reply.status_code == 404

@@ -19,7 +19,7 @@ from quire_server.metrics import ServerMetrics
 from quire_server.responses.front_end import front_end
 from quire_server.responses.request import CreateResponse
 from quire_server.service import Service
-from quire_server.testing import MAX_MODEL_LEN, FakeEngine, live, hang_up, wait_for
+from quire_server.testing import MAX_MODEL_LEN, FakeEngine, LiveServer, hang_up, wait_for
 
 PATH = "/v1/responses"
 
@@ -247,9 +247,7 @@ def test_cancel(client: openai.OpenAI, served: Any) -> None:
         client.responses.create(model="fake", input="x", previous_response_id=made.id)
 
 
-def test_deleting_what_runs_aborts_it(
-    client: openai.OpenAI, served: Any
-) -> None:
+def test_deleting_what_runs_aborts_it(client: openai.OpenAI, served: Any) -> None:
     served.engine.delay = 0.01
     made = client.responses.create(model="fake", input="x", background=True)
     wait_for(lambda: served.engine.running == 1)
@@ -298,7 +296,7 @@ def test_statuses(client: openai.OpenAI, served: Any) -> None:
 )
 def test_disconnect_aborts(served: Any, extra: dict[str, Any]) -> None:
     served.engine.delay = 0.02
-    hang_up(served.url, PATH, {"input": "x", **extra}, lambda: served.engine.running == 1)
+    hang_up(served.server, PATH, {"input": "x", **extra}, lambda: served.engine.running == 1)
     wait_for(lambda: served.engine.aborted == 1)
     assert served.engine.running == 0
 
@@ -370,8 +368,8 @@ def test_stored_responses_are_not_streamed(served: Any) -> None:
 def test_with_several_processes_nothing_is_stored() -> None:
     service = Service(FakeEngine(), ServeConfig(api_workers=2), ServerMetrics())
     with (
-        live(build_app(service, [front_end(service, None)])) as url,
-        httpx.Client(base_url=url) as http,
+        LiveServer(build_app(service, [front_end(service, None)])) as server,
+        httpx.Client(base_url=server.url) as http,
     ):
         made = http.post(PATH, json={"input": "x", "max_output_tokens": 1})
         assert made.status_code == 200

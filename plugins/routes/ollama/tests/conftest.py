@@ -13,13 +13,14 @@ from quire_server.app import build_app
 from quire_server.config import ServeConfig
 from quire_server.metrics import ServerMetrics
 from quire_server.service import Service
-from quire_server.testing import FakeEngine, live
+from quire_server.testing import FakeEngine, LiveServer
 
 
 @dataclass
 class Live:
     """A server under test."""
 
+    server: LiveServer
     url: str
     engine: FakeEngine
     service: Service
@@ -32,8 +33,8 @@ def _served() -> Iterator[Live]:
     settings = ServeConfig(max_tokens_cap=400, served_model_name=["fake", "other:7b"])
     service = Service(engine, settings, ServerMetrics())
     app = build_app(service, [front_end(service, None)])
-    with live(app) as url, httpx.Client(base_url=url, timeout=20) as http:
-        yield Live(url, engine, service, http)
+    with LiveServer(app) as server, httpx.Client(base_url=server.url, timeout=20) as http:
+        yield Live(server, server.url, engine, service, http)
 
 
 @pytest.fixture

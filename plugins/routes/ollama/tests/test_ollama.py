@@ -245,7 +245,7 @@ def test_failures(served: Any, path: str) -> None:
 @pytest.mark.parametrize("stream", [False, True])
 def test_disconnect_aborts(served: Any, path: str, stream: bool) -> None:
     served.engine.delay = 0.02
-    hang_up(served.url, path, {**BASES[path], "stream": stream}, lambda: served.engine.running == 1)
+    hang_up(served.server, path, {**BASES[path], "stream": stream}, lambda: served.engine.running == 1)
     wait_for(lambda: served.engine.aborted == 1)
     assert served.engine.running == 0
 

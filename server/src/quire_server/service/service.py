@@ -123,7 +123,7 @@ class Service:
                     add_special_tokens=work.add_special_tokens,
                     deltas=work.stream,
                 )
-                streams.append(self.metrics.observe(stream, params))
+                streams.append(self.metrics.observe(stream, params, deltas=work.stream))
         except BaseException as error:
             for stream in streams:
                 await stream.aclose()
