@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from quire_server.errors import ApiError
+from quire_server.request_record import current_record
 
 _TYPES = {
     401: "authentication_error",
@@ -20,10 +21,11 @@ _TYPES = {
 def render_error(error: ApiError) -> dict[str, Any]:
     """Body of an error response, and of an `error` event."""
     kind = _TYPES.get(error.status, "api_error" if error.status >= 500 else "invalid_request_error")
+    record = current_record.get()
     return {
         "type": "error",
         "error": {"type": kind, "message": _message(error)},
-        "request_id": None,
+        "request_id": None if record is None else record.request_id,
     }
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, StrictBool, StrictFloat, StrictInt, Tag
 
 from quire_server.errors import bad_request
 from quire_server.http.fields import RequestModel
@@ -37,7 +37,11 @@ class Block(BaseModel):
     text: str | None = None
 
 
-Content = str | list[Block]
+# Which of the two is meant is decided first, so that an error names the field inside.
+Content = Annotated[
+    Annotated[str, Tag("text")] | Annotated[list[Block], Tag("list")],
+    Discriminator(lambda value: "text" if isinstance(value, str) else "list"),
+]
 
 
 class Message(BaseModel):
@@ -123,7 +127,7 @@ class CreateMessage(CountTokens):
     metadata: Metadata | None = None
 
 
-def _text(content: Content, where: str, joint: str) -> str:
+def _text(content: str | list[Block], where: str, joint: str) -> str:
     if isinstance(content, str):
         return content
     return joint.join(_blocks(content, where))

@@ -8,7 +8,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StringConstraints
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    StrictBool,
+    StrictFloat,
+    StrictInt,
+    StringConstraints,
+    Tag,
+)
 
 from quire_server.errors import ApiError, bad_request
 from quire_server.http.fields import RequestModel
@@ -24,6 +34,9 @@ _TEXT_PARTS = frozenset({"input_text", "output_text", "text"})
 Message = dict[str, str]
 """A turn of a chat: role and content, as chat templates take it."""
 
+# Which of the two is meant is decided first, so that an error names the field inside.
+_EITHER = Discriminator(lambda value: "text" if isinstance(value, str) else "list")
+
 Key = Annotated[str, StringConstraints(max_length=64)]
 Value = Annotated[str, StringConstraints(max_length=512)]
 
@@ -37,6 +50,9 @@ class Part(BaseModel):
     text: str | None = None
 
 
+_Content = Annotated[Annotated[str, Tag("text")] | Annotated[list[Part], Tag("list")], _EITHER]
+
+
 class Item(BaseModel):
     """An item of the input: a message, whether its type says so or not."""
 
@@ -44,7 +60,7 @@ class Item(BaseModel):
 
     type: str = "message"
     role: Literal["user", "assistant", "system", "developer"] | None = None
-    content: str | list[Part] | None = None
+    content: _Content | None = None
 
 
 class Format(BaseModel):
@@ -76,7 +92,11 @@ class CreateResponse(RequestModel):
     """Body of `POST /v1/responses`; fields as in OpenAI's reference."""
 
     model: str | None = None
-    input: str | Annotated[list[Item], Field(min_length=1, max_length=MAX_ITEMS)]
+    input: Annotated[
+        Annotated[str, Tag("text")]
+        | Annotated[list[Item], Tag("list"), Field(min_length=1, max_length=MAX_ITEMS)],
+        _EITHER,
+    ]
     instructions: str | None = None
     previous_response_id: str | None = None
     max_output_tokens: StrictInt | None = None
@@ -145,10 +165,10 @@ class CreateResponse(RequestModel):
                 "stream_options.include_obfuscation", "events are not padded. Leave it out, or send false."
             )
         self._check_text()
-        if self.background and self.stream:
-            raise _unsupported("stream", "a response in the background is retrieved, not streamed.")
         if self.background and self.store is False:
             raise bad_request("A response in the background has to be stored: store is false.", "store")
+        if self.background and self.stream:
+            raise _unsupported("stream", "a response in the background is retrieved, not streamed.")
 
     def _check_text(self) -> None:
         if self.text is None:
