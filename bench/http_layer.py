@@ -61,7 +61,7 @@ def quire_app() -> tuple[Any, uvicorn.Config]:
     from quire_server.metrics import ServerMetrics
     from quire_server.routes import choose_routes
     from quire_server.service import Service
-    from quire_server.testing import InstantEngine
+    from quire_server.testing.instant_engine import InstantEngine
 
     settings = ServeConfig(access_log=False, log_level="error", max_queue=100_000)
     service = Service(InstantEngine(), settings, ServerMetrics(settings))
@@ -178,7 +178,7 @@ def measure(server: Server, body: bytes, senders: int, requests: int) -> Rate:
 def engine_alone(streams: int, tokens: int) -> float:
     """Tokens per processor second of the instant engine, nothing above it."""
     from quire import SamplingParams
-    from quire_server.testing import InstantEngine
+    from quire_server.testing.instant_engine import InstantEngine
 
     async def read(engine: InstantEngine) -> None:
         params = SamplingParams(max_tokens=tokens)

@@ -1,6 +1,6 @@
 """A fake engine with next to no cost of its own: for measuring the layers above an engine.
 
-Knows nothing of stops, logprobs or several completions: what asks for them is refused, never answered wrongly.
+Knows nothing of stops, logprobs or several completions: what asks for them is refused.
 """
 
 from __future__ import annotations
