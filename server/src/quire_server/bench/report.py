@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import importlib.metadata
+import math
 import platform
 from typing import Any
 
@@ -28,6 +29,8 @@ def to_json(run: Run, summary: Summary, limits: dict[str, float]) -> dict[str, A
     """Everything: settings, versions, figures, and each request. Times in seconds unless the name says ms."""
     settings = dataclasses.asdict(run.settings)
     settings |= {name: str(getattr(run.settings, name)) for name in ("input_len", "output_len", "token_ids")}
+    if run.settings.request_rate == math.inf:
+        settings["request_rate"] = "inf"  # JSON has no infinity
     figures = dataclasses.asdict(summary)
     times = {f"{name}_ms": figures.pop(name) for name in LATENCIES}
     return {
