@@ -14,12 +14,20 @@ Messages name the thing, the value and the way out, and never an address, a path
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 from quire.errors import InvalidRequestError
 
 RETRY_AFTER = 1
 """Seconds. A step is far shorter, and a seat may be free after any step."""
+
+
+_INTERNAL = re.compile(
+    r"0x[0-9a-fA-F]{4,}|\b(?:tcp|ipc|inproc|unix|file)://\S+|(?<![\w/])(?:/[\w.@+-]+){2,}/?"
+)
+"""Memory addresses, sockets, and absolute paths: what text of the engine's may hold and no client needs."""
 
 
 class ApiError(Exception):
@@ -64,6 +72,27 @@ def from_engine(error: InvalidRequestError) -> ApiError:
     return bad_request(str(error), error.field, "context_length_exceeded" if long else None)
 
 
+@contextmanager
+def naming(names: Mapping[str, str]) -> Iterator[None]:
+    """Give fields the names that a dialect has for them, in the errors raised within.
+
+    Args:
+        names: the service's and the engine's name of a field -> the dialect's.
+
+    Raises:
+        ApiError: as it was raised, with the field under the dialect's name.
+    """
+    try:
+        yield
+    except ApiError as error:
+        old = error.param
+        if old is not None and old in names:
+            error.param = names[old]
+            if error.message.startswith(f"{old} "):
+                error.message = names[old] + error.message[len(old) :]
+        raise
+
+
 def unauthorized(message: str) -> ApiError:
     """401: no key, or a wrong one."""
     headers = {"WWW-Authenticate": "Bearer"}
@@ -88,10 +117,15 @@ def overloaded(message: str) -> ApiError:
 
 def failed(message: str) -> ApiError:
     """500: the request failed inside the engine."""
-    return ApiError(500, message, kind="server_error", code="engine_error")
+    return ApiError(500, _told(message), kind="server_error", code="engine_error")
 
 
 def unavailable(message: str, code: str = "unavailable") -> ApiError:
     """503: the engine is loading, dead, hung, or the server is about to stop."""
     headers = {"Retry-After": str(RETRY_AFTER)}
-    return ApiError(503, message, kind="server_error", code=code, headers=headers)
+    return ApiError(503, _told(message), kind="server_error", code=code, headers=headers)
+
+
+def _told(message: str) -> str:
+    """A message of the engine's as clients may read it."""
+    return _INTERNAL.sub("...", message)

@@ -45,6 +45,7 @@ from quire.sampling import SamplingParams
 __all__ = [
     "SettingsCommand",
     "configuration",
+    "current_registry",
     "engine_flags_given",
     "engine_options",
     "given_sampling",

@@ -126,6 +126,8 @@ def _divide(
             block_size=config.block_size,
             max_model_len=max_model_len,
             max_num_seqs=config.max_num_seqs,
+            max_num_batched_tokens=config.max_num_batched_tokens,
+            windows=plan.windows,
             asked_max_model_len=asked,
         )
     except CapacityError as error:

@@ -80,6 +80,11 @@ class EnginePlan:
     max_model_len: int
     vocab_size: int
 
+    @property
+    def windows(self) -> tuple[int | None, ...]:
+        """Per KV group its sliding window in tokens; None where all tokens are kept."""
+        return tuple(need.cache.window for need in self.attention)
+
     def with_eos(self, token_id: int) -> EnginePlan:
         """The same plan with an end token, for a checkpoint that names none."""
         return replace(self, generation=replace(self.generation, eos_token_ids=(token_id,)))

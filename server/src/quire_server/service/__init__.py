@@ -2,6 +2,7 @@
 
 from quire_server.service.engine import Engine, Health
 from quire_server.service.generation import Generation, Usage
+from quire_server.service.sampling import sampling_params
 from quire_server.service.service import Service, Work
 
-__all__ = ["Engine", "Generation", "Health", "Service", "Usage", "Work"]
+__all__ = ["Engine", "Generation", "Health", "Service", "Usage", "Work", "sampling_params"]

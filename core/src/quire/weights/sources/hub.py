@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from quire.contracts.source import ModelFiles, ModelRequest
 from quire.errors import CheckpointError, ModelError, ModelNotFoundError
-from quire.weights.sources._files import INDEX, is_text_file, list_weights, select_weights
+from quire.weights.sources._files import INDEX, find_weights, is_text_file, select_weights
 from quire.weights.sources._hub_headers import all_cached, write_headers
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ class HubSource:
             directory=directory,
             source=self.name,
             revision=directory.name,  # the cache names a snapshot by its commit
-            weights=() if request.tokenizer_only else list_weights(directory),
+            weights=() if request.tokenizer_only else find_weights(directory),
         )
 
     def _described(self, request: ModelRequest, directory: Path) -> Path:
@@ -148,7 +148,7 @@ class HubSource:
         directory = self._cached(request, reason)
         try:
             if not request.tokenizer_only:
-                list_weights(directory)
+                find_weights(directory)
         except CheckpointError as missing:
             raise ModelNotFoundError(
                 f"{request.model!r} is in the Hugging Face cache only in part, and the hub was not "

@@ -1,0 +1,34 @@
+"""Errors in Anthropic's form, https://platform.claude.com/docs/en/api/errors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from quire_server.errors import ApiError
+
+_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+}
+
+
+def render_error(error: ApiError) -> dict[str, Any]:
+    """Body of an error response, and of an `error` event."""
+    kind = _TYPES.get(error.status, "api_error" if error.status >= 500 else "invalid_request_error")
+    return {
+        "type": "error",
+        "error": {"type": kind, "message": _message(error)},
+        "request_id": None,
+    }
+
+
+def _message(error: ApiError) -> str:
+    """The message; the form has no place of its own for the field."""
+    if error.param is None or error.param in error.message:
+        return error.message
+    return f"{error.param}: {error.message}"
