@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ..live import KEY, LiveServer
+from tests.live import KEY, LiveServer
 from .environments import node_modules, python_of
 
 SCRIPTS = Path(__file__).parent / "scripts"

@@ -56,7 +56,7 @@ async def serve(launch: ApiLaunch, listener: socket.socket, report: BinaryIO) ->
         stream=launch.index,
     )
     async with llm:
-        service = Service(llm, settings, ServerMetrics(settings))
+        service = Service(llm, settings, ServerMetrics())
         front_ends = [route.load()(service, route.load_options()) for route in launch.routes]
         config = uvicorn_config(settings, build_app(service, front_ends))
         config.timeout_graceful_shutdown = int(_CLOSING_SECONDS)

@@ -28,6 +28,7 @@ from quire.errors import ConfigError, EngineError, QuireError
 from quire.plugin_plan import PlannedPlugin
 from quire_server.api_launch import LISTENING, ApiLaunch
 from quire_server.config import ServeConfig
+from quire_server.metrics.shared import shared_metrics
 
 logger = logging.getLogger(__name__)
 
@@ -134,8 +135,9 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._signal)
+        shared = shared_metrics() if self._settings.api_workers > 1 else contextlib.nullcontext()
         try:
-            with _listener(self._settings) as listener:
+            with _listener(self._settings) as listener, shared:
                 return await self._run(listener)
         finally:
             for worker in self._workers.values():
@@ -149,10 +151,6 @@ class Supervisor:
         self._signalled.set()
 
     async def _run(self, listener: socket.socket) -> int:
-        if self._settings.api_workers > 1:
-            metrics = self._directory / "metrics"
-            metrics.mkdir()
-            os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(metrics)
         signalled = asyncio.create_task(self._signalled.wait())
         for index in range(self._settings.api_workers):
             self._start_worker(index, listener)

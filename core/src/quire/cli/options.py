@@ -46,7 +46,9 @@ __all__ = [
     "SettingsCommand",
     "configuration",
     "current_registry",
+    "engine_flags_given",
     "engine_options",
+    "given_sampling",
     "installed_sections",
     "sampling_from",
     "sampling_options",
@@ -181,6 +183,17 @@ def sections_in(file: Path | None) -> dict[str, type[BaseModel]]:
     }
 
 
+def engine_flags_given() -> bool:
+    """Whether the running command was given `--config` or a flag of the engine."""
+    meta = click.get_current_context().meta
+    return bool(meta.get(ENGINE) or meta.get(FILE))
+
+
+def given_sampling(**fallbacks: Any) -> dict[str, Any]:
+    """The sampling parameters that the running command's flags set, over its own defaults."""
+    return {**fallbacks, **click.get_current_context().meta.get(SAMPLING, {})}
+
+
 def sampling_from(defaults: SamplingParams, **fallbacks: Any) -> SamplingParams:
     """The model's default sampling parameters with the running command's flags over them.
 
@@ -191,8 +204,7 @@ def sampling_from(defaults: SamplingParams, **fallbacks: Any) -> SamplingParams:
     Raises:
         InvalidRequestError: a value is out of range.
     """
-    given = click.get_current_context().meta.get(SAMPLING, {})
-    return dataclasses.replace(defaults, **{**fallbacks, **given})
+    return dataclasses.replace(defaults, **given_sampling(**fallbacks))
 
 
 def _add(command: Command, options: Sequence[click.Option]) -> Command:

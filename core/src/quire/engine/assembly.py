@@ -166,6 +166,8 @@ def _budget(plan: EnginePlan, profile: MemoryProfile) -> MemoryBudget:
         block_size=config.block_size,
         max_model_len=plan.max_model_len,
         max_num_seqs=config.max_num_seqs,
+        max_num_batched_tokens=config.max_num_batched_tokens,
+        windows=plan.windows,
         asked_max_model_len=config.max_model_len is not None,
     )
 
@@ -181,4 +183,5 @@ def _scheduler_config(plan: EnginePlan, budget: MemoryBudget) -> SchedulerConfig
         enable_prefix_caching=config.enable_prefix_caching,
         enable_chunked_prefill=config.enable_chunked_prefill,
         policy=config.scheduling_policy,
+        windows=plan.windows,
     )

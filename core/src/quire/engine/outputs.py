@@ -93,6 +93,7 @@ class _RequestState:
             [None] if params.prompt_logprobs is not None else None
         )
         self._metrics = RequestMetrics(arrival_time=request.engine.arrival_time)
+        self._token_times: list[float] = []
         self._cached_tokens = 0
         self._error: str | None = None
 
@@ -107,6 +108,7 @@ class _RequestState:
         metrics.num_preemptions = max(metrics.num_preemptions, step.num_preemptions)
         if step.index == 0:
             self._cached_tokens = step.num_cached_tokens
+            self._token_times += [now] * len(step.token_ids)
         if self._prompt_logprobs is not None and step.prompt_logprobs:
             self._prompt_logprobs += [
                 _logprobs(self._tokenizer, entry, self._request.params.detokenize)
@@ -145,7 +147,7 @@ class _RequestState:
             outputs=self._chosen(finished),
             finished=finished,
             prompt_logprobs=prompt_logprobs,
-            metrics=replace(self._metrics),
+            metrics=replace(self._metrics, token_times=tuple(self._token_times) if finished else ()),
             num_cached_tokens=self._cached_tokens,
             error=self._error,
         )

@@ -223,7 +223,9 @@ def token_biases(value: Any) -> dict[int, Any] | None:
     biases: dict[int, Any] = {}
     for key, bias in value.items():
         if not (len(key) <= _MAX_KEY and key.isascii() and key.removeprefix("-").isdigit()):
-            raise bad_request(f"logit_bias has the key {key[:_MAX_KEY]!r}, which is no token id.", "logit_bias")
+            raise bad_request(
+                f"logit_bias has the key {key[:_MAX_KEY]!r}, which is no token id.", "logit_bias"
+            )
         biases[int(key)] = bias
     return biases
 

@@ -9,7 +9,15 @@ from quire_server.openai.fields import check_text
 
 _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 _TOOL_ROLES = ("tool", "function")
-_REFUSED = ("tool_calls", "function_call", "tool_call_id", "audio", "refusal", "reasoning", "reasoning_content")
+_REFUSED = (
+    "tool_calls",
+    "function_call",
+    "tool_call_id",
+    "audio",
+    "refusal",
+    "reasoning",
+    "reasoning_content",
+)
 
 
 def read_messages(value: Any) -> list[dict[str, Any]]:

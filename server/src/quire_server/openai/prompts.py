@@ -58,7 +58,9 @@ def _one(item: Any, vocab_size: int) -> str | list[int]:
 
 def _no_token(value: Any, name: str, vocab_size: int) -> ApiError:
     short = type(value) is int and value.bit_length() <= 128
-    shown = str(value) if short else f"a {type(value).__name__}" if type(value) is not int else "a huge integer"
+    shown = (
+        str(value) if short else f"a {type(value).__name__}" if type(value) is not int else "a huge integer"
+    )
     return bad_request(
         f"{name} holds {shown}, which is no token id: they are integers from 0 to {vocab_size - 1}.", name
     )
