@@ -143,7 +143,7 @@ class GenerationFields(RequestModel):
                 )
         if self.metadata is not None and not isinstance(self.metadata, dict):
             raise bad_request("metadata must be an object of labels.", "metadata")
-        if self.cache_salt == "":
+        if self.cache_salt is not None and not check_text(self.cache_salt, "cache_salt"):
             raise bad_request("cache_salt is empty: it must have at least one character.", "cache_salt")
         self._check_stream_options()
         if self.prompt_logprobs is not None and self.stream:
