@@ -36,6 +36,9 @@ _SERVICE_LINKS = re.compile(
     r"QUIRE_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_(ADDR|PORT|PROTO))?)?)\Z"
 )
 
+# Read by the commands that ask a running server; no setting of an engine.
+_CLIENTS = frozenset({"QUIRE_API_KEY"})
+
 
 @dataclass(frozen=True, slots=True)
 class Layer:
@@ -140,7 +143,7 @@ def read_environment(environ: Mapping[str, str], shapes: Mapping[KeyPath, Shape]
             continue
         path = names.get(name)
         if path is None:
-            if "__" in name or _SERVICE_LINKS.match(name):
+            if "__" in name or name in _CLIENTS or _SERVICE_LINKS.match(name):
                 continue
             # Handed on under the name a file would use, so that validation names the nearest known one.
             path = (name.removeprefix(ENV_PREFIX).lower(),)

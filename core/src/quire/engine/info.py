@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from quire.contracts import ModelFiles
 from quire.plugin_plan import PluginPlan
@@ -74,8 +74,11 @@ class EngineStats:
         steps: steps run.
         prompt_tokens, generation_tokens: tokens computed for prompts (cached ones are not) and sampled.
         step_seconds: time spent in steps.
-        step_histogram: steps per bucket of `STEP_BUCKETS`, and above the last.
+        step_histogram: steps per bucket of `step_buckets`, and above the last.
+        step_buckets: `STEP_BUCKETS`, for those who only have the figures.
     """
+
+    step_buckets: ClassVar[tuple[float, ...]] = STEP_BUCKETS
 
     scheduler: SchedulerStats
     steps: int = 0

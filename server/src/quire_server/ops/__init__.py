@@ -1,0 +1,1 @@
+"""For those who run a server: health, readiness, version, metrics, and a live view of the engine."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from quire import (
 )
 from quire.contracts import ModelFiles
 from quire.errors import EngineError, InvalidRequestError, RequestFailedError
-from quire.outputs import FinishReason
+from quire.outputs import FinishReason, RequestMetrics
 from quire_server.service import Health
 
 BOS, EOS = 256, 257
@@ -146,6 +147,8 @@ class FakeEngine:
         finished: FinishReason | None = None
         stop_reason: str | None = None
         shown = 0
+        times = RequestMetrics(time.monotonic())
+        times.first_scheduled_time = times.arrival_time
         self.running += 1
         try:
             while finished is None:
@@ -155,12 +158,15 @@ class FakeEngine:
                 if self.fail_after is not None and len(made) >= self.fail_after:
                     raise RequestFailedError("The request failed: on purpose", request_id=request_id)
                 made.append(plain[len(made) % len(plain)])
+                times.first_token_time = times.first_token_time or time.monotonic()
                 for stop in stops:
                     if _text(made).endswith(stop):
                         finished, stop_reason = "stop", stop
                         kept = _text(made) if params.include_stop_str_in_output else _text(made)[: -len(stop)]
                 if finished is None and len(made) >= most:
                     finished = "length"
+                if finished is not None:
+                    times.finished_time = time.monotonic()
                 whole = kept if stop_reason is not None else _text(made)
                 if not deltas and finished is None:
                     continue
@@ -184,6 +190,7 @@ class FakeEngine:
                         for index in range(params.n)
                     ],
                     finished=finished is not None,
+                    metrics=times,
                     prompt_logprobs=None
                     if params.prompt_logprobs is None
                     else [None, *(_logprobs(one, params.prompt_logprobs) for one in ids[1:])],

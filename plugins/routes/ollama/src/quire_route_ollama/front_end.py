@@ -1,0 +1,120 @@
+"""The routes of Ollama's API: its requests as `Work`, and back."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+import quire
+from quire_route_ollama.answer import Answer, Kind, render_error
+from quire_route_ollama.catalog import Catalog
+from quire_route_ollama.options import NAMES, Options, examine_all
+from quire_route_ollama.request import ChatRequest, GenerateRequest, Prompted, ShowRequest, json_body
+from quire_server.errors import bad_request, naming
+from quire_server.front_end import FrontEnd
+from quire_server.http.fields import examine
+from quire_server.http.streaming import NDJSON, answered, streamed
+from quire_server.service import Service, Work
+from quire_server.service.sampling import sampling_params
+
+PREFIX = "/api"
+
+
+class Ollama:
+    """Endpoints."""
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+        self.catalog = Catalog(service)
+
+    async def generate(
+        self, request: Request, body: Annotated[GenerateRequest, Depends(json_body(GenerateRequest))]
+    ) -> Response:
+        """`POST /api/generate`."""
+        examine_all(request, body, body.options)
+        self.catalog.check(body.model)
+        if body.raw and body.system:
+            raise bad_request("system cannot be served with raw: true: a raw prompt stands alone.", "system")
+        if not body.prompt:
+            return self._loaded("generate", body)
+        if body.raw:
+            return await self._answer(request, "generate", body, body.prompt, raw=True)
+        prompt = await self.service.render_chat(body.turns(), add_generation_prompt=True)
+        return await self._answer(request, "generate", body, prompt)
+
+    async def chat(
+        self, request: Request, body: Annotated[ChatRequest, Depends(json_body(ChatRequest))]
+    ) -> Response:
+        """`POST /api/chat`."""
+        examine_all(request, body, body.options)
+        self.catalog.check(body.model)
+        turns = body.turns()
+        if not turns:
+            return self._loaded("chat", body)
+        # As in Ollama, an answer that the client has begun is continued.
+        begun = turns[-1]["role"] == "assistant"
+        prompt = await self.service.render_chat(
+            turns, add_generation_prompt=not begun, continue_final_message=begun
+        )
+        return await self._answer(request, "chat", body, prompt)
+
+    async def tags(self) -> Response:
+        """`GET /api/tags`."""
+        return JSONResponse(self.catalog.tags())
+
+    async def show(
+        self, request: Request, body: Annotated[ShowRequest, Depends(json_body(ShowRequest))]
+    ) -> Response:
+        """`POST /api/show`."""
+        examine(request, body)
+        name = body.model or body.name
+        if name is None:
+            raise bad_request("model is missing.", "model")
+        self.catalog.check(name)
+        return JSONResponse(self.catalog.show())
+
+    async def running(self) -> Response:
+        """`GET /api/ps`."""
+        return JSONResponse(self.catalog.running())
+
+    async def version(self) -> Response:
+        """`GET /api/version`."""
+        return JSONResponse({"version": quire.__version__})
+
+    def _loaded(self, kind: Kind, body: Prompted) -> Response:
+        self.service.check_ready()
+        return JSONResponse(Answer(kind=kind, model=body.model).loaded())
+
+    async def _answer(
+        self, request: Request, kind: Kind, body: Prompted, prompt: str, *, raw: bool = False
+    ) -> Response:
+        answer = Answer(kind=kind, model=body.model, logprobs=body.num_logprobs)
+        options = body.options or Options()
+        with naming(NAMES):
+            params = sampling_params(
+                self.service.engine.get_default_sampling_params(),
+                logprobs=body.num_logprobs,
+                **options.sampling(self.service.info.max_model_len),
+            )
+            generation = await self.service.start(
+                Work(prompts=[prompt], params=params, stream=True, add_special_tokens=raw)
+            )
+        if body.stream is False:
+            return JSONResponse(await answered(request, answer.whole(generation)))
+        return streamed(generation, answer.lines(generation), NDJSON)
+
+
+def front_end(service: Service, options: Any) -> FrontEnd:
+    """Ollama's API; takes no options."""
+    endpoints = Ollama(service)
+    router = APIRouter(prefix=PREFIX, tags=["ollama"])
+    router.add_api_route("/generate", endpoints.generate, methods=["POST"])
+    router.add_api_route("/chat", endpoints.chat, methods=["POST"])
+    router.add_api_route("/show", endpoints.show, methods=["POST"])
+    router.add_api_route("/tags", endpoints.tags, methods=["GET"])
+    router.add_api_route("/ps", endpoints.running, methods=["GET"])
+    router.add_api_route("/version", endpoints.version, methods=["GET"])
+    return FrontEnd(router=router, render_error=render_error, error_prefixes=(PREFIX,))

@@ -1,0 +1,176 @@
+"""The bodies of Ollama's API. Knows Ollama's request form; knows no engine and no answer.
+
+Ollama's clients leave the content type out, or let curl send a wrong one; so bodies are read as JSON
+whatever their headers say (`json_body`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Annotated, Any, ClassVar, TypeVar
+
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, ValidationError
+from starlette.requests import Request
+
+from quire_route_ollama.options import Options
+from quire_server.errors import bad_request
+from quire_server.http.fields import RequestModel
+
+MAX_MESSAGES = 100_000
+MAX_TOP_LOGPROBS = 20
+_TEXT_ONLY = "this server takes text."
+_ROLES = ("system", "user", "assistant")
+
+Turn = dict[str, str]
+"""Role and content, as chat templates take them."""
+
+B = TypeVar("B", bound=BaseModel)
+
+
+def json_body(model: type[B]) -> Callable[[Request], Awaitable[B]]:
+    """A dependency that reads a body.
+
+    Raises (when called):
+        ApiError: 400, it is no JSON.
+        RequestValidationError: a field is wrong.
+    """
+
+    async def read(request: Request) -> B:
+        try:
+            found = json.loads(await request.body())
+        except (ValueError, RecursionError):
+            raise bad_request(
+                "The body cannot be read: it must be JSON in UTF-8, and not nested too deeply."
+            ) from None
+        if not isinstance(found, dict):
+            raise bad_request("The body must be a JSON object.")
+        try:
+            return model.model_validate(found)
+        except ValidationError as error:
+            errors = [{**one, "loc": ("body", *one["loc"])} for one in error.errors()]
+            raise RequestValidationError(errors, body=found) from None
+
+    return read
+
+
+class Prompted(RequestModel):
+    """What `/api/generate` and `/api/chat` share.
+
+    `keep_alive` is accepted: the model stays loaded as long as the server runs.
+    """
+
+    model: Annotated[str, Field(min_length=1)]
+    stream: StrictBool | None = None
+    options: Options | None = None
+    keep_alive: float | str | None = None
+    logprobs: StrictBool | None = None
+    top_logprobs: Annotated[StrictInt, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
+
+    refused: ClassVar[Mapping[str, str]] = {
+        "chat_template": "only the model's own chat template is used.",
+        "format": "the form of the output cannot be set.",
+        "shift": "a full context ends the answer.",
+        "think": "this server does not set thinking apart.",
+        "truncate": "prompts are never shortened silently.",
+    }
+    harmless: ClassVar[Mapping[str, tuple[Any, ...]]] = {
+        "format": ("",),
+        "shift": (False,),
+        "think": (False,),
+        "truncate": (False,),
+    }
+
+    @property
+    def num_logprobs(self) -> int | None:
+        """How many alternatives per token are to be told; None if log probabilities are not asked for."""
+        return (self.top_logprobs or 0) if self.logprobs or self.top_logprobs else None
+
+
+class GenerateRequest(Prompted):
+    """Body of `POST /api/generate`."""
+
+    prompt: str | None = None
+    system: str | None = None
+    raw: StrictBool | None = None
+
+    refused: ClassVar[Mapping[str, str]] = {
+        **Prompted.refused,
+        "context": "send the whole chat to /api/chat.",
+        "height": _TEXT_ONLY,
+        "images": _TEXT_ONLY,
+        "steps": _TEXT_ONLY,
+        "suffix": "the model continues a prompt, it does not fill gaps.",
+        "template": "only the model's own chat template is used; raw: true goes without.",
+        "width": _TEXT_ONLY,
+    }
+    harmless: ClassVar[Mapping[str, tuple[Any, ...]]] = {
+        **Prompted.harmless,
+        "context": ([],),
+        "images": ([],),
+        "suffix": ("",),
+        "template": ("",),
+    }
+
+    def turns(self) -> list[Turn]:
+        """The chat that the prompt stands for."""
+        turns = [{"role": "system", "content": self.system}] if self.system else []
+        return [*turns, {"role": "user", "content": self.prompt or ""}]
+
+
+class Message(BaseModel):
+    """A turn of the chat. What else it holds stays in `model_extra`."""
+
+    model_config = ConfigDict(extra="allow")
+
+    role: str
+    content: str | None = None
+
+
+class ChatRequest(Prompted):
+    """Body of `POST /api/chat`."""
+
+    messages: Annotated[list[Message], Field(max_length=MAX_MESSAGES)] | None = None
+
+    refused: ClassVar[Mapping[str, str]] = {**Prompted.refused, "tools": "this server has no tools."}
+    harmless: ClassVar[Mapping[str, tuple[Any, ...]]] = {**Prompted.harmless, "tools": ([],)}
+
+    def turns(self) -> list[Turn]:
+        """The chat.
+
+        Raises:
+            ApiError: 400, a turn has a role or a part that cannot be served.
+        """
+        turns = []
+        for index, message in enumerate(self.messages or ()):
+            where = f"messages[{index}]"
+            if message.role not in _ROLES:
+                raise bad_request(
+                    f"{where}.role is {message.role[:200]!r}: it must be one of {', '.join(_ROLES)}.",
+                    f"{where}.role",
+                )
+            for name, value in (message.model_extra or {}).items():
+                if value:
+                    raise bad_request(
+                        f"{where}.{name[:200]} cannot be served: a message is a role and a text.",
+                        f"{where}.{name[:200]}",
+                        "unsupported_parameter",
+                    )
+            turns.append({"role": message.role, "content": message.content or ""})
+        return turns
+
+
+class ShowRequest(RequestModel):
+    """Body of `POST /api/show`. Older clients call the model `name`. `verbose` changes nothing."""
+
+    model: str | None = None
+    name: str | None = None
+    verbose: StrictBool | None = None
+
+    refused: ClassVar[Mapping[str, str]] = {
+        "options": "show tells what is loaded.",
+        "system": "show tells what is loaded.",
+        "template": "only the model's own chat template is used.",
+    }
+    harmless: ClassVar[Mapping[str, tuple[Any, ...]]] = {"options": ({},), "system": ("",), "template": ("",)}

@@ -1,0 +1,1 @@
+"""Anthropic's Messages API: `/v1/messages`. A front end of its own; imports no other."""

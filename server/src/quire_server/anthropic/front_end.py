@@ -1,0 +1,81 @@
+"""The routes of the Messages API: Anthropic's requests as `Work`, and back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from quire.errors import InvalidRequestError
+from quire_server.anthropic.answer import Answer
+from quire_server.anthropic.errors import render_error
+from quire_server.anthropic.request import CountTokens, CreateMessage
+from quire_server.errors import from_engine, naming
+from quire_server.front_end import FrontEnd
+from quire_server.http.fields import examine
+from quire_server.http.streaming import answered, streamed
+from quire_server.service import Generation, Service, Work
+from quire_server.service.sampling import sampling_params
+
+PATH = "/v1/messages"
+
+_NAMES = {"stop": "stop_sequences", "prompt": "messages"}
+
+
+class Messages:
+    """Endpoints."""
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+
+    async def create(self, request: Request, body: CreateMessage) -> Response:
+        """`POST /v1/messages`."""
+        examine(request, body)
+        model = self.service.model(body.model)
+        with naming(_NAMES):
+            generation = await self._start(body)
+        answer = Answer(model, generation, body.max_tokens)
+        if body.stream:
+            return streamed(generation, answer.events())
+        return JSONResponse(await answered(request, answer.whole()))
+
+    async def count_tokens(self, request: Request, body: CountTokens) -> Response:
+        """`POST /v1/messages/count_tokens`."""
+        examine(request, body)
+        self.service.model(body.model)
+        prompt = await self._prompt(body)
+        try:
+            ids = await self.service.engine.tokenize(prompt, add_special_tokens=False)
+        except InvalidRequestError as error:
+            raise from_engine(error) from error
+        return JSONResponse({"input_tokens": len(ids)})
+
+    async def _start(self, body: CreateMessage) -> Generation:
+        params = sampling_params(
+            self.service.engine.get_default_sampling_params(),
+            max_tokens=body.max_tokens,
+            stop=body.stop_sequences,
+            temperature=body.temperature,
+            top_p=body.top_p,
+            top_k=body.top_k,
+        )
+        work = Work(prompts=[await self._prompt(body)], params=params, stream=True, add_special_tokens=False)
+        return await self.service.start(work)
+
+    async def _prompt(self, body: CountTokens) -> str:
+        return await self.service.render_chat(
+            body.turns(),
+            add_generation_prompt=not body.prefilled,
+            continue_final_message=body.prefilled,
+        )
+
+
+def front_end(service: Service, options: Any) -> FrontEnd:
+    """The Messages API; takes no options."""
+    endpoints = Messages(service)
+    router = APIRouter(tags=["messages"])
+    router.add_api_route(PATH, endpoints.create, methods=["POST"])
+    router.add_api_route(PATH + "/count_tokens", endpoints.count_tokens, methods=["POST"])
+    return FrontEnd(router=router, render_error=render_error, error_prefixes=(PATH,))

@@ -1,0 +1,56 @@
+"""The `serve:` section as flags: a flag per setting, keys as secrets, the environment under them."""
+
+from __future__ import annotations
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from quire.cli.options import SettingsCommand, configuration, engine_options, section_options
+from quire_server.config import ServeConfig
+
+
+def settings(*arguments: str) -> ServeConfig:
+    """The section that a command with these arguments gets."""
+    got: list[ServeConfig] = []
+
+    @click.command(cls=SettingsCommand)
+    @section_options("serve", ServeConfig, everyday=("host", "port"))
+    @engine_options
+    def command() -> None:
+        section = configuration("tiny").sections["serve"]
+        assert isinstance(section, ServeConfig)
+        got.append(section)
+
+    CliRunner().invoke(command, arguments, catch_exceptions=False)
+    return got[0]
+
+
+def test_flags_give_the_section(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QUIRE_SERVE__PORT", "81")
+    monkeypatch.setenv("QUIRE_SERVE__MAX_QUEUE", "7")
+    section = settings(
+        *("--host", "0.0.0.0", "--port", "80", "--api-key", "a", "--api-key", "b", "--no-playground"),
+        *("--served-model-name", "x", "--served-model-name", "y", "--cors-origin", "http://a"),
+        *("--request-timeout", "2.5"),
+    )
+    assert (section.host, section.port, section.max_queue) == ("0.0.0.0", 80, 7)
+    assert [key.get_secret_value() for key in section.api_keys] == ["a", "b"]
+    assert section.served_model_name == ["x", "y"]
+    assert section.cors_origins == ["http://a"]
+    assert section.request_timeout == 2.5
+    assert not section.playground
+
+
+def test_no_setting_needs_a_prefix() -> None:
+    assert settings() == ServeConfig()
+
+    @click.command(cls=SettingsCommand)
+    @section_options("serve", ServeConfig)
+    @engine_options
+    def command() -> None:
+        """Shows its help."""
+
+    flags = {name for param in command.params for name in param.opts}
+    assert {"--api-key", "--cors-origin", "--ssl-ca-certs"} <= flags
+    assert not {flag for flag in flags if flag.startswith("--serve-")}
