@@ -8,49 +8,21 @@ from typing import Any
 
 import pytest
 from fastapi import FastAPI
-from fastapi.exceptions import RequestValidationError
 from fastapi.testclient import TestClient
-from starlette.exceptions import HTTPException
-from starlette.requests import Request
-from starlette.responses import Response
 
+from quire_server.app import build_app
 from quire_server.config import ServeConfig
-from quire_server.errors import ApiError, bad_request
-from quire_server.front_end import openai_error
 from quire_server.metrics import ServerMetrics
 from quire_server.openai.front_end import front_end
 from quire_server.service import Service
-from quire_server.testing import FakeEngine
+from quire_server.testing import FakeEngine, LiveServer
 
 Post = Callable[..., Any]
 
 
 def make_app(engine: FakeEngine, settings: ServeConfig) -> FastAPI:
     service = Service(engine, settings, ServerMetrics())
-    app = FastAPI()
-    app.state.service = service
-    app.include_router(front_end(service, None).router)
-
-    def answer(error: ApiError) -> Response:
-        body = json.dumps(openai_error(error)).encode()
-        return Response(body, error.status, error.headers, "application/json")
-
-    async def api(request: Request, error: Exception) -> Response:
-        assert isinstance(error, ApiError)
-        return answer(error)
-
-    async def validation(request: Request, error: Exception) -> Response:
-        assert isinstance(error, RequestValidationError)
-        return answer(bad_request("invalid", ".".join(map(str, error.errors()[0]["loc"][1:]))))
-
-    async def http(request: Request, error: Exception) -> Response:
-        assert isinstance(error, HTTPException)
-        return answer(ApiError(error.status_code, str(error.detail)))
-
-    app.add_exception_handler(ApiError, api)
-    app.add_exception_handler(RequestValidationError, validation)
-    app.add_exception_handler(HTTPException, http)
-    return app
+    return build_app(service, [front_end(service, None)])
 
 
 @pytest.fixture
@@ -67,6 +39,13 @@ def settings() -> ServeConfig:
 def client(engine: FakeEngine, settings: ServeConfig) -> Iterator[TestClient]:
     with TestClient(make_app(engine, settings)) as client:
         yield client
+
+
+@pytest.fixture
+def server(engine: FakeEngine, settings: ServeConfig) -> Iterator[LiveServer]:
+    """The same app behind a real socket."""
+    with LiveServer(make_app(engine, settings)) as server:
+        yield server
 
 
 @pytest.fixture

@@ -18,7 +18,16 @@ START: dict[str, dict[str, Any]] = {
     "/v1/chat/completions": {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 2},
 }
 COMPLETIONS, CHATS = START
-NAN, HUGE = float("nan"), 10**400
+HUGE = 10**400
+
+
+def of(name: str, *values: Any) -> list[tuple[str, Any]]:
+    return [(name, value) for value in values]
+
+
+def on(path: str, name: str, *values: Any) -> list[tuple[str, str, Any]]:
+    return [(path, name, value) for value in values]
+
 
 INVALID: list[tuple[str, Any]] = [
     *((name, 5) for name in ("response_format", "structured_outputs", "guided_json", "guided_regex")),
@@ -36,31 +45,28 @@ INVALID: list[tuple[str, Any]] = [
     ("use_beam_search", True),
     ("early_stopping", True),
     ("spaces_between_special_tokens", False),
-    *(("n", value) for value in (0, -1, 65, 10**9, HUGE, True, 1.5, "1", [1])),
-    *(("best_of", value) for value in (0, 10**9, True)),
-    *(("temperature", value) for value in (-1, NAN, HUGE, True, "0", {})),
-    *(("top_p", value) for value in (0, 1.5, NAN, True)),
-    *(("top_k", value) for value in (-2, 2**64, True, 1.5)),
-    *(("min_p", value) for value in (-0.1, 2, NAN)),
-    *(("repetition_penalty", value) for value in (0, -1, NAN)),
-    *(("frequency_penalty", value) for value in (-3, NAN, True)),
-    *(("presence_penalty", value) for value in (3, NAN)),
-    *(("seed", value) for value in (2**64, 2**70, True, 0.5)),
-    *(("max_tokens", value) for value in (-1, 2**31, 2**64, True, "9")),
-    *(("min_tokens", value) for value in (-1, 2**64, 3, True)),
-    *(("stop", value) for value in ("", [""], [5], ["x"] * 1000, "x" * 5000, {}, "\ud800", 7)),
-    *(("stop_token_ids", value) for value in ([-1], [VOCAB_SIZE], [2**31], [2**64], [True], "7", [0] * 9999)),
-    *(("allowed_token_ids", value) for value in ([], [-1], [VOCAB_SIZE], [2**64], ["1"], {})),
-    *(("logit_bias", value) for value in ({"-1": 1}, {str(VOCAB_SIZE): 1}, {str(2**31): 1}, {str(2**64): 1})),
-    *(
-        ("logit_bias", value)
-        for value in ({"1": 101}, {"1": NAN}, {"1": True}, {"1": None}, {"a": 1}, [1], 5)
-    ),
-    *(("logit_bias", value) for value in ({"9" * 5000: 1}, {"": 1}, {"\ud800": 1}, {"٣": 1})),
-    *(("bad_words", value) for value in ("", [""], [5], ["x"] * 9999, ["\ud800"], {})),
-    *(("prompt_logprobs", value) for value in (-1, 21, 2**64, True)),
-    *(("priority", value) for value in (2**31, -(2**31), True, "1")),
-    *(("cache_salt", value) for value in ("", 5, "\ud800")),
+    *of("n", 0, -1, 65, 10**9, HUGE, True, 1.5, "1", [1]),
+    *of("best_of", 0, 10**9, True),
+    *of("temperature", -1, HUGE, True, "0", {}),
+    *of("top_p", 0, 1.5, True),
+    *of("top_k", -2, 2**64, True, 1.5),
+    *of("min_p", -0.1, 2),
+    *of("repetition_penalty", 0, -1),
+    *of("frequency_penalty", -3, True),
+    *of("presence_penalty", 3),
+    *of("seed", 2**64, 2**70, True, 0.5),
+    *of("max_tokens", -1, 2**31, 2**64, True, "9"),
+    *of("min_tokens", -1, 2**64, 3, True),
+    *of("stop", "", [""], [5], ["x"] * 1000, "x" * 5000, {}, 7),
+    *of("stop_token_ids", [-1], [VOCAB_SIZE], [2**31], [2**64], [True], "7", [0] * 9999),
+    *of("allowed_token_ids", [], [-1], [VOCAB_SIZE], [2**64], ["1"], {}),
+    *of("logit_bias", {"-1": 1}, {str(VOCAB_SIZE): 1}, {str(2**31): 1}, {str(2**64): 1}),
+    *of("logit_bias", {"1": 101}, {"1": True}, {"1": None}, {"a": 1}, [1], 5),
+    *of("logit_bias", {"9" * 5000: 1}, {"": 1}, {"٣": 1}),
+    *of("bad_words", "", [""], [5], ["x"] * 9999, {}),
+    *of("prompt_logprobs", -1, 21, 2**64, True),
+    *of("priority", 2**31, -(2**31), True, "1"),
+    *of("cache_salt", "", 5),
     *((name, 1.5) for name in ("stream", "ignore_eos", "skip_special_tokens", "return_token_ids")),
     ("include_stop_str_in_output", "x"),
     ("add_special_tokens", "yes please"),
@@ -69,15 +75,15 @@ INVALID: list[tuple[str, Any]] = [
 ]
 
 PER_ROUTE: list[tuple[str, str, Any]] = [
-    *((COMPLETIONS, "suffix", value) for value in ("x", 5)),
-    *((COMPLETIONS, "logprobs", value) for value in (-1, -2, 21, 2**64, True)),
-    *((COMPLETIONS, "prompt", value) for value in (5, True, {}, [], [[]], [{}], [True], [1.5], [[1, "a"]])),
-    *((COMPLETIONS, "prompt", value) for value in ([-1], [VOCAB_SIZE], [2**31], [2**64], [[HUGE]])),
-    *((COMPLETIONS, "prompt", value) for value in ("a" * 600, ["a"] * 257, "\ud800", None, ["a", None])),
+    *on(COMPLETIONS, "suffix", "x", 5),
+    *on(COMPLETIONS, "logprobs", -1, -2, 21, 2**64, True),
+    *on(COMPLETIONS, "prompt", 5, True, {}, [], [[]], [{}], [True], [1.5], [[1, "a"]]),
+    *on(COMPLETIONS, "prompt", [-1], [VOCAB_SIZE], [2**31], [2**64], [[HUGE]]),
+    *on(COMPLETIONS, "prompt", "a" * 600, ["a"] * 257, None, ["a", None]),
     (COMPLETIONS, "max_tokens", 0),
     (COMPLETIONS, "echo", "yes please"),
-    *((CHATS, "logprobs", value) for value in (5, "x")),
-    *((CHATS, "messages", value) for value in ([], None, {}, "hi")),
+    *on(CHATS, "logprobs", 5, "x"),
+    *on(CHATS, "messages", [], None, {}, "hi"),
     *((CHATS, name, [{"type": "function"}]) for name in ("tools", "functions")),
     *((CHATS, name, "required") for name in ("tool_choice", "function_call")),
     *((CHATS, name, "high") for name in ("reasoning_effort", "reasoning", "verbosity", "chat_template")),
@@ -91,7 +97,7 @@ PER_ROUTE: list[tuple[str, str, Any]] = [
     (CHATS, "max_tokens", 0),
     (CHATS, "top_logprobs", 1),
     (CHATS, "max_completion_tokens", 3),
-    *((CHATS, "chat_template_kwargs", value) for value in ([1], "x", {"chat_template": "{{ 1 }}"})),
+    *on(CHATS, "chat_template_kwargs", [1], "x", {"chat_template": "{{ 1 }}"}),
 ]
 
 
@@ -211,3 +217,16 @@ def test_a_refusal_allocates_little_more_than_the_body(client: TestClient, many:
     finally:
         tracemalloc.stop()
     assert peak < 32 * 2**20
+
+
+@pytest.mark.parametrize("path", START)
+@pytest.mark.parametrize(
+    ("field", "param"),
+    [(b'"temperature": 1e999', "temperature"), (b'"min_p": NaN', None), (b'"cache_salt": "\\ud800"', None)],
+)
+def test_numbers_and_texts_beyond_what_json_can_say(
+    client: TestClient, path: str, field: bytes, param: str | None
+) -> None:
+    body = b'{"prompt": "a", "messages": [{"role": "user", "content": "a"}], ' + field + b"}"
+    response = client.post(path, content=body, headers={"content-type": "application/json"})
+    assert (response.status_code, response.json()["error"]["param"]) == (400, param)

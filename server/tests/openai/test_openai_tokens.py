@@ -11,6 +11,7 @@ from fastapi.testclient import TestClient
 from quire_server.testing import BOS, MAX_MODEL_LEN, VOCAB_SIZE, FakeEngine
 
 Post = Callable[..., Any]
+NO_TOKENS: list[Any] = [[-1], [VOCAB_SIZE], [2**31], [2**64], [True], [1.5], "a", None, {}]
 HI = [{"role": "user", "content": "hi"}]
 
 
@@ -45,15 +46,11 @@ def test_there_and_back(client: TestClient) -> None:
         ("/tokenize", {}, "prompt"),
         ("/tokenize", {"prompt": "a", "messages": HI}, "prompt"),
         ("/tokenize", {"prompt": 5}, "prompt"),
-        ("/tokenize", {"prompt": "\ud800"}, "prompt"),
         ("/tokenize", {"messages": []}, "messages"),
         ("/tokenize", {"messages": HI, "chat_template": "x"}, "chat_template"),
         ("/tokenize", {"messages": HI, "tools": [{}]}, "tools"),
         ("/detokenize", {}, "tokens"),
-        *(
-            ("/detokenize", {"tokens": tokens}, "tokens")
-            for tokens in ([-1], [VOCAB_SIZE], [2**31], [2**64], [True], [1.5], "a", None, {})
-        ),
+        *(("/detokenize", {"tokens": tokens}, "tokens") for tokens in NO_TOKENS),
         ("/v1/embeddings", {"input": "a"}, "model"),
     ],
 )
