@@ -23,9 +23,15 @@ from typing import Any
 import kubernetes_validate  # type: ignore[import-untyped]  # it has no annotations to read
 import pytest
 import yaml
+from starlette.testclient import TestClient
 
 from quire import EngineConfig
+from quire_server.app import build_app
 from quire_server.config import ServeConfig
+from quire_server.metrics import ServerMetrics
+from quire_server.ops.front_end import front_end as ops
+from quire_server.service import Service
+from quire_server.testing import FakeEngine
 
 ROOT = Path(__file__).resolve().parent.parent
 DEPLOY = ROOT / "deploy"
@@ -406,6 +412,40 @@ def test_probes_ask_for_what_they_mean(built: dict[str, Manifest]) -> None:
     assert paths == {"startup": "/ready", "readiness": "/ready", "liveness": "/health"}
     startup = container["startupProbe"]
     assert startup["periodSeconds"] * startup["failureThreshold"] >= 600
+
+
+@pytest.fixture
+def service(built: dict[str, Manifest], tmp_path: Path) -> Service:
+    """The pod's server, with the secret in place: a client's key in the file, the scraper's beside it."""
+    keys = tmp_path / "api-keys"
+    keys.write_text("client\n")
+    environ = {"QUIRE_SERVE__API_KEY_FILE": str(keys), "QUIRE_SERVE__API_KEYS": "scraper"}
+    return Service(FakeEngine(), serve_of(config_of(built, tmp_path, environ)), ServerMetrics())
+
+
+def test_the_server_answers_the_probes_without_a_key_and_the_scraper_with_its_own(
+    built: dict[str, Manifest], service: Service
+) -> None:
+    (endpoint,) = built["PodMonitor"]["spec"]["podMetricsEndpoints"]
+    scheme = endpoint["authorization"]["type"]
+    with TestClient(build_app(service, [ops(service)])) as client:
+        for name in ("startup", "readiness", "liveness"):
+            assert client.get(container_of(built)[f"{name}Probe"]["httpGet"]["path"]).status_code == 200
+        assert client.get(endpoint["path"]).status_code == 401
+        for key in ("scraper", "client"):
+            scraped = client.get(endpoint["path"], headers={"Authorization": f"{scheme} {key}"})
+            assert scraped.status_code == 200
+            assert "quire_num_requests_waiting" in scraped.text
+
+
+def test_a_draining_pod_is_unready_and_is_not_killed_for_it(
+    built: dict[str, Manifest], service: Service
+) -> None:
+    container = container_of(built)
+    with TestClient(build_app(service, [ops(service)])) as client:
+        service.draining = True
+        assert client.get(container["readinessProbe"]["httpGet"]["path"]).status_code == 503
+        assert client.get(container["livenessProbe"]["httpGet"]["path"]).status_code == 200
 
 
 def test_a_pod_may_drain_before_it_is_killed(built: dict[str, Manifest], tmp_path: Path) -> None:

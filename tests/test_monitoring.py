@@ -11,15 +11,24 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import promql_parser as promql
 import pytest
 import yaml
+from prometheus_client.parser import text_string_to_metric_families
+from starlette.testclient import TestClient
 
+from quire.kv import PoolUsage
+from quire_server.app import build_app
+from quire_server.config import ServeConfig
+from quire_server.metrics import ServerMetrics
 from quire_server.metrics.names import METRIC_NAMES
+from quire_server.ops.front_end import front_end as ops
+from quire_server.service import Service
+from quire_server.testing import FakeEngine
 
 DEPLOY = Path(__file__).resolve().parent.parent / "deploy"
 DASHBOARD = DEPLOY / "grafana" / "quire.json"
@@ -28,7 +37,8 @@ RULES = DEPLOY / "prometheus" / "rules.yaml"
 RATES = {"rate", "irate", "increase"}
 OVER_TIME = {"avg_over_time", "max_over_time", "min_over_time", "deriv", "delta"}
 HISTOGRAM = ("_bucket", "_sum", "_count")
-# Of `label_values(...)`, the first argument; Prometheus knows no such function.
+ADDED_BY_SCRAPING = {"instance", "job"}
+# Grafana's own, for variables; Prometheus knows no such function.
 LABEL_VALUES = re.compile(r"label_values\((.+), (\w+)\)")
 
 
@@ -38,7 +48,7 @@ class Use:
 
     Attributes:
         series: name asked for.
-        labels: labels that are matched.
+        labels: labels that are matched, or that aggregations around it keep.
         functions: functions around it, outermost first.
     """
 
@@ -47,22 +57,27 @@ class Use:
     functions: tuple[str, ...]
 
 
-def uses(expression: promql.Expr, functions: tuple[str, ...] = ()) -> Iterator[Use]:
+def uses(
+    expression: promql.Expr, functions: tuple[str, ...] = (), kept: frozenset[str] = frozenset()
+) -> Iterator[Use]:
     """All selectors of a parsed expression."""
     match expression:
         case promql.VectorSelector():
-            labels = frozenset(matcher.name for matcher in expression.matchers.matchers)
-            yield Use(expression.name or "", labels, functions)
+            matched = frozenset(matcher.name for matcher in expression.matchers.matchers)
+            yield Use(expression.name or "", matched | kept, functions)
         case promql.MatrixSelector():
-            yield from uses(expression.vector_selector, functions)
+            yield from uses(expression.vector_selector, functions, kept)
         case promql.Call():
             for argument in expression.args:
-                yield from uses(argument, (*functions, expression.func.name))
-        case promql.AggregateExpr() | promql.ParenExpr() | promql.UnaryExpr():
-            yield from uses(expression.expr, functions)
+                yield from uses(argument, (*functions, expression.func.name), kept)
+        case promql.AggregateExpr():
+            named = expression.modifier.labels if expression.modifier else []
+            yield from uses(expression.expr, functions, kept.union(named))
+        case promql.ParenExpr() | promql.UnaryExpr():
+            yield from uses(expression.expr, functions, kept)
         case promql.BinaryExpr():
-            yield from uses(expression.lhs, functions)
-            yield from uses(expression.rhs, functions)
+            yield from uses(expression.lhs, functions, kept)
+            yield from uses(expression.rhs, functions, kept)
         case promql.NumberLiteral() | promql.StringLiteral():
             pass
         case _:
@@ -137,6 +152,28 @@ def test_every_expression_asks_for_metrics_that_exist_and_suits_their_type(expre
         "absent",
         "histogram_quantile",
     }
+
+
+@pytest.fixture(scope="module")
+def exposed() -> dict[str, set[str]]:
+    """Labels of every series that a server shows."""
+    engine = FakeEngine()
+    scheduler = replace(engine.stats.scheduler, kv=(PoolUsage(total=4, free=1, used=2, cached=1),))
+    engine.stats = replace(engine.stats, scheduler=scheduler)
+    service = Service(engine, ServeConfig(), ServerMetrics())
+    with TestClient(build_app(service, [ops(service)])) as client:
+        client.get("/health")  # so that a request has been counted
+        text = client.get("/metrics").text
+    families = text_string_to_metric_families(text)
+    return {sample.name: set(sample.labels) for family in families for sample in family.samples}
+
+
+@pytest.mark.parametrize("expression", EXPRESSIONS)
+def test_every_expression_asks_for_labels_that_a_server_gives(
+    expression: str, exposed: dict[str, set[str]]
+) -> None:
+    for use in uses(parsed(expression)):
+        assert use.labels <= exposed[use.series] | ADDED_BY_SCRAPING, use.series
 
 
 def test_the_dashboard_shows_every_metric_of_the_servers_own() -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import click
 import pytest
 from click.testing import CliRunner
 
+from quire.cli import main
 from quire.cli.options import SettingsCommand, configuration, engine_options, section_options
 from quire_server.config import ServeConfig
 
@@ -54,3 +57,24 @@ def test_no_setting_needs_a_prefix() -> None:
     flags = {name for param in command.params for name in param.opts}
     assert {"--api-key", "--cors-origin", "--ssl-ca-certs"} <= flags
     assert not {flag for flag in flags if flag.startswith("--serve-")}
+
+
+def test_the_published_schema_has_the_section(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["config", "--schema"]) == 0
+    section = json.loads(capsys.readouterr().out)["properties"]["serve"]
+    assert set(section["properties"]) == set(ServeConfig.model_fields)
+    assert section["additionalProperties"] is False
+    assert section["properties"]["api_keys"]["items"]["format"] == "password"
+    assert all(one["description"] for one in section["properties"].values())
+
+
+def test_keys_are_masked_wherever_they_come_from(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("QUIRE_SERVE__API_KEYS", "hush-hush,quiet")
+    assert main(["config", "--show"]) == 0
+    shown = capsys.readouterr().out
+    (line,) = [line for line in shown.splitlines() if line.startswith("serve.api_keys ")]
+    assert line.split() == ["serve.api_keys", '["**********",', '"**********"]', "QUIRE_SERVE__API_KEYS"]
+    assert "hush" not in shown
+    assert "quiet" not in shown

@@ -68,7 +68,7 @@ def quire_commands() -> Iterable[CommandSpec]:
         (40, "doctor", "Examine this machine, and what would be chosen on it."),
         (45, "plan", "Tell what a model would take, and what would fit."),
         (50, "config", "Show, check or describe the configuration."),
-        (70, "completion", "Print the script that completes commands in a shell."),
+        (90, "completion", "Print the script that completes commands in a shell."),
     ):
         yield CommandSpec(name=name, api=1, target=f"quire.cli.{name}:command", summary=summary, order=order)
     yield CommandSpec(
