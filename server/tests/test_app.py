@@ -78,9 +78,9 @@ def test_bad_bodies_are_400_in_the_dialects_form(
 
 @pytest.mark.parametrize("item", ['"a"', "[]", "{}", "null"])
 @pytest.mark.parametrize("field", ["prompt", "messages"])
-def test_a_million_wrong_items_are_one_error(client: TestClient, field: str, item: str) -> None:
+def test_many_wrong_items_are_one_error(client: TestClient, field: str, item: str) -> None:
     """An error for each would take minutes and gigabytes for a body of some megabytes."""
-    items = ",".join([item] * 1_000_000)
+    items = ",".join([item] * 200_000)
     body = f'{{"prompt": "x", "{field}": [{items}]}}'
     started = time.monotonic()
     answer = client.post("/echo/generate", content=body, headers={"Content-Type": "application/json"})
