@@ -55,6 +55,7 @@ def test_create(client: anthropic.Anthropic, served: Any) -> None:
     assert (made.stop_reason, made.stop_sequence) == ("max_tokens", None)
     assert made.usage.input_tokens == len(served.engine.prompts[0])
     assert made.usage.output_tokens == 6
+    assert made._request_id
 
 
 def test_blocks_and_neighbours_of_one_role(client: anthropic.Anthropic, served: Any) -> None:
