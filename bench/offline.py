@@ -22,7 +22,6 @@ import random
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -30,19 +29,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-SHAPE: dict[str, Any] = {
-    "hidden_size": 576,
-    "num_hidden_layers": 30,
-    "num_attention_heads": 9,
-    "num_key_value_heads": 3,
-    "head_dim": 64,
-    "intermediate_size": 1536,
-    "vocab_size": 49152,
-    "max_position_embeddings": 2048,
-    "tie_word_embeddings": True,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
+from checkpoint import make_checkpoint
 
 
 class Request(NamedTuple):
@@ -61,25 +48,6 @@ def requests(seed: int) -> list[Request]:
         )
         for _ in range(32)
     ]
-
-
-def make_checkpoint() -> Path:
-    """The random checkpoint, with a tokenizer; kept between runs."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
-    directory = Path(tempfile.gettempdir()) / "quire-bench-llama-135m"
-    if not (directory / "tokenizer.json").exists():
-        torch.manual_seed(20240601)
-        checkpoint: Any = LlamaForCausalLM(LlamaConfig(**SHAPE))
-        checkpoint.to(torch.bfloat16).save_pretrained(directory)
-        alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-        backend = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(alphabet)}, merges=[]))
-        backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        backend.decoder = decoders.ByteLevel()
-        tokenizer: Any = PreTrainedTokenizerFast
-        tokenizer(tokenizer_object=backend).save_pretrained(directory)
-    return directory
 
 
 def quire_side(model: str) -> Callable[[Sequence[Request]], None]:

@@ -41,6 +41,13 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "llama-tied": {**BASE, "model_type": "llama", "tie_word_embeddings": True},
     "mistral": {**BASE, "model_type": "mistral", "sliding_window": 9},
     "qwen2": {**BASE, "model_type": "qwen2"},
+    "qwen2-window": {
+        **BASE,
+        "model_type": "qwen2",
+        "use_sliding_window": True,
+        "sliding_window": 9,
+        "max_window_layers": 1,
+    },
     "qwen3": {**BASE, "model_type": "qwen3"},
 }
 

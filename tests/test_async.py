@@ -121,7 +121,7 @@ def test_chat_and_bad_input(checkpoint: Checkpoint) -> None:
 
 def test_one_failed_request_raises_for_its_caller_only(checkpoint: Checkpoint) -> None:
     async def body(llm: AsyncLLM) -> None:
-        sampler = llm._engine.client.core.executor.worker.sampler  # type: ignore[attr-defined]
+        sampler = llm._client._client.core.executor.worker.sampler  # type: ignore[attr-defined]
         add = sampler.add
 
         def picky(slot: int, params: SamplingParams, *rest: object) -> None:
@@ -145,7 +145,7 @@ def test_one_failed_request_raises_for_its_caller_only(checkpoint: Checkpoint) -
 
 def test_a_dead_engine_fails_streams_and_later_calls(checkpoint: Checkpoint) -> None:
     async def body(llm: AsyncLLM) -> None:
-        core = llm._engine.client.core  # type: ignore[attr-defined]
+        core = llm._client._client.core  # type: ignore[attr-defined]
 
         def broken(plan: object) -> object:
             raise RuntimeError("the device fell off")

@@ -31,6 +31,13 @@ def test_the_python_of_the_first_pages_runs(page: str) -> None:
     assert run.stdout.strip()
 
 
+def test_the_command_in_the_guide_gets_its_flags() -> None:
+    script = blocks("docs/how-to/command-line.md", "python")[0]
+    script += "\ncommand(['tiny', '--port', '80', '--api-key', 'k'])"
+    run = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert run.stdout == "tiny port=80 api_keys=[SecretStr('**********')]\n", run.stderr
+
+
 @pytest.mark.parametrize("page", ["README.md", "docs/how-to/write-a-plugin.md"])
 def test_the_guide_shows_the_example_as_it_is(page: str) -> None:
     """The code is the same but for docstrings, which the example has and the guide spares the reader."""
@@ -56,6 +63,8 @@ def test_every_page_is_in_the_navigation() -> None:
     [
         ["generate", "tiny", "def fibonacci(n):", "--max-tokens", "8", "--temperature", "0.7"],
         ["doctor", "tiny"],
+        ["plan", "tiny", "--memory", "2GiB"],
+        ["completion", "bash"],
         ["plugins"],
         ["config", "--schema"],
     ],

@@ -76,8 +76,9 @@ def test_preempted_and_resumed(family: str, checkpoint: Checkpoint, open_llm: Op
     reference = checkpoint(family)
     probe = open_llm(reference, block_size=4).startup_report.memory
     per_block = probe.kv // probe.num_blocks
-    # Room for the longest request and little more, while six want to run.
-    llm = open_llm(reference, block_size=4, max_model_len=88, kv_cache_memory_bytes=per_block * 26)
+    # Room for the longest request, or for its window, and little more, while six want to run.
+    blocks = 9 if family == "mistral" else 26
+    llm = open_llm(reference, block_size=4, max_model_len=88, kv_cache_memory_bytes=per_block * blocks)
     outputs = generate(llm, prompts())
     assert_equals_reference(reference, outputs)
     assert llm.get_metrics().num_preemptions > 0

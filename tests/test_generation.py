@@ -94,6 +94,22 @@ def test_greedy_completions_of_one_prompt_are_equal(llm: LLM, length: int) -> No
     assert [one.token_ids for one in forked.outputs] == [expected] * 3
 
 
+def test_metrics_tell_when_each_token_came(llm: LLM) -> None:
+    prompts = [random_prompt(length, seed=length) for length in (5, 40)]
+    params = SamplingParams(max_tokens=9, ignore_eos=True)
+    for output in llm.generate([{"prompt_token_ids": ids} for ids in prompts], params, use_tqdm=False):
+        metrics = output.metrics
+        assert metrics is not None
+        times = metrics.token_times
+        assert len(times) == 9
+        assert list(times) == sorted(set(times))
+        assert (times[0], times[-1]) == (metrics.first_token_time, metrics.finished_time)
+    *running, last = llm.stream({"prompt_token_ids": prompts[0]}, params)
+    assert [one.metrics.token_times for one in running if one.metrics] == [()] * 8
+    assert last.metrics is not None
+    assert len(last.metrics.token_times) == 9
+
+
 def test_best_of_returns_the_likeliest(llm: LLM) -> None:
     prompt = random_prompt(20, seed=5)
     every = run(llm, prompt, n=6, logprobs=0)

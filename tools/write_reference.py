@@ -1,5 +1,7 @@
 """Writes the generated pages of the documentation: hooks and contracts, configuration.
 
+The configuration has the sections of this repository's packages, whatever else is installed.
+
     python tools/write_reference.py [--check]
 
 Everything comes from docstrings and field descriptions; with `--check` nothing is written, and the exit
@@ -12,18 +14,30 @@ import argparse
 import dataclasses
 import inspect
 import sys
+import tomllib
 from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
 
 from quire import hookspecs
 from quire.config import EngineConfig, PluginsConfig
 from quire.contracts import KINDS, PluginSpec
+from quire.plugin_plan import import_target
+from quire.plugins import discover
 
 CONFIGURATION = """\
 Settings come from, each over the one before: defaults, a YAML file (`--config`), the environment (`QUIRE_`
 and the name in capitals), and the command line (kebab-case) or keywords of `LLM`. `quire config --show`
 prints the effective value of each and where it came from, `quire config --check FILE` validates a file, and
 `quire config --schema` prints the JSON Schema."""
-REFERENCE = Path(__file__).resolve().parent.parent / "docs" / "reference"
+SECTION = """\
+Settings of `quire {name}`, from the package `{distribution}`. They stand below `{name}:` in the file; their
+variables have two underscores (`QUIRE_{capitals}__` and the name in capitals), their flags no prefix. A
+list's flag has the singular name and may be given several times; in the environment its items are separated
+by commas."""
+ROOT = Path(__file__).resolve().parent.parent
+REFERENCE = ROOT / "docs" / "reference"
 
 
 def hooks_page() -> str:
@@ -59,10 +73,24 @@ def configuration_page() -> str:
                 _settings(EngineConfig),
                 "## plugins",
                 _settings(PluginsConfig),
+                *_sections(),
             ]
         )
         + "\n"
     )
+
+
+def _sections() -> list[str]:
+    """Headings and tables of the sections that commands of this repository's packages add."""
+    workspace = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["uv"]["sources"]
+    parts = []
+    for found in discover(allow=list(workspace)).of_kind("command"):
+        if found.spec.options is not None:
+            name = found.spec.name
+            text = SECTION.format(name=name, distribution=found.distribution, capitals=name.upper())
+            model = import_target("command", name, found.spec.options)
+            parts += [f"## {name}", text, _settings(model)]
+    return parts
 
 
 def _summary(spec: type) -> str:
@@ -86,7 +114,7 @@ def _fields(spec: type) -> str:
     return "\n".join(rows)
 
 
-def _settings(model: type[EngineConfig] | type[PluginsConfig]) -> str:
+def _settings(model: type[BaseModel]) -> str:
     schema = model.model_json_schema()["properties"]
     rows = ["| Setting | Type | Default | |", "| --- | --- | --- | --- |"]
     for name, field in model.model_fields.items():
@@ -99,16 +127,15 @@ def _plain(value: object) -> object:
     return "…" if isinstance(value, PluginsConfig) else value
 
 
-def _type(schema: dict[str, object]) -> str:
+def _type(schema: dict[str, Any]) -> str:
     if "enum" in schema:
-        values = schema["enum"]
-        assert isinstance(values, list)
-        return ", ".join(f"`{value}`" for value in values)
+        return ", ".join(f"`{value}`" for value in schema["enum"])
     if "anyOf" in schema:
-        options = schema["anyOf"]
-        assert isinstance(options, list)
-        return " or ".join(_type(option) for option in options)
-    return str(schema.get("type", "mapping"))
+        return " or ".join(_type(option) for option in schema["anyOf"])
+    if schema.get("type") == "array":
+        return f"list of {_type(schema.get('items', {}))}s"
+    formats = {"password": "secret", "path": "path"}
+    return formats.get(schema.get("format", "")) or str(schema.get("type", "mapping"))
 
 
 PAGES = {"hooks.md": hooks_page, "configuration.md": configuration_page}

@@ -128,3 +128,18 @@ def test_the_allowlist_can_be_known_early(tmp_path: Path) -> None:
     ):
         file.write_text(text)
         assert allowed_in_file(file) == expected
+
+
+def test_one_underscore_too_few_is_said_and_kubernetes_is_not_meant() -> None:
+    shapes: Any = {("serve", "port"): "scalar"}
+    with pytest.raises(
+        ConfigError, match=r"QUIRE_SERVE_PORT: is no setting; did you mean QUIRE_SERVE__PORT\?"
+    ):
+        read_environment({"QUIRE_SERVE_PORT": "80"}, shapes)
+    # What a service called quire-serve puts into every container of its namespace.
+    assert read_environment({"QUIRE_SERVE_PORT": "tcp://10.0.0.1:80"}, shapes).values == {}
+    assert read_environment({"QUIRE_SERVE_PORT": "80"}, {}).values == {}
+
+
+def test_a_clients_key_is_no_setting() -> None:
+    assert read_environment({"QUIRE_API_KEY": "sk"}, {("model",): "scalar"}).values == {}

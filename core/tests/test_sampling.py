@@ -45,9 +45,9 @@ BAD: dict[str, list[Any]] = {
     "skip_special_tokens": ["", None],
     "logit_bias": [[1], {"5": 1.0}, {True: 1.0}, {5: 100.5}, {5: math.nan}, {5: "1"}, {5: None}],
     "allowed_token_ids": [[], 5, ["1"], [True], [None]],
-    "use_beam_search": [True],
-    "length_penalty": [1.0],
-    "early_stopping": [True],
+    "use_beam_search": [True, 0],
+    "length_penalty": [0.8, 2, True, "1.0", math.nan],
+    "early_stopping": [True, "never", 0],
     "bad_words_token_ids": [(("x",),), ((True,),)],
 }
 CASES = [
@@ -96,6 +96,11 @@ def test_messages_name_field_value_and_range(given: dict[str, Any], message: str
     with pytest.raises(InvalidRequestError) as caught:
         SamplingParams(**given)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("given", [{"length_penalty": 1.0, "early_stopping": False}, {"length_penalty": 1}])
+def test_beam_settings_that_ask_for_nothing_are_accepted(given: dict[str, Any]) -> None:
+    assert SamplingParams(use_beam_search=False, **given).validated() == SamplingParams(**given)
 
 
 def test_unknown_names_are_refused_with_the_nearest_known_one() -> None:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from quire.config import EngineConfig
     from quire.engine.async_llm import AsyncLLM
     from quire.engine.info import EngineInfo, EngineStats
+    from quire.engine.launch import EngineProcess
     from quire.engine.llm import LLM
     from quire.errors import QuireError
     from quire.outputs import CompletionOutput, Logprob, RequestOutput
@@ -27,6 +28,7 @@ __all__ = [
     "CompletionOutput",
     "EngineConfig",
     "EngineInfo",
+    "EngineProcess",
     "EngineStats",
     "Logprob",
     "QuireError",
@@ -41,6 +43,7 @@ _HOME = {
     "CompletionOutput": "quire.outputs",
     "EngineConfig": "quire.config",
     "EngineInfo": "quire.engine.info",
+    "EngineProcess": "quire.engine.launch",
     "EngineStats": "quire.engine.info",
     "Logprob": "quire.outputs",
     "QuireError": "quire.errors",

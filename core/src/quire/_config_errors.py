@@ -1,13 +1,14 @@
 """Turns what pydantic finds wrong with a configuration into one line per problem, for people.
 
 Knows vLLM's names for settings that Quire has not, and what to use instead. Knows no field of
-Quire's own.
+Quire's own. Never repeats what was given for a secret, wrong as it may be.
 """
 
 from __future__ import annotations
 
 import difflib
 import reprlib
+import typing
 from typing import TYPE_CHECKING, Any
 
 from quire._config_sources import KeyPath, Layer, origin_of
@@ -116,7 +117,25 @@ def _problem(problem: ErrorDetails, model: type[BaseModel]) -> str:
         case _:
             message = message.removeprefix("Input should be ")
             verb = "must be " if message != problem["msg"] else ""
-            return f"{verb}{message}, got {reprlib.repr(problem['input'])}"
+            given = "" if _is_secret(problem["loc"], model) else f", got {reprlib.repr(problem['input'])}"
+            return f"{verb}{message}{given}"
+
+
+def _is_secret(loc: tuple[int | str, ...], model: type[BaseModel]) -> bool:
+    """Whether the field that a problem is in, or the innermost model's field around it, keeps secrets."""
+    annotation: Any = model
+    for key in loc:
+        field = getattr(annotation, "model_fields", {}).get(key)
+        if field is None:
+            break
+        annotation = field.annotation
+    return _mentions_secret(annotation)
+
+
+def _mentions_secret(annotation: Any) -> bool:
+    if getattr(annotation, "get_secret_value", None) is not None:  # pydantic's Secret, SecretStr, SecretBytes
+        return True
+    return any(_mentions_secret(part) for part in typing.get_args(annotation))
 
 
 def _unknown(loc: tuple[int | str, ...], model: type[BaseModel]) -> str:

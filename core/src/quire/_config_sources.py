@@ -35,6 +35,10 @@ Shape = Literal["flag", "list", "mapping", "scalar"]
 _SERVICE_LINKS = re.compile(
     r"QUIRE_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_(ADDR|PORT|PROTO))?)?)\Z"
 )
+_SERVICE_ADDRESSES = ("tcp://", "udp://", "sctp://")
+
+# Read by the commands that ask a running server; no setting of an engine.
+_CLIENTS = frozenset({"QUIRE_API_KEY"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,13 +138,16 @@ def read_environment(environ: Mapping[str, str], shapes: Mapping[KeyPath, Shape]
         ConfigError: a `QUIRE_*` variable is no setting, or is not written as its setting must be.
     """
     names = variable_names(shapes)
+    mistaken = {name.replace("__", "_"): name for name in names if "__" in name}
     layer = Layer({}, {})
     for name, text in sorted(environ.items()):
         if not name.startswith(ENV_PREFIX) or not text:
             continue
         path = names.get(name)
         if path is None:
-            if "__" in name or _SERVICE_LINKS.match(name):
+            if name in mistaken and not text.startswith(_SERVICE_ADDRESSES):
+                raise ConfigError(f"{name}: is no setting; did you mean {mistaken[name]}?")
+            if "__" in name or name in _CLIENTS or _SERVICE_LINKS.match(name):
                 continue
             # Handed on under the name a file would use, so that validation names the nearest known one.
             path = (name.removeprefix(ENV_PREFIX).lower(),)

@@ -63,9 +63,12 @@ def quire_commands() -> Iterable[CommandSpec]:
     for order, name, summary in (
         (10, "generate", "Continue a prompt."),
         (20, "chat", "Talk with a model in the terminal."),
+        (25, "complete", "Continue a prompt on a running server."),
         (30, "plugins", "List the installed plugins."),
         (40, "doctor", "Examine this machine, and what would be chosen on it."),
+        (45, "plan", "Tell what a model would take, and what would fit."),
         (50, "config", "Show, check or describe the configuration."),
+        (90, "completion", "Print the script that completes commands in a shell."),
     ):
         yield CommandSpec(name=name, api=1, target=f"quire.cli.{name}:command", summary=summary, order=order)
     yield CommandSpec(

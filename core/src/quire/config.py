@@ -355,7 +355,9 @@ def _take_section(layers: list[Layer], name: str) -> tuple[list[Layer], dict[str
             continue
         value = layer.values.pop(name)
         own.insert(0, Layer({name: value}, layer.origins))
-        if isinstance(value, Mapping) and isinstance(merged, dict):
+        if not isinstance(merged, dict):
+            continue  # a weaker source wrote something else than a section: validation says so
+        if isinstance(value, Mapping):
             merged = {**merged, **value}
         elif value is not None:  # "serve:" with nothing below it is an empty section
             merged = value

@@ -62,6 +62,8 @@ class RequestMetrics:
         first_token_time: first token sampled.
         finished_time: last token sampled, or aborted.
         num_preemptions: how often it lost its blocks.
+        token_times: when each token of completion 0 came; those of one step come together. Empty until
+            the request has finished.
     """
 
     arrival_time: float
@@ -69,6 +71,7 @@ class RequestMetrics:
     first_token_time: float | None = None
     finished_time: float | None = None
     num_preemptions: int = 0
+    token_times: tuple[float, ...] = ()
 
 
 @dataclass(slots=True)

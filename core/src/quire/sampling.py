@@ -22,7 +22,8 @@ _MAX_STRINGS, _MAX_STRING_LENGTH = 256, 4096
 _MAX_STOP_IDS = 1024
 _MAX_BIASES = 65_536
 _MAX_ALLOWED = 1 << 20  # four times the largest vocabulary known
-_BEAM_FIELDS = (("use_beam_search", False), ("length_penalty", None), ("early_stopping", None))
+_BEAM_FIELDS = (("use_beam_search", False), ("length_penalty", 1.0), ("early_stopping", False))
+"""Each with the value that asks for nothing, as None does."""
 
 
 @dataclass(slots=True)
@@ -61,7 +62,8 @@ class SamplingParams:
         skip_special_tokens: leave special tokens out of the text.
         logit_bias: token id -> -100 to 100, added to its logit.
         allowed_token_ids: only these may be sampled; None for all, an empty list is refused.
-        use_beam_search, length_penalty, early_stopping: refused when set: beam search is not built yet.
+        use_beam_search, length_penalty, early_stopping: refused, as beam search is not built yet, unless they
+            ask for nothing: False, 1.0 and False, or None.
         bad_words_token_ids: filled by the engine from `bad_words` and the tokenizer; never by users.
 
     Raises:
@@ -107,10 +109,12 @@ class SamplingParams:
         return object.__new__(cls)
 
     def __post_init__(self) -> None:
-        for name, unset in _BEAM_FIELDS:
-            if getattr(self, name) not in (unset, None):
+        for name, nothing in _BEAM_FIELDS:
+            value = getattr(self, name)
+            asks = value != nothing or isinstance(value, bool) is not isinstance(nothing, bool)
+            if value is not None and asks:
                 raise InvalidRequestError(
-                    f"{name} is {getattr(self, name)!r}: beam search is not built yet. Leave it out.",
+                    f"{name} is {value!r}: beam search is not built yet. Leave it out.",
                     field=name,
                 )
         self._check_choice()

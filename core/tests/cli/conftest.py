@@ -84,7 +84,9 @@ class FakeLLM:
                     for index in range(params.n)
                 ],
                 finished=done,
-                metrics=RequestMetrics(1.0, 1.0, 1.5, 3.0),
+                metrics=RequestMetrics(
+                    1.0, 1.0, 1.5, 3.0, token_times=(1.5, 1.75, 2.0, 2.25, 3.0)[:length] if done else ()
+                ),
             )
 
     def stream_chat(

@@ -89,8 +89,11 @@ def test_throughput_counts_tokens_and_times(fakes: Any, run: Run) -> None:
     data = json.loads(result.stdout)
     assert (data["requests"], data["prompt_tokens"], data["output_tokens"]) == (3, 12, 15)
     assert data["output_tokens_per_second"] == pytest.approx(15 / data["seconds"])
-    # The fake's requests arrive at 1.0, have their first token at 1.5 and their fifth and last at 3.0.
+    # The fake's requests arrive at 1.0, have their first token at 1.5 and their fifth and last at 3.0, the
+    # others a quarter of a second after one another.
     assert [data["times_ms"][name]["p50"] for name in ("ttft", "tpot", "e2e")] == [500, 375, 2000]
+    itl = data["times_ms"]["itl"]
+    assert (itl["p50"], itl["p90"], itl["max"], itl["mean"]) == (250, 750, 750, 375)
     assert fakes.last.config.max_num_seqs == 2
     asked = fakes.last.asked
     assert len(asked) == 4  # one to warm up

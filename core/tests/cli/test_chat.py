@@ -10,13 +10,21 @@ import pytest
 from click.testing import Result
 
 from quire.cli import _engine, chat
-from quire.cli.chat import Conversation
+from quire.cli.chat import Answer, Conversation
 from quire.config import EngineConfig
 from quire.errors import EngineError, InvalidRequestError
 from quire.outputs import RequestOutput
 from quire.sampling import SamplingParams
 
 Run = Callable[..., Result]
+
+
+def answers(llm: Any, **params: Any) -> Answer:
+    return lambda messages: llm.stream_chat(messages, SamplingParams(**params))
+
+
+def turn(answer: Answer, conversation: Conversation, text: str, *, interactive: bool) -> None:
+    chat._turn(answer, conversation, text, interactive, chat._noted_interrupt)
 
 
 def asked(fakes: Any) -> list[str]:
@@ -58,7 +66,7 @@ def test_in_the_terminal_an_overflow_is_taken_back(
     typed = iter(["a", "x" * 300, "b"])
     monkeypatch.setattr("builtins.input", lambda prompt: next(typed, None) or _end())
     llm = _engine.open_llm(EngineConfig())
-    chat._talk(llm, SamplingParams(max_tokens=1), Conversation(), interactive=True)
+    chat._talk(answers(llm, max_tokens=1), Conversation(), interactive=True)
     captured = capsys.readouterr()
     assert "error: the prompt has 305 tokens; the context has 200" not in captured.err  # history counts too
     assert "the context has 200 Use /reset to start over." in captured.err
@@ -92,7 +100,7 @@ def test_ctrl_c_stops_the_answer_and_keeps_what_was_said(
     llm: Any = Interrupted(_engine.open_llm(EngineConfig()), token=3)
     before = signal.getsignal(signal.SIGINT)
     conversation = Conversation()
-    chat._turn(llm, SamplingParams(max_tokens=9), conversation, "hi", interactive=True)
+    turn(answers(llm, max_tokens=9), conversation, "hi", interactive=True)
     assert conversation.messages == [
         {"role": "user", "content": "hi"},
         {"role": "assistant", "content": "use"},
@@ -105,20 +113,20 @@ def test_ctrl_c_stops_the_answer_and_keeps_what_was_said(
 def test_piped_in_ctrl_c_ends_the_chat(fakes: Any) -> None:
     llm: Any = Interrupted(_engine.open_llm(EngineConfig()), token=1)
     with pytest.raises(KeyboardInterrupt):
-        chat._turn(llm, SamplingParams(max_tokens=9), Conversation(), "hi", interactive=False)
+        turn(answers(llm, max_tokens=9), Conversation(), "hi", interactive=False)
 
 
 def test_a_second_ctrl_c_does_not_wait(fakes: Any) -> None:
     llm: Any = Interrupted(Interrupted(_engine.open_llm(EngineConfig()), token=2), token=2)
     with pytest.raises(KeyboardInterrupt):
-        chat._turn(llm, SamplingParams(max_tokens=9), Conversation(), "hi", interactive=True)
+        turn(answers(llm, max_tokens=9), Conversation(), "hi", interactive=True)
 
 
 def test_a_dead_engine_ends_the_chat(fakes: Any) -> None:
     fakes.error = EngineError("the worker is gone")
     llm = _engine.open_llm(EngineConfig())
     with pytest.raises(EngineError, match="the worker is gone"):
-        chat._turn(llm, SamplingParams(), Conversation(), "hi", interactive=True)
+        turn(answers(llm), Conversation(), "hi", interactive=True)
 
 
 def test_a_chat_has_one_answer(fakes: Any, run: Run) -> None:
@@ -131,5 +139,5 @@ def test_an_invalid_turn_leaves_no_trace(fakes: Any) -> None:
     llm = _engine.open_llm(EngineConfig())
     conversation = Conversation("s")
     with pytest.raises(InvalidRequestError):
-        chat._turn(llm, SamplingParams(), conversation, "x" * 300, interactive=False)
+        turn(answers(llm), conversation, "x" * 300, interactive=False)
     assert conversation.messages == [{"role": "system", "content": "s"}]

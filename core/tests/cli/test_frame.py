@@ -82,9 +82,11 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
     assert done.returncode in (1, 141)
 
 
-def test_help_lists_the_cores_commands_in_order(run: Run) -> None:
+def test_help_lists_the_cores_commands_in_order(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QUIRE_PLUGINS_ALLOW", "quire")  # other distributions' stand between them
     lines = run("--help").stdout.split("Commands:\n")[1].splitlines()
-    assert [line.split()[0] for line in lines] == ["generate", "chat", "plugins", "doctor", "config", "bench"]
+    expected = "generate chat complete plugins doctor plan config bench completion"
+    assert " ".join(line.split()[0] for line in lines) == expected
     assert run("--version").stdout == f"quire, version {quire.__version__}\n"
 
 
@@ -117,7 +119,7 @@ def test_a_plugins_command_runs_at_the_top_and_in_a_group(run: Run, monkeypatch:
     registry_with(monkeypatch, spec(), spec(group="bench"))
     assert run("hello").stdout == "hello\n"
     assert run("bench", "hello").stdout == "hello\n"
-    assert "hello     Says hello." in run("--help").stdout
+    assert ["hello", "Says", "hello."] in [line.split() for line in run("--help").stdout.splitlines()]
 
 
 def test_help_does_not_import_a_plugins_command(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,6 +29,7 @@ def config(**changes: object) -> SchedulerConfig:
         "max_model_len": 64,
         "block_size": 4,
         "num_blocks": (33,),
+        "windows": (),
         **changes,
     }
     return SchedulerConfig(**values)  # type: ignore[arg-type]  # the tests name the fields
@@ -84,8 +85,10 @@ class FakeExecutor:
         num_groups: int,
         adapter_of: Callable[[str], str | None] = lambda _: None,
         burst: Callable[[int], int] = lambda _: 1,
+        windows: tuple[int | None, ...] = (),
     ) -> None:
         self.block_size = block_size
+        self.windows = windows or (None,) * num_groups
         self.slots: dict[int, FakeSlot] = {}
         self.kv: list[dict[tuple[int, int], int]] = [{} for _ in range(num_groups)]
         self.failing: set[str] = set()
@@ -126,8 +129,8 @@ class FakeExecutor:
         assert seat.start.generation == generation
         assert count >= 1
         assert seat.computed <= len(seat.token_ids)
-        for kv, blocks in zip(self.kv, seat.blocks, strict=True):
-            for position in range(seat.computed):
+        for kv, blocks, window in zip(self.kv, seat.blocks, self.windows, strict=True):
+            for position in range(0 if window is None else max(0, first - window + 1), seat.computed):
                 block, offset = divmod(position, self.block_size)
                 assert blocks[block] != 0
                 where = (blocks[block], offset)
@@ -151,6 +154,17 @@ class FakeExecutor:
         return result
 
 
+def pool_room(settings: SchedulerConfig) -> int:
+    """Tokens of the longest sequence that its pools can serve, by trying every place of every window."""
+    size, rooms = settings.block_size, [settings.max_model_len]
+    for usable, window in settings.groups:
+        seen = range(settings.max_model_len)
+        most = max(p // size - max(0, p - (window or p + 1) + 1) // size + 1 for p in seen)
+        if window is None or most > usable:
+            rooms.append(usable * size)
+    return min(rooms)
+
+
 def alone(asked: EngineRequest, index: int, settings: SchedulerConfig) -> tuple[list[int], str, int | None]:
     """What a completion must be, by the words of `SamplingParams`: output ids, finish and stop reason."""
     params, prompt = asked.params, asked.prompt_ids
@@ -158,7 +172,7 @@ def alone(asked: EngineRequest, index: int, settings: SchedulerConfig) -> tuple[
     prefix = crc32((asked.adapter or "").encode())
     for token in prompt:
         prefix = hash((prefix, token))
-    room = (min(settings.num_blocks) - 1) * settings.block_size + 1
+    room = pool_room(settings) + 1
     output: list[int] = []
     while True:
         token = next_token(seed, prefix, len(prompt) + len(output))
@@ -185,7 +199,11 @@ class Harness:
         self.scheduler = Scheduler(settings, clock=lambda: self.now)
         self.requests: dict[str, EngineRequest] = {}
         self.worker = FakeExecutor(
-            settings.block_size, len(settings.num_blocks), lambda name: self.requests[name].adapter, burst
+            settings.block_size,
+            len(settings.num_blocks),
+            lambda name: self.requests[name].adapter,
+            burst,
+            settings.windows,
         )
         self.under_way: list[tuple[StepPlan, StepResult]] = []
         self.outputs: dict[tuple[str, int], list[StepOutput]] = defaultdict(list)

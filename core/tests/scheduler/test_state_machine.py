@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from quire.errors import InvalidRequestError
 from quire.request import EngineRequest
 
-from .harness import EOS, VOCAB, Harness, config, request
+from .harness import EOS, VOCAB, Harness, config, pool_room, request
 
 prompts = st.one_of(
     st.lists(st.integers(0, 2), min_size=1, max_size=8),
@@ -39,6 +39,7 @@ class Life(RuleBasedStateMachine):
         budget=st.integers(1, 16),
         block_size=st.integers(1, 5),
         pools=st.lists(st.integers(5, 16), min_size=1, max_size=2),
+        windows=st.none() | st.tuples(*[st.none() | st.integers(1, 12)] * 2),
         caching=st.booleans(),
         chunked=st.booleans(),
         policy=st.sampled_from(["fcfs", "priority"]),
@@ -51,6 +52,7 @@ class Life(RuleBasedStateMachine):
         budget: int,
         block_size: int,
         pools: list[int],
+        windows: tuple[int | None, ...] | None,
         caching: bool,
         chunked: bool,
         policy: str,
@@ -63,6 +65,7 @@ class Life(RuleBasedStateMachine):
             max_model_len=40,
             block_size=block_size,
             num_blocks=tuple(pools),
+            windows=windows[: len(pools)] if windows else (),
             enable_prefix_caching=caching,
             enable_chunked_prefill=chunked,
             policy=policy,
@@ -104,9 +107,9 @@ class Life(RuleBasedStateMachine):
 
     def _try_add(self, asked: EngineRequest) -> None:
         limits, length = self.harness.settings, len(asked.prompt_ids)
-        tokens = (min(limits.num_blocks) - 1) * limits.block_size
-        too_long = length + 1 > min(tokens, limits.max_model_len)
-        unchunkable = not limits.enable_chunked_prefill and length > limits.max_num_batched_tokens
+        too_long = length + 1 > min(pool_room(limits), limits.max_model_len)
+        at_once = min(limits.max_num_batched_tokens, (min(limits.num_blocks) - 1) * limits.block_size)
+        unchunkable = not limits.enable_chunked_prefill and length > at_once
         if too_long or unchunkable:
             with pytest.raises(InvalidRequestError, match=f"{length} tokens"):
                 self.harness.add(asked)
@@ -153,12 +156,14 @@ TestLife = Life.TestCase
 TestLife.settings = settings(max_examples=60, stateful_step_count=30, derandomize=True, deadline=None)
 
 
-@pytest.mark.parametrize("pools", [(9,), (12, 9)])
+@pytest.mark.parametrize(("pools", "windows"), [((9,), ()), ((9,), (6,)), ((12, 9), (None, 5))])
 @pytest.mark.parametrize("policy", ["fcfs", "priority"])
-def test_no_block_is_leaked_over_ten_thousand_random_operations(pools: tuple[int, ...], policy: str) -> None:
+def test_no_block_is_leaked_over_ten_thousand_random_operations(
+    pools: tuple[int, ...], windows: tuple[int | None, ...], policy: str
+) -> None:
     dice = random.Random(f"{pools} {policy}")
-    harness = Harness(config(num_blocks=pools, policy=policy, max_num_batched_tokens=11))
-    for number in range(2_500):  # times four parameters
+    harness = Harness(config(num_blocks=pools, windows=windows, policy=policy, max_num_batched_tokens=11))
+    for number in range(2_000):  # times six parameters
         action = dice.random()
         if action < 0.25:
             prompt = [dice.randrange(2) for _ in range(dice.randrange(1, 20))]

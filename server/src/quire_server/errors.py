@@ -14,6 +14,7 @@ Messages name the thing, the value and the way out, and never an address, a path
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -21,6 +22,12 @@ from quire.errors import InvalidRequestError
 
 RETRY_AFTER = 1
 """Seconds. A step is far shorter, and a seat may be free after any step."""
+
+
+_INTERNAL = re.compile(
+    r"0x[0-9a-fA-F]{4,}|\b(?:tcp|ipc|inproc|unix|file)://\S+|(?<![\w/])(?:/[\w.@+-]+){2,}/?"
+)
+"""Memory addresses, sockets, and absolute paths: what text of the engine's may hold and no client needs."""
 
 
 class ApiError(Exception):
@@ -110,10 +117,15 @@ def overloaded(message: str) -> ApiError:
 
 def failed(message: str) -> ApiError:
     """500: the request failed inside the engine."""
-    return ApiError(500, message, kind="server_error", code="engine_error")
+    return ApiError(500, _told(message), kind="server_error", code="engine_error")
 
 
 def unavailable(message: str, code: str = "unavailable") -> ApiError:
     """503: the engine is loading, dead, hung, or the server is about to stop."""
     headers = {"Retry-After": str(RETRY_AFTER)}
-    return ApiError(503, message, kind="server_error", code=code, headers=headers)
+    return ApiError(503, _told(message), kind="server_error", code=code, headers=headers)
+
+
+def _told(message: str) -> str:
+    """A message of the engine's as clients may read it."""
+    return _INTERNAL.sub("...", message)

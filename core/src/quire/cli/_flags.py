@@ -1,7 +1,8 @@
 """How a setting becomes a flag: its name in kebab-case, its type, its text, its section of the help.
 
 Where both the engine and a request have a name (`seed`), it is the request's, and the engine's is
-`--engine-seed`. A flag that is given leaves its value in the click context, under its section.
+`--engine-seed`; a name that a command's section shares with either is `--SECTION-NAME`. A flag that is
+given leaves its value in the click context: a sampling parameter under its name, a setting under its path.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ import inspect
 import re
 import types
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, Literal
 
 import click
+from pydantic import BaseModel
 
 from quire._config_sources import KeyPath, decode
 from quire._config_types import Bytes, field_shape, shapes_of
@@ -27,10 +29,12 @@ __all__ = [
     "EVERYTHING",
     "FILE",
     "SAMPLING",
+    "SectionOption",
     "SettingsCommand",
     "engine_flags",
     "keep",
     "sampling_flags",
+    "section_flags",
 ]
 
 ENGINE, SAMPLING, FILE = "Engine options", "Sampling options", "Configuration file"
@@ -38,19 +42,28 @@ EVERYTHING = "quire.help_all"
 _RARE: frozenset[KeyPath] = frozenset(
     (name,)
     for name in (
+        "block_size",
         "deterministic",
+        "enable_chunked_prefill",
+        "enforce_eager",
         "generation_config",
+        "hf_overrides",
+        "kernels",
         "kv_cache_dtype",
+        "load_format",
         "max_logprobs",
         "num_speculative_tokens",
         "pipeline_parallel_size",
+        "sampler",
         "scheduling_policy",
+        "seed",
         "speculative_config",
         "speculative_model",
         "tensor_parallel_size",
+        "tokenizer",
         "trust_remote_code",
     )
-) | {("plugins", "routes")}
+) | {("plugins", "allow"), ("plugins", "options"), ("plugins", "routes")}
 _RARE_SAMPLING = {"use_beam_search", "length_penalty", "early_stopping"}
 
 
@@ -67,17 +80,36 @@ class SettingOption(click.Option):
         return None if self.rare and not ctx.meta.get(EVERYTHING) else super().get_help_record(ctx)
 
 
+class SectionOption(SettingOption):
+    """A flag made from a field of a command's section of the configuration.
+
+    Attributes:
+        section_name: the section's key in the configuration file.
+        section_model: what validates the section.
+    """
+
+    def __init__(
+        self, names: list[str], *, section_name: str, section_model: type[BaseModel], **rest: Any
+    ) -> None:
+        super().__init__(names, **rest)
+        self.section_name = section_name
+        self.section_model = section_model
+
+
 class SettingsCommand(click.Command):
     """A command whose help has its own options first, then those made from settings, by section."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Writes the sections of options."""
-        sections: dict[str, list[tuple[str, str]]] = {"Options": [], SAMPLING: [], ENGINE: []}
+        sections: dict[str, list[tuple[str, str]]] = {}
         for param in self.get_params(ctx):
             record = param.get_help_record(ctx)
             if record is not None and isinstance(param, click.Option):
-                sections[getattr(param, "section", "Options")].append(record)
-        for title, records in sections.items():
+                sections.setdefault(getattr(param, "section", "Options"), []).append(record)
+        last = (SAMPLING, ENGINE)
+        titles = ["Options", *(title for title in sections if title not in ("Options", *last)), *last]
+        for title in titles:
+            records = sections.get(title)
             if records:
                 with formatter.section(title):
                     formatter.write_dl(records)
@@ -95,8 +127,8 @@ def engine_flags() -> Iterator[click.Option]:
         yield _flag(
             name,
             _click_type(field.annotation) if shape == "scalar" else shape,
-            ENGINE,
-            path,
+            (ENGINE, path),
+            section=ENGINE,
             text=field.description or "",
             rare=path in _RARE,
         )
@@ -112,18 +144,55 @@ def sampling_flags() -> Iterator[click.Option]:
         yield _flag(
             field.name,
             kind,
-            SAMPLING,
-            field.name,
+            (SAMPLING, field.name),
+            section=SAMPLING,
             text=_sentence(texts.get(field.name, "")),
             rare=field.name in _RARE_SAMPLING,
         )
 
 
-def _flag(name: str, kind: Any, store: str, key: object, *, text: str, rare: bool) -> click.Option:
-    """An option that leaves nothing in the context's `store` unless it is given.
+def section_flags(
+    section: str, model: type[BaseModel], *, title: str, everyday: Collection[str] | None
+) -> Iterator[click.Option]:
+    """A flag for each field of a section's model; the field must be a flag, a list, a mapping or a scalar.
+
+    Args:
+        everyday: fields that plain `--help` shows; None for all.
+    """
+    taken = {"--config", "--help", "--help-all"}
+    for other in (*engine_flags(), *sampling_flags()):
+        taken |= {*other.opts, *other.secondary_opts}
+    for name, field in model.model_fields.items():
+        shape = field_shape(field.annotation)
+        kind = {"scalar": _click_type(field.annotation), "list": "strings"}.get(shape, shape)
+        word = name[:-1] if shape == "list" and name.endswith("s") and not name.endswith("ss") else name
+        prefix = "" if "--" + word.replace("_", "-") not in taken else f"{section}_"
+        yield _flag(
+            f"{prefix}{word}",
+            kind,
+            (ENGINE, (section, name)),
+            section=title,
+            text=field.description or "",
+            rare=everyday is not None and name not in everyday,
+            make=functools.partial(SectionOption, section_name=section, section_model=model),
+        )
+
+
+def _flag(
+    name: str,
+    kind: Any,
+    place: tuple[str, object],
+    *,
+    section: str,
+    text: str,
+    rare: bool,
+    make: Callable[..., SettingOption] = SettingOption,
+) -> click.Option:
+    """An option that leaves nothing in the context unless it is given.
 
     Args:
         kind: a click type, "flag", "strings" (may be repeated), or what `_read` knows.
+        place: store in the context's meta, and key in it.
     """
     flag = "--" + name.replace("_", "-")
     text = text.replace("`", "").replace("null", "none")
@@ -137,11 +206,11 @@ def _flag(name: str, kind: Any, store: str, key: object, *, text: str, rare: boo
     elif isinstance(kind, str):
         read = _read(kind)
         extra = {"metavar": "JSON" if kind in ("mapping", "biases") else "A,B,..."}
-    return SettingOption(
+    return make(
         [flag, f"_{name}"],
-        section=store,
+        section=section,
         expose_value=False,
-        callback=keep(store, key, read),
+        callback=keep(*place, read),
         help=text,
         rare=rare,
         **extra,

@@ -9,6 +9,7 @@ from collections import defaultdict
 from typing import cast
 
 import click
+from click.shell_completion import CompletionItem
 
 import quire
 from quire.contracts.command import CommandSpec
@@ -58,6 +59,16 @@ class PluginGroup(click.Group):
             spec = _spec(plugins[0])
             rows.append((name, spec.order, spec.summary))
         return rows
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Names that begin so, from specs alone: completing a word imports no command."""
+        rows = {name: summary for name, _, summary in self._rows()}
+        items = [
+            CompletionItem(name, help=rows[name])
+            for name in self.list_commands(ctx)
+            if name.startswith(incomplete)
+        ]
+        return [*items, *click.Command.shell_complete(self, ctx, incomplete)]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import a command.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import click
 
 from quire.cli._bench import Percentiles, make_workload, report, workload_options
 from quire.cli._engine import engine, is_terminal, require_success
-from quire.cli._options import SettingsCommand, configuration, engine_options
+from quire.cli.options import SettingsCommand, configuration, engine_options
 from quire.outputs import RequestOutput
 from quire.sampling import SamplingParams
 
@@ -33,8 +34,9 @@ def command(
 ) -> None:
     """Hand MODEL all prompts at once and measure until the last one is done.
 
-    ttft counts from the start, so waiting for a place in the batch is part of it; tpot is a request's
-    mean time per token after its first. One short request runs before, unmeasured.
+    ttft counts from the start, so waiting for a place in the batch is part of it; itl is the time between
+    two tokens of a request, each taken by itself, among all the others; tpot is a request's mean time per
+    token after its first. One short request runs before, unmeasured.
     """
     with engine(configuration(model), quiet=as_json) as llm:
         items = make_workload(
@@ -87,6 +89,7 @@ def command(
 def _times(outputs: list[RequestOutput]) -> dict[str, Percentiles | None]:
     """Summaries of what the engine noted about each request."""
     ttft: list[float] = []
+    itl: list[float] = []
     tpot: list[float] = []
     e2e: list[float] = []
     for output in outputs:
@@ -95,7 +98,9 @@ def _times(outputs: list[RequestOutput]) -> dict[str, Percentiles | None]:
             continue
         ttft.append(metrics.first_token_time - metrics.arrival_time)
         e2e.append(metrics.finished_time - metrics.arrival_time)
+        itl += [after - before for before, after in itertools.pairwise(metrics.token_times)]
         later = len(output.outputs[0].token_ids) - 1
         if later > 0:
             tpot.append((metrics.finished_time - metrics.first_token_time) / later)
-    return {"ttft": Percentiles.of(ttft), "tpot": Percentiles.of(tpot), "e2e": Percentiles.of(e2e)}
+    times = {"ttft": ttft, "itl": itl, "tpot": tpot, "e2e": e2e}
+    return {name: Percentiles.of(seconds) for name, seconds in times.items()}

@@ -1,4 +1,4 @@
-"""`quire chat`: a conversation in the terminal. Keeps the history; the engine renders it.
+"""`quire chat`: a conversation in the terminal. Keeps the history; the engine, or a server, renders it.
 
 Reads one turn per line, so a conversation can also be piped in.
 """
@@ -8,18 +8,32 @@ from __future__ import annotations
 import signal
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from types import FrameType
 
 import click
+from click.core import ParameterSource
 
-from quire.cli._engine import Engine, Message, engine, require_success
-from quire.cli._options import SettingsCommand, configuration, engine_options, sampling_from, sampling_options
-from quire.errors import InvalidRequestError, RequestFailedError
+from quire.cli._engine import Message, engine, require_success
+from quire.cli._server_flags import server_options
+from quire.cli.options import (
+    SettingsCommand,
+    configuration,
+    engine_flags_given,
+    engine_options,
+    given_sampling,
+    sampling_from,
+    sampling_options,
+)
+from quire.errors import InvalidRequestError, OverloadedError, RequestFailedError
+from quire.outputs import RequestOutput
 from quire.sampling import SamplingParams
 
 __all__ = ["Conversation", "command"]
+
+Answer = Callable[[list[Message]], Iterator[RequestOutput]]
+Interrupts = Callable[[], AbstractContextManager[threading.Event]]
 
 _MAX_TOKENS = 512
 _HELP = """\
@@ -61,29 +75,76 @@ class Conversation:
 
 
 @click.command("chat", cls=SettingsCommand)
-@click.argument("model")
+@click.argument("model", required=False)
+@server_options(required=False)
 @click.option("--system", metavar="TEXT", help="System message.")
 @click.option("--quiet", is_flag=True, help="No start-up report.")
 @sampling_options
 @engine_options
-def command(model: str, system: str | None, quiet: bool) -> None:
-    """Talk with MODEL. Type /help for what can be done beside talking.
+@click.pass_context
+def command(
+    ctx: click.Context,
+    model: str | None,
+    url: str | None,
+    server_model: str | None,
+    api_key: str | None,
+    system: str | None,
+    quiet: bool,
+) -> None:
+    """Talk with MODEL, or with a running server's. Type /help for what can be done beside talking.
 
-    Without --max-tokens an answer has at most 512 tokens.
+    Without --max-tokens an answer has at most 512 tokens. Of the sampling flags, a server is sent those
+    that are given.
     """
+    _one_place(ctx, model, url)
     interactive = sys.stdin.isatty()
     # Made once before the model is loaded, so that a wrong flag shows at once.
     asked = sampling_from(SamplingParams(), max_tokens=_MAX_TOKENS)
     if asked.n != 1:
         raise InvalidRequestError(f"n: a chat has one answer per turn, got {asked.n}", field="n")
-    with engine(configuration(model), quiet=quiet) as llm:
-        params = sampling_from(llm.get_default_sampling_params(), max_tokens=_MAX_TOKENS, n=1)
+
+    def greet() -> None:
         if interactive and not quiet:
             click.echo("Type /help for help, /quit to leave.", err=True)
-        _talk(llm, params, Conversation(system), interactive)
+
+    if url is not None:
+        from quire.cli._remote import RemoteServer
+
+        fields = given_sampling(max_tokens=_MAX_TOKENS)
+        with RemoteServer(url, model=server_model, api_key=api_key, fields=fields) as server:
+            name = server.model()  # asked for now, so that a wrong address shows before anything is typed
+            if not quiet:
+                click.echo(f"{name} at {url}", err=True)
+            greet()
+            _talk(server.stream_chat, Conversation(system), interactive, _raised_interrupt)
+        return
+    with engine(configuration(model), quiet=quiet) as llm:
+        params = sampling_from(llm.get_default_sampling_params(), max_tokens=_MAX_TOKENS, n=1)
+        greet()
+        _talk(lambda messages: llm.stream_chat(messages, params), Conversation(system), interactive)
 
 
-def _talk(llm: Engine, params: SamplingParams, conversation: Conversation, interactive: bool) -> None:
+def _one_place(ctx: click.Context, model: str | None, url: str | None) -> None:
+    """Refuses flags that would have no effect: those of a server beside those of an engine.
+
+    Raises:
+        click.UsageError: naming one of them.
+    """
+    if url is None:
+        for name, flag in (("server_model", "--model"), ("api_key", "--api-key")):
+            if ctx.get_parameter_source(name) == ParameterSource.COMMANDLINE:
+                raise click.UsageError(f"{flag} goes with --url.")
+        return
+    if model is not None:
+        raise click.UsageError("Give MODEL or --url, not both; --model names a model of the server.")
+    if engine_flags_given():
+        raise click.UsageError("With --url the engine is the server's: leave out --config and its options.")
+
+
+def _talk(
+    answer: Answer, conversation: Conversation, interactive: bool, interrupts: Interrupts | None = None
+) -> None:
+    """Turns until the user leaves; `interrupts` is `_noted_interrupt` unless another is given."""
     for line in _lines(interactive):
         word, _, rest = line.partition(" ")
         match word:
@@ -100,7 +161,7 @@ def _talk(llm: Engine, params: SamplingParams, conversation: Conversation, inter
             case _ if word.startswith("/"):
                 click.echo(f"Unknown command {word!r}.\n{_HELP}", err=True)
             case _:
-                _turn(llm, params, conversation, line, interactive)
+                _turn(answer, conversation, line, interactive, interrupts or _noted_interrupt)
 
 
 def _lines(interactive: bool) -> Iterator[str]:
@@ -117,23 +178,25 @@ def _lines(interactive: bool) -> Iterator[str]:
 
 
 def _turn(
-    llm: Engine, params: SamplingParams, conversation: Conversation, text: str, interactive: bool
+    answer: Answer, conversation: Conversation, text: str, interactive: bool, interrupts: Interrupts
 ) -> None:
     """Ask, print the answer as it comes, and remember both; a turn that is not answered is taken back."""
     conversation.add("user", text)
     printed = ""
     reason: str | None = None
     try:
-        with _noted_interrupt() as interrupted:
-            for output in llm.stream_chat(conversation.messages, params):
+        with interrupts() as interrupted:
+            for output in answer(conversation.messages):
                 require_success(output)
-                answer = output.outputs[0].text
+                if not output.outputs:
+                    continue
+                said = output.outputs[0].text
                 reason = output.outputs[0].finish_reason
-                click.echo(answer[len(printed) :], nl=False)
-                printed = answer
+                click.echo(said[len(printed) :], nl=False)
+                printed = said
                 if interrupted.is_set():
                     break
-    except (InvalidRequestError, RequestFailedError) as error:
+    except (InvalidRequestError, OverloadedError, RequestFailedError) as error:
         conversation.drop_last()
         if not interactive:
             raise
@@ -165,3 +228,13 @@ def _noted_interrupt() -> Iterator[threading.Event]:
         yield interrupted
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def _raised_interrupt() -> Iterator[threading.Event]:
+    """Ends a server's answer at the first Ctrl-C, also while nothing comes: there is no step to protect."""
+    interrupted = threading.Event()
+    try:
+        yield interrupted
+    except KeyboardInterrupt:
+        interrupted.set()

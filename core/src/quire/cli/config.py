@@ -6,16 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import click
-from pydantic import BaseModel
 
-from quire.cli._frame import current_registry
-from quire.cli._options import sections_in
 from quire.cli._render import to_json
+from quire.cli.options import installed_sections, sections_in
 from quire.config import EngineConfig
-from quire.plugin_plan import import_target
-from quire.plugins import OK
 
-__all__ = ["command"]
+__all__ = ["command", "effective", "setting_lines"]
 
 
 @click.command("config")
@@ -35,24 +31,16 @@ def command(schema: bool, check: Path | None, show: bool, file: Path | None, as_
     if (file is not None or as_json) and not show:
         raise click.UsageError("--config and --json go with --show.")
     if schema:
-        click.echo(to_json(EngineConfig.json_schema(_installed_sections())))
+        click.echo(to_json(EngineConfig.json_schema(installed_sections())))
     elif check is not None:
         EngineConfig.load(check, sections=sections_in(check), environ={})
         click.echo(f"{check}: ok")
     else:
-        _show(EngineConfig.load(file, sections=sections_in(file)), as_json)
+        _show(EngineConfig.load(file, sections=installed_sections()), as_json)
 
 
-def _installed_sections() -> dict[str, type[BaseModel]]:
-    """The section of every command that has one."""
-    return {
-        found.spec.name: import_target("command", found.spec.name, found.spec.options)
-        for found in current_registry().of_kind("command")
-        if found.status == OK and found.spec.options is not None
-    }
-
-
-def _show(config: EngineConfig, as_json: bool) -> None:
+def effective(config: EngineConfig) -> list[tuple[str, Any, str]]:
+    """Name, value as JSON has it, and origin of every setting; secrets are masked."""
     plain: dict[str, Any] = config.model_dump(mode="json")
     plain |= {name: section.model_dump(mode="json") for name, section in config.sections.items()}
     rows = []
@@ -61,13 +49,23 @@ def _show(config: EngineConfig, as_json: bool) -> None:
         for key in name.split("."):
             value = value[key]
         rows.append((name, value, origin))
+    return rows
+
+
+def _show(config: EngineConfig, as_json: bool) -> None:
+    rows = effective(config)
     if as_json:
         click.echo(to_json({name: {"value": value, "origin": origin} for name, value, origin in rows}))
         return
+    for line in setting_lines(rows):
+        click.echo(line)
+
+
+def setting_lines(rows: list[tuple[str, Any, str]]) -> list[str]:
+    """Settings as a table of name, value and origin."""
     texts = [
         (name, to_json(value, indent=None) if not isinstance(value, str) else value, origin)
         for name, value, origin in rows
     ]
-    wide = [max(len(row[column]) for row in texts) for column in (0, 1)]
-    for name, text, origin in texts:
-        click.echo(f"{name.ljust(wide[0])}  {text.ljust(wide[1])}  {origin}")
+    wide = [max((len(row[column]) for row in texts), default=0) for column in (0, 1)]
+    return [f"{name.ljust(wide[0])}  {text.ljust(wide[1])}  {origin}" for name, text, origin in texts]

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from quire.cli._options import SettingsCommand, configuration, engine_options
 from quire.cli._render import to_json
+from quire.cli.options import SettingsCommand, configuration, engine_options
 
 if TYPE_CHECKING:
     from quire.engine.doctor import DoctorReport

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import click
 
-from quire.cli._engine import Engine, engine, require_success
-from quire.cli._options import SettingsCommand, configuration, engine_options, sampling_from, sampling_options
+from quire.cli._engine import engine, require_success
 from quire.cli._render import to_json
+from quire.cli.options import SettingsCommand, configuration, engine_options, sampling_from, sampling_options
 from quire.outputs import RequestOutput
 from quire.sampling import SamplingParams
 
-__all__ = ["command"]
+__all__ = ["command", "print_stream", "read_prompt"]
 
 _MAX_TOKENS = 128
 
@@ -32,7 +33,7 @@ def command(model: str, prompt: str | None, file: Path | None, as_json: bool, qu
     PROMPT "-", or none with input piped in, reads standard input. Without --max-tokens at most 128
     tokens are generated.
     """
-    text = _read_prompt(prompt, file)
+    text = read_prompt(prompt, file)
     quiet = quiet or as_json
     sampling_from(SamplingParams(), max_tokens=_MAX_TOKENS)  # a wrong flag shows before the model is loaded
     with engine(configuration(model), quiet=quiet) as llm:
@@ -42,12 +43,12 @@ def command(model: str, prompt: str | None, file: Path | None, as_json: bool, qu
             require_success(output)
             click.echo(to_json(output))
             return
-        last = _stream(llm, text, params)
+        last = print_stream(llm.stream(text, params), params.n)
         if not quiet:
             click.echo(_summary(last), err=True)
 
 
-def _read_prompt(prompt: str | None, file: Path | None) -> str:
+def read_prompt(prompt: str | None, file: Path | None) -> str:
     """The prompt from wherever it was given.
 
     Raises:
@@ -71,21 +72,28 @@ def _read_prompt(prompt: str | None, file: Path | None) -> str:
     return prompt
 
 
-def _stream(llm: Engine, prompt: str, params: SamplingParams) -> RequestOutput:
-    """Print the completion as it comes; several completions, which come side by side, at their end."""
+def print_stream(outputs: Iterable[RequestOutput], n: int) -> RequestOutput:
+    """Print a completion as it comes; several completions, which come side by side, at their end.
+
+    Returns:
+        The last output.
+
+    Raises:
+        RequestFailedError: the request failed inside the engine.
+    """
     printed = 0
     last: RequestOutput | None = None
-    for last in llm.stream(prompt, params):
-        if params.n == 1 and last.outputs:
+    for last in outputs:
+        if n == 1 and last.outputs:
             click.echo(last.outputs[0].text[printed:], nl=False)
             printed = len(last.outputs[0].text)
     assert last is not None, "a stream yields at least its end"
     require_success(last)
-    if params.n == 1:
+    if n == 1:
         click.echo()
     else:
         for completion in last.outputs:
-            click.echo(f"--- {completion.index + 1} of {params.n} ---\n{completion.text}")
+            click.echo(f"--- {completion.index + 1} of {n} ---\n{completion.text}")
     return last
 
 

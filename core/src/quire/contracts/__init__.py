@@ -41,7 +41,7 @@ from quire.contracts.sampler import (
     SampleRows,
     SamplerSpec,
 )
-from quire.contracts.source import ModelFiles, ModelRequest, ModelSource, ModelSourceSpec
+from quire.contracts.source import HeaderSource, ModelFiles, ModelRequest, ModelSource, ModelSourceSpec
 from quire.hookspecs import hookimpl
 
 __all__ = [
@@ -60,6 +60,7 @@ __all__ = [
     "DeviceSpec",
     "Distribution",
     "GraphSupport",
+    "HeaderSource",
     "KVLayout",
     "KVTensor",
     "KernelsInit",

@@ -167,8 +167,8 @@ class AttentionBackend(ABC):
     Must hold:
         * A row's output depends only on its own request's tokens.
         * Slots and blocks not named by the batch are not written.
-        * Block id 0 is the null block: it may stand in a table where tokens are out of the
-          window, and past a request's last block. `slot_mapping` -1 means "write nothing for this row".
+        * Block id 0 is the null block: it stands in a table where tokens are out of the window of all of
+          the request's rows, and past its last block. `slot_mapping` -1 means "write nothing for this row".
         * What is read from the null block or past a request's end gets no weight.
         * Empty batches (T == 0) return empty outputs.
 

@@ -23,7 +23,7 @@ class AttentionBatch:
         seq_lens: `[S]` int32; tokens of request s in the cache after this step.
         positions: `[T]` int64; a request's rows are consecutive and end at `seq_lens[s] - 1`.
         block_table: `[S, B]` int32; block ids of request s in order; entries past its last
-            block are 0, the null block.
+            block, or out of the window of all its rows, are 0, the null block.
         slot_mapping: `[T]` int64; `block * block_size + offset` where the row's K and V go, -1 for nowhere.
         max_query_len, max_seq_len: over the batch, on the host.
         query_lens_host, seq_lens_host: the same lengths as Python lists, S long.

@@ -14,11 +14,8 @@ from quire.contracts.base import PluginSpec
 class RouteSpec(PluginSpec):
     """Description of a set of HTTP routes.
 
-    `target` is a callable that takes the engine client and the validated options, and
-    returns an ASGI application or router that the server mounts at `prefix`.
-
-    Attributes:
-        prefix: path prefix, "" for the root.
+    `target` is a callable `(service, options) -> FrontEnd`: it takes the server's service, which every
+    front end translates into (`quire_server.service.Service`), and the validated options (None without an
+    options model), and returns its routes and the form its errors take (`quire_server.front_end.FrontEnd`).
+    It is imported and called in each process that speaks HTTP, once.
     """
-
-    prefix: str = ""

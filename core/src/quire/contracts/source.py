@@ -73,3 +73,20 @@ class ModelSource(Protocol):
             ModelNotFoundError: the name is this source's, but there is nothing there.
             CheckpointError: what is there cannot be used (e.g. only pickled weights).
         """
+
+
+@runtime_checkable
+class HeaderSource(Protocol):
+    """A source that can describe a model without fetching its weights. Optional; `quire plan` asks.
+
+    A source that never fetches has no use for it: what `resolve` answers is as cheap.
+    """
+
+    def resolve_headers(self, request: ModelRequest, directory: Path) -> ModelFiles | None:
+        """As `ModelSource.resolve`, but weights that are not here yet are described, not fetched.
+
+        Args:
+            request: the model as the user names it.
+            directory: an empty directory for config.json and safetensors files that have a header and a
+                hole of the data's size; the answer is here, or where the model is if that has its weights.
+        """

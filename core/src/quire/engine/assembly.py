@@ -1,4 +1,4 @@
-"""Puts an engine together from a configuration: plan, workers, scheduler, text."""
+"""Puts an engine together from a configuration: plan, workers, scheduler; and, beside it, text."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import quire
 from quire.config import EngineConfig
 from quire.engine.client import EngineClient, InProcessClient
 from quire.engine.core import EngineCore
+from quire.engine.info import EngineInfo
 from quire.engine.inputs import InputProcessor
 from quire.engine.memory import MemoryBudget, divide
 from quire.engine.outputs import OutputProcessor
@@ -21,14 +22,34 @@ from quire.text.tokenizer import Tokenizer, load_tokenizer
 
 
 @dataclass(slots=True)
+class LoadedCore:
+    """An engine core, ready to step, and what is known of it.
+
+    Attributes:
+        core: the engine core.
+        plan: what was decided.
+        info: what front ends need.
+        report: how start-up went.
+        tokenizer: the model's, if it had to be loaded.
+    """
+
+    core: EngineCore
+    plan: EnginePlan
+    info: EngineInfo
+    report: StartupReport
+    tokenizer: Tokenizer | None
+
+
+@dataclass(slots=True)
 class Engine:
-    """A started engine and the text side of its front end.
+    """A started engine and the text side of its front end, all in this process.
 
     Attributes:
         client: to the engine core.
         inputs: prompts -> requests.
         outputs: step outputs -> request outputs.
         tokenizer: the model's.
+        info: facts.
         plan: what was decided.
         report: how start-up went.
     """
@@ -37,6 +58,7 @@ class Engine:
     inputs: InputProcessor
     outputs: OutputProcessor
     tokenizer: Tokenizer
+    info: EngineInfo
     plan: EnginePlan
     report: StartupReport
 
@@ -47,16 +69,43 @@ def start_engine(config: EngineConfig, *, show_progress: bool = True) -> Engine:
     Raises:
         QuireError: the first thing that stands in the way.
     """
+    loaded = load_core(config, show_progress=show_progress, with_tokenizer=True)
+    assert loaded.tokenizer is not None
+    return Engine(
+        client=InProcessClient(loaded.core),
+        inputs=InputProcessor(loaded.info, loaded.tokenizer),
+        outputs=OutputProcessor(loaded.tokenizer),
+        tokenizer=loaded.tokenizer,
+        info=loaded.info,
+        plan=loaded.plan,
+        report=loaded.report,
+    )
+
+
+def load_core(config: EngineConfig, *, show_progress: bool, with_tokenizer: bool) -> LoadedCore:
+    """Plan, load and profile the model, and size its cache.
+
+    Args:
+        config: the settings.
+        show_progress: draw progress bars.
+        with_tokenizer: load the tokenizer in any case; else only to learn an end token that the
+            checkpoint does not name.
+
+    Raises:
+        QuireError: the first thing that stands in the way.
+    """
     watch = Stopwatch()
     watch.phases.append(("imports", quire._import_seconds))
     with watch.phase("plugins"):
         registry = discover(config.plugins.allow)
     with watch.phase("plan"):
         plan = make_plan(config, registry, show_progress=show_progress)
-    with watch.phase("tokenizer"):
-        tokenizer = load_tokenizer(plan.tokenizer_files)
-        if not plan.generation.eos_token_ids and tokenizer.eos_token_id is not None:
-            plan = plan.with_eos(tokenizer.eos_token_id)
+    tokenizer = None
+    if with_tokenizer or not plan.generation.eos_token_ids:
+        with watch.phase("tokenizer"):
+            tokenizer = load_tokenizer(plan.tokenizer_files)
+            if not plan.generation.eos_token_ids and tokenizer.eos_token_id is not None:
+                plan = plan.with_eos(tokenizer.eos_token_id)
     with watch.phase("weights"):
         executor = InProcessExecutor(plan.worker_config(show_progress=show_progress))
     with watch.phase("profile"):
@@ -77,13 +126,33 @@ def start_engine(config: EngineConfig, *, show_progress: bool = True) -> Engine:
         measured_rows=profile.measured_rows,
         phases=watch.phases,
     )
-    return Engine(
-        client=InProcessClient(EngineCore(scheduler, executor)),
-        inputs=InputProcessor(plan, tokenizer, budget.max_model_len),
-        outputs=OutputProcessor(tokenizer),
-        tokenizer=tokenizer,
-        plan=plan,
-        report=report,
+    return LoadedCore(EngineCore(scheduler, executor), plan, _info(plan, budget, report), report, tokenizer)
+
+
+def _info(plan: EnginePlan, budget: MemoryBudget, report: StartupReport) -> EngineInfo:
+    config = plan.config
+    return EngineInfo(
+        model=config.model,
+        source=plan.files.source,
+        architecture=plan.plugins["model"].name,
+        dtype=plan.dtype,
+        device=plan.device,
+        num_parameters=plan.facts.num_parameters,
+        tokenizer_files=plan.tokenizer_files,
+        vocab_size=plan.vocab_size,
+        max_model_len=budget.max_model_len,
+        max_logprobs=config.max_logprobs,
+        max_num_seqs=config.max_num_seqs,
+        block_size=config.block_size,
+        num_blocks=budget.num_blocks - 1,  # one is the null block
+        weights_bytes=budget.weights,
+        kv_bytes=budget.kv,
+        seed=config.seed,
+        eos_token_ids=plan.generation.eos_token_ids,
+        sampling_defaults=plan.generation.sampling,
+        enable_prefix_caching=config.enable_prefix_caching,
+        plugins=plan.plugins,
+        report=report.lines(),
     )
 
 
@@ -97,6 +166,8 @@ def _budget(plan: EnginePlan, profile: MemoryProfile) -> MemoryBudget:
         block_size=config.block_size,
         max_model_len=plan.max_model_len,
         max_num_seqs=config.max_num_seqs,
+        max_num_batched_tokens=config.max_num_batched_tokens,
+        windows=plan.windows,
         asked_max_model_len=config.max_model_len is not None,
     )
 
@@ -112,4 +183,5 @@ def _scheduler_config(plan: EnginePlan, budget: MemoryBudget) -> SchedulerConfig
         enable_prefix_caching=config.enable_prefix_caching,
         enable_chunked_prefill=config.enable_chunked_prefill,
         policy=config.scheduling_policy,
+        windows=plan.windows,
     )

@@ -1,63 +1,53 @@
-"""`AsyncLLM`: the engine behind asyncio. Streams and aborts; the engine runs in a thread of its own.
+"""`AsyncLLM`: the engine behind asyncio. Streams and aborts; knows prompts, text and token ids.
 
-The thread alone touches the engine client. Callers reach it through a queue of commands, and
-get their news through the event loop; nothing spins while nothing is under way.
+Where the engine runs is its client's business: a thread of this process, or an engine process.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
-import queue
-import threading
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 from quire.config import EngineConfig
-from quire.engine.assembly import Engine, start_engine
-from quire.engine.inputs import PreparedRequest, Prompt
-from quire.engine.report import StartupReport
-from quire.errors import EngineError, RequestFailedError
+from quire.engine.async_client import AsyncEngineClient, Health, ThreadedClient
+from quire.engine.info import EngineInfo, EngineStats
+from quire.engine.inputs import InputProcessor, Prompt
+from quire.engine.outputs import OutputProcessor
+from quire.engine.remote import RemoteClient
+from quire.errors import EngineError, InvalidRequestError, RequestFailedError
 from quire.outputs import RequestOutput
+from quire.request import StepOutput
 from quire.sampling import SamplingParams
 from quire.scheduler import SchedulerStats
 from quire.text.chat import render_chat
+from quire.text.tokenizer import Tokenizer, load_tokenizer
 
-logger = logging.getLogger(__name__)
-T = TypeVar("T")
+_LONG_TEXT = 4096
+"""Characters from which on a text is tokenized in a thread: the event loop must not wait for it."""
 
-
-@dataclass(slots=True)
-class _Listener:
-    """Where a request's news goes."""
-
-    loop: asyncio.AbstractEventLoop
-    queue: asyncio.Queue[RequestOutput | Exception]
-
-    def put(self, item: RequestOutput | Exception) -> None:
-        """Hand over news from the engine's thread."""
-        try:
-            self.loop.call_soon_threadsafe(self.queue.put_nowait, item)
-        except RuntimeError:
-            logger.debug("A caller's event loop has closed; its news is not wanted any more")
+News = RequestOutput | EngineError
 
 
 class AsyncLLM:
-    """A model, loaded and ready to stream to many callers at once."""
+    """A model, loaded and ready to stream to many callers at once. Belongs to one event loop."""
 
-    def __init__(self, engine: Engine) -> None:
-        """Drive a started engine; `AsyncLLM.start` makes one."""
-        self._engine = engine
-        self._commands: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._listeners: dict[str, _Listener] = {}
+    def __init__(self, client: AsyncEngineClient, tokenizer: Tokenizer, *, stream: int = 0) -> None:
+        """Drive an engine; `start` and `connect` make one. To be called in the event loop.
+
+        Args:
+            client: to the engine.
+            tokenizer: its model's.
+            stream: number of this front end among those of one engine, so that their seeds differ.
+        """
+        self._client = client
+        self._tokenizer = tokenizer
+        self._inputs = InputProcessor(client.info, tokenizer, stream)
+        self._outputs = OutputProcessor(tokenizer)
+        self._listeners: dict[str, asyncio.Queue[News]] = {}
         self._external: dict[str, str] = {}
-        self._error: Exception | None = None
-        self._closed = False
-        self._thread = threading.Thread(target=self._drive, name="quire-engine", daemon=True)
-        self._thread.start()
+        client.attach(self._deliver, self._lost)
 
     @classmethod
     async def start(
@@ -68,15 +58,103 @@ class AsyncLLM:
         show_progress: bool = True,
         **settings: Any,
     ) -> Self:
-        """Load a model without holding up the event loop. Arguments as for `LLM`."""
+        """Load a model in this process without holding up the event loop. Arguments as for `LLM`."""
+        # Here, since a front end of an engine process needs no torch.
+        from quire.engine.assembly import start_engine
+
         if config is None:
             config = EngineConfig(**({} if model is None else {"model": model}), **settings)
-        return cls(await asyncio.to_thread(start_engine, config, show_progress=show_progress))
+        engine = await asyncio.to_thread(start_engine, config, show_progress=show_progress)
+        return cls(ThreadedClient(engine.client, engine.info), engine.tokenizer)
+
+    @classmethod
+    async def connect(
+        cls, endpoint: str, *, stall_timeout: float = 60.0, restarts: bool = False, stream: int = 0
+    ) -> Self:
+        """Use an engine process (`EngineProcess`), waiting until it has loaded its model.
+
+        Args:
+            endpoint: where it listens.
+            stall_timeout: seconds without a sign of life after which its health is "stalled".
+            restarts: somebody starts it anew when it dies; until then its health is "loading".
+            stream: see `__init__`.
+        """
+        client = RemoteClient(endpoint, stall_timeout=stall_timeout, restarts=restarts)
+        try:
+            info = await client.connected()
+            tokenizer = await asyncio.to_thread(load_tokenizer, info.tokenizer_files)
+        except BaseException:
+            client.close()
+            raise
+        return cls(client, tokenizer, stream=stream)
 
     @property
-    def startup_report(self) -> StartupReport:
-        """How start-up went."""
-        return self._engine.report
+    def info(self) -> EngineInfo:
+        """Facts about the loaded model."""
+        return self._client.info
+
+    @property
+    def stats(self) -> EngineStats:
+        """Figures, at most about a second old; `get_metrics` asks for those of this moment."""
+        return self._client.stats
+
+    @property
+    def health(self) -> Health:
+        """Whether the engine can take work."""
+        return self._client.health
+
+    async def submit(
+        self,
+        prompt: Prompt,
+        sampling_params: SamplingParams | None = None,
+        request_id: str | None = None,
+        *,
+        priority: int = 0,
+        add_special_tokens: bool = True,
+        deltas: bool = False,
+    ) -> AsyncGenerator[RequestOutput, None]:
+        """Hand over a prompt; once the engine has taken it, returns the stream of its outputs.
+
+        The stream must be read to its end or closed (`aclose`), which aborts the request.
+
+        Args:
+            prompt: text, token ids or a mapping, as for `LLM.generate`.
+            sampling_params: None for the model's defaults.
+            request_id: a name under which `abort` finds it and which the outputs carry. The engine's own
+                key is another, so equal names of different callers cannot mix.
+            priority: lower runs earlier under the policy "priority".
+            add_special_tokens: whether text gets the tokenizer's BOS.
+            deltas: outputs hold what is new since the last one, instead of all so far.
+
+        Raises:
+            InvalidRequestError: it can never be served.
+            OverloadedError: the engine's queue is full.
+            EngineError: the engine has failed or was shut down.
+        """
+        if deltas and sampling_params is not None and (sampling_params.best_of or 0) > sampling_params.n:
+            raise InvalidRequestError(
+                f"best_of {sampling_params.best_of} with n {sampling_params.n} cannot be given in deltas: "
+                "the best are known only at the end.",
+                field="best_of",
+            )
+        ids = await self._ids_of(prompt, add_special_tokens)
+        prepared = self._inputs.prepare(ids, sampling_params, priority=priority, add_special_tokens=False)
+        key = prepared.engine.request_id
+        news: asyncio.Queue[News] = asyncio.Queue()
+        self._listeners[key] = news
+        self._outputs.add(prepared, deltas=deltas)
+        if request_id is not None:
+            self._external[request_id] = key
+        try:
+            await self._client.add(prepared.engine)
+        except BaseException:
+            self._forget(key, request_id)
+            self._client.abort(key)
+            raise
+        stream = self._stream(key, request_id, news)
+        # Started here, so that closing it runs its `finally` even if nobody ever asks for an output.
+        await stream.asend(None)
+        return stream
 
     async def generate(
         self,
@@ -86,54 +164,29 @@ class AsyncLLM:
         *,
         priority: int = 0,
         add_special_tokens: bool = True,
+        deltas: bool = False,
     ) -> AsyncIterator[RequestOutput]:
         """Complete a prompt, giving all that was generated so far whenever there is more.
 
-        Leaving the iterator early, or cancelling the task, aborts the request.
-
-        Args:
-            prompt: text, token ids or a mapping, as for `LLM.generate`.
-            sampling_params: None for the model's defaults.
-            request_id: a name under which `abort` finds it and which the outputs carry. The engine's own
-                key is another, so equal names of different callers cannot mix.
-            priority: lower runs earlier under the policy "priority".
-            add_special_tokens: whether text gets the tokenizer's BOS.
+        Leaving the iterator early, or cancelling the task, aborts the request. Arguments and errors as for
+        `submit`.
 
         Raises:
-            InvalidRequestError: it can never be served.
             RequestFailedError: it failed inside the engine.
-            EngineError: the engine has failed or was shut down.
         """
-        prepared = self._engine.inputs.prepare(
-            prompt, sampling_params, priority=priority, add_special_tokens=add_special_tokens
+        stream = await self.submit(
+            prompt,
+            sampling_params,
+            request_id,
+            priority=priority,
+            add_special_tokens=add_special_tokens,
+            deltas=deltas,
         )
-        key = prepared.engine.request_id
-        news: asyncio.Queue[RequestOutput | Exception] = asyncio.Queue()
-        self._listeners[key] = _Listener(asyncio.get_running_loop(), news)
-        if request_id is not None:
-            self._external[request_id] = key
-        finished = False
         try:
-            await self._call(lambda: self._add(prepared))
-            while not finished:
-                output = await news.get()
-                if isinstance(output, Exception):
-                    finished = True
-                    raise output
-                finished = output.finished
-                if output.error is not None:
-                    raise RequestFailedError(
-                        f"The request failed: {output.error}", request_id=request_id or key
-                    )
-                if request_id is not None:
-                    output.request_id = request_id
+            async for output in stream:
                 yield output
         finally:
-            self._listeners.pop(key, None)
-            if request_id is not None and self._external.get(request_id) == key:
-                del self._external[request_id]
-            if not finished and not self._closed:
-                self._commands.put(lambda: self._abandon(key))
+            await stream.aclose()
 
     async def chat(
         self,
@@ -146,44 +199,75 @@ class AsyncLLM:
         chat_template_kwargs: Mapping[str, Any] | None = None,
     ) -> AsyncIterator[RequestOutput]:
         """Answer one conversation, as `generate` does."""
-        text = render_chat(
-            self._engine.tokenizer,
+        text = await self.render_chat(
+            messages,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=continue_final_message,
+            chat_template_kwargs=chat_template_kwargs,
+        )
+        async for output in self.generate(text, sampling_params, request_id, add_special_tokens=False):
+            yield output
+
+    async def render_chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+    ) -> str:
+        """The prompt of a conversation, without holding up the event loop.
+
+        Raises:
+            InvalidRequestError: see `quire.text.chat.render_chat`.
+        """
+        return await asyncio.to_thread(
+            render_chat,
+            self._tokenizer,
             messages,
             add_generation_prompt=add_generation_prompt,
             continue_final_message=continue_final_message,
             **(chat_template_kwargs or {}),
         )
-        async for output in self.generate(text, sampling_params, request_id, add_special_tokens=False):
-            yield output
+
+    async def tokenize(self, text: str, add_special_tokens: bool = True) -> list[int]:
+        """Token ids of a text, as a prompt would be tokenized."""
+        if len(text) < _LONG_TEXT:
+            return self._tokenizer.encode(text, add_special_tokens)
+        return await asyncio.to_thread(self._tokenizer.encode, text, add_special_tokens)
+
+    async def detokenize(self, token_ids: Sequence[int], skip_special_tokens: bool = True) -> str:
+        """Text of token ids."""
+        if len(token_ids) < _LONG_TEXT:
+            return self._tokenizer.decode(list(token_ids), skip_special_tokens)
+        return await asyncio.to_thread(self._tokenizer.decode, list(token_ids), skip_special_tokens)
 
     async def abort(self, request_id: str) -> None:
         """End a request now; its stream ends with finish reason "abort". Unknown names are ignored."""
         key = self._external.get(request_id)
         if key is not None:
-            await self._call(lambda: self._dispatch(self._engine.client.abort(key)))
+            self._client.abort(key)
 
     async def reset_prefix_cache(self) -> None:
         """Forget cached prefixes; running requests are not affected."""
-        await self._call(self._engine.client.reset_prefix_cache)
+        await self._client.reset_prefix_cache()
 
     async def get_metrics(self) -> SchedulerStats:
-        """Counts of requests, blocks, prefix hits and preemptions."""
-        return await self._call(self._engine.client.stats)
+        """Counts of requests, blocks, prefix hits and preemptions at this moment."""
+        await self._client.refresh()
+        return self._client.stats.scheduler
 
     def get_default_sampling_params(self) -> SamplingParams:
         """What a request gets that names no parameters."""
-        return self._engine.inputs.default_params()
+        return self._inputs.default_params()
 
     def get_tokenizer(self) -> Any:
         """The transformers tokenizer of the model."""
-        return self._engine.tokenizer.hf
+        return self._tokenizer.hf
 
     def shutdown(self) -> None:
-        """End all requests with an error, stop the thread and free the model's memory."""
-        if not self._closed:
-            self._closed = True
-            self._commands.put(None)
-        self._thread.join()
+        """End all requests with an error and let go of the engine; one in this process is freed."""
+        self._client.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -193,81 +277,55 @@ class AsyncLLM:
     ) -> None:
         await asyncio.to_thread(self.shutdown)
 
-    async def _call(self, work: Callable[[], T]) -> T:
-        """Run something in the engine's thread and wait for it without holding up the loop."""
-        if self._error is not None:
-            raise EngineError(f"The engine has failed: {self._error}") from self._error
-        if self._closed:
-            raise EngineError("This engine was shut down. Start a new one to go on.")
-        future: Future[T] = Future()
+    async def _ids_of(self, prompt: Prompt, add_special_tokens: bool) -> Prompt:
+        """The prompt with token ids beside its text, so that nothing else tokenizes it."""
+        if isinstance(prompt, str):
+            return {"prompt": prompt, "prompt_token_ids": await self.tokenize(prompt, add_special_tokens)}
+        if isinstance(prompt, Mapping) and isinstance(prompt.get("prompt"), str):
+            ids = prompt.get("prompt_token_ids")
+            if ids is None:
+                ids = await self.tokenize(prompt["prompt"], add_special_tokens)
+            return {**prompt, "prompt_token_ids": ids}
+        return prompt
 
-        def run() -> None:
-            if not future.set_running_or_notify_cancel():
-                return
-            try:
-                future.set_result(work())
-            except Exception as error:
-                future.set_exception(error)
-
-        self._commands.put(run)
-        return await asyncio.wrap_future(future)
-
-    # What follows runs in the engine's thread.
-
-    def _drive(self) -> None:
-        client = self._engine.client
+    async def _stream(
+        self, key: str, request_id: str | None, news: asyncio.Queue[News]
+    ) -> AsyncGenerator[RequestOutput, None]:
+        finished = False
         try:
-            while self._obey(block=not client.has_unfinished()):
-                if client.has_unfinished():
-                    self._dispatch(client.outputs())
-        except Exception as error:
-            logger.exception("The engine has failed")
-            self._error = error
-        self._end(
-            EngineError(
-                f"The engine has failed: {self._error}" if self._error else "The engine was shut down."
-            )
-        )
-        client.shutdown()
+            yield None  # type: ignore[misc]  # the start, taken by `submit`
+            while not finished:
+                output = await news.get()
+                if isinstance(output, EngineError):
+                    finished = True
+                    raise output
+                finished = output.finished
+                if output.error is not None:
+                    raise RequestFailedError(
+                        f"The request failed: {output.error}", request_id=request_id or key
+                    )
+                if request_id is not None:
+                    output.request_id = request_id
+                yield output
+        finally:
+            self._forget(key, request_id)
+            if not finished:
+                self._client.abort(key)
 
-    def _obey(self, *, block: bool) -> bool:
-        """Run the commands that have come; wait for one if there is nothing else to do. False: stop."""
-        while True:
-            try:
-                command = self._commands.get(block=block)
-            except queue.Empty:
-                return True
-            if command is None:
-                return False
-            command()
-            block = False
+    def _forget(self, key: str, request_id: str | None) -> None:
+        self._listeners.pop(key, None)
+        self._outputs.discard(key)
+        if request_id is not None and self._external.get(request_id) == key:
+            del self._external[request_id]
 
-    def _add(self, prepared: PreparedRequest) -> None:
-        self._engine.client.add(prepared.engine)
-        self._engine.outputs.add(prepared)
-
-    def _abandon(self, key: str) -> None:
-        self._engine.outputs.discard(key)
-        self._engine.client.abort(key)
-
-    def _dispatch(self, steps: Sequence[Any]) -> None:
-        processed = self._engine.outputs.process(steps)
+    def _deliver(self, steps: Sequence[StepOutput]) -> None:
+        processed = self._outputs.process(steps)
         for key, index in processed.aborts:
-            self._engine.client.abort(key, index)
+            self._client.abort(key, index)
         for output in processed.outputs:
-            listener = self._listeners.get(output.request_id)
-            if listener is not None:
-                listener.put(output)
+            self._listeners[output.request_id].put_nowait(output)
 
-    def _end(self, error: EngineError) -> None:
-        """Tell everyone who still waits, commands included, that nothing more will come."""
-        for listener in list(self._listeners.values()):
-            listener.put(error)
-        self._closed = True
-        while True:
-            try:
-                command = self._commands.get_nowait()
-            except queue.Empty:
-                return
-            if command is not None:
-                command()
+    def _lost(self, error: EngineError) -> None:
+        for key, news in self._listeners.items():
+            self._outputs.discard(key)
+            news.put_nowait(error)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Protocol
 
 from quire.engine.core import EngineCore
+from quire.engine.info import EngineStats
 from quire.errors import EngineError
 from quire.request import EngineRequest, StepOutput
-from quire.scheduler import SchedulerStats
 
 
 class EngineClient(Protocol):
@@ -28,8 +28,8 @@ class EngineClient(Protocol):
     def reset_prefix_cache(self) -> None:
         """Forget cached prefixes; running requests are not affected."""
 
-    def stats(self) -> SchedulerStats:
-        """Counts of requests and blocks."""
+    def stats(self) -> EngineStats:
+        """Counts of requests, blocks, tokens and steps."""
 
     def shutdown(self) -> None:
         """Stop the engine and free its memory."""
@@ -72,7 +72,7 @@ class InProcessClient:
         """See `EngineClient`."""
         self.core.reset_prefix_cache()
 
-    def stats(self) -> SchedulerStats:
+    def stats(self) -> EngineStats:
         """See `EngineClient`."""
         return self.core.stats()
 

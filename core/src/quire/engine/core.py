@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import time
+
+from quire.engine.info import EngineStats
+from quire.engine.step_meter import StepMeter
 from quire.executors.in_process import Executor
 from quire.request import EngineRequest, StepOutput
-from quire.scheduler import Scheduler, SchedulerStats
+from quire.scheduler import Scheduler
 
 
 class EngineCore:
@@ -13,6 +17,7 @@ class EngineCore:
     def __init__(self, scheduler: Scheduler, executor: Executor) -> None:
         self.scheduler = scheduler
         self.executor = executor
+        self._meter = StepMeter()
 
     def add(self, request: EngineRequest) -> None:
         """Queue a request.
@@ -28,8 +33,10 @@ class EngineCore:
 
     def step(self) -> list[StepOutput]:
         """Run one step of whoever is due."""
+        start = time.perf_counter()
         plan = self.scheduler.schedule()
         result = self.executor.execute(plan)
+        self._meter.count(plan, result, time.perf_counter() - start)
         return self.scheduler.update(plan, result)
 
     def has_unfinished(self) -> bool:
@@ -40,9 +47,9 @@ class EngineCore:
         """Forget cached prefixes; running requests are not affected."""
         self.scheduler.reset_prefix_cache()
 
-    def stats(self) -> SchedulerStats:
-        """Counts of requests and blocks."""
-        return self.scheduler.stats()
+    def stats(self) -> EngineStats:
+        """Counts of requests, blocks, tokens and steps."""
+        return self._meter.stats(self.scheduler.stats())
 
     def shutdown(self) -> None:
         """Free the workers."""

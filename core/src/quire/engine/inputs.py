@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from quire.engine.planning import EnginePlan
+from quire.engine.info import EngineInfo
 from quire.errors import InvalidRequestError
 from quire.request import EngineRequest
 from quire.sampling import SamplingParams
@@ -39,17 +39,23 @@ class PreparedRequest:
 class InputProcessor:
     """Tokenizes and validates. Draws ids and seeds, so that no caller's id is ever used as a key."""
 
-    def __init__(self, plan: EnginePlan, tokenizer: Tokenizer, max_model_len: int) -> None:
-        self._plan = plan
+    def __init__(self, info: EngineInfo, tokenizer: Tokenizer, stream: int = 0) -> None:
+        """Prepare requests for an engine.
+
+        Args:
+            info: the engine's facts.
+            tokenizer: its model's.
+            stream: number of this front end among those of one engine, so that their seeds differ.
+        """
+        self._info = info
         self._tokenizer = tokenizer
-        self._max_model_len = max_model_len
+        self._max_model_len = info.max_model_len
         self._ids = itertools.count()
-        self._seeds = random.Random(plan.config.seed)
+        self._seeds = random.Random(info.seed + (stream << 64))
 
     def default_params(self) -> SamplingParams:
         """What a request gets that names no parameters: the checkpoint's own values, else the defaults."""
-        defaults: Mapping[str, Any] = self._plan.generation.sampling
-        return SamplingParams(**defaults)
+        return SamplingParams(**self._info.sampling_defaults)
 
     def prepare(
         self,
@@ -78,7 +84,7 @@ class InputProcessor:
         room = self._max_model_len - len(ids)
         engine.max_tokens = room if asked.max_tokens is None else min(asked.max_tokens, room)
         engine.bad_words_token_ids = self._bad_words(asked)
-        engine.check_vocabulary(self._plan.vocab_size)
+        engine.check_vocabulary(self._info.vocab_size)
         if asked.best_of is not None and asked.best_of > asked.n and engine.logprobs is None:
             engine.logprobs = 0  # completions are ranked by their cumulative log probability
         seed = asked.seed if asked.seed is not None else self._seeds.getrandbits(63)
@@ -90,7 +96,7 @@ class InputProcessor:
             priority=priority,
             arrival_time=time.monotonic(),
             cache_salt=salt,
-            eos_token_ids=self._plan.generation.eos_token_ids,
+            eos_token_ids=self._info.eos_token_ids,
         )
         return PreparedRequest(request, text, asked)
 
@@ -135,18 +141,18 @@ class InputProcessor:
                 field="prompt",
             )
         lowest, highest = min(ids), max(ids)
-        if lowest < 0 or highest >= self._plan.vocab_size:
+        if lowest < 0 or highest >= self._info.vocab_size:
             wrong = lowest if lowest < 0 else highest
             raise InvalidRequestError(
-                f"Token id {wrong} of the prompt is out of range: ids are 0 to {self._plan.vocab_size - 1}.",
+                f"Token id {wrong} of the prompt is out of range: ids are 0 to {self._info.vocab_size - 1}.",
                 field="prompt_token_ids",
             )
 
     def _check_params(self, params: SamplingParams) -> None:
-        limit = self._plan.config.max_logprobs
+        limit = self._info.max_logprobs
         for name in ("logprobs", "prompt_logprobs"):
             value = getattr(params, name)
-            if value is not None and (value > limit or (value < 0 and limit < self._plan.vocab_size)):
+            if value is not None and (value > limit or (value < 0 and limit < self._info.vocab_size)):
                 raise InvalidRequestError(
                     f"{name} {value} is more than max_logprobs, which is {limit}. "
                     f"Ask for at most {limit}, or raise max_logprobs.",

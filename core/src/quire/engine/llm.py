@@ -183,7 +183,7 @@ class LLM:
 
     def get_metrics(self) -> SchedulerStats:
         """Counts of requests, blocks, prefix hits and preemptions."""
-        return self._engine.client.stats()
+        return self._engine.client.stats().scheduler
 
     def shutdown(self) -> None:
         """Free the model and its memory. Calling it again does nothing."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from quire.engine.units import size
 from quire.errors import CapacityError
+from quire.kv import longest_sequence, window_quota
 from quire.runtime.profile import MemoryProfile
 
 # On a CPU the KV cache shares the machine with everybody else: a share of its memory, as on a GPU that
@@ -47,6 +49,8 @@ def divide(
     block_size: int,
     max_model_len: int,
     max_num_seqs: int,
+    max_num_batched_tokens: int,
+    windows: Sequence[int | None],
     asked_max_model_len: bool,
 ) -> MemoryBudget:
     """Size the KV cache.
@@ -59,6 +63,8 @@ def divide(
         block_size: tokens per block.
         max_model_len: longest sequence wanted.
         max_num_seqs: most sequences at a time.
+        max_num_batched_tokens: most tokens in a step.
+        windows: per KV group its sliding window in tokens; None where all tokens are kept.
         asked_max_model_len: the user named `max_model_len`, so it must fit as it is.
 
     Raises:
@@ -75,16 +81,25 @@ def divide(
         budget = room
         if device == "cpu":
             # Twice what all sequences at full length could hold: as much again for the prefix cache.
-            useful = 2 * max_num_seqs * -(-max_model_len // block_size) * profile.kv_bytes_per_block
+            each = _blocks_at_a_time(max_model_len, max_num_batched_tokens, block_size, windows)
+            useful = 2 * max_num_seqs * each * profile.kv_bytes_per_block
             budget = min(int(room * utilization), _CPU_DEFAULT_KV, useful)
     else:
         budget = kv_bytes
     blocks = max(budget, 0) // profile.kv_bytes_per_block  # the null block is one of them
-    tokens = max(blocks - 1, 0) * block_size
-    if tokens < max_model_len:
-        if asked_max_model_len or tokens < block_size:
-            raise CapacityError(_too_small(max_model_len, tokens, budget, block_size, profile, kv_bytes))
-        max_model_len = tokens
+    usable = max(blocks - 1, 0)
+    tokens = usable * block_size
+    bounds = [longest_sequence(usable, window, block_size) for window in windows]
+    longest = min((bound for bound in bounds if bound is not None), default=max_model_len)
+    if longest < max_model_len:
+        if asked_max_model_len or longest < block_size:
+            needed = 1 + max(_blocks_needed(max_model_len, block_size, window) for window in windows)
+            raise CapacityError(
+                _too_small(
+                    max_model_len, longest, needed * profile.kv_bytes_per_block, budget, profile, kv_bytes
+                )
+            )
+        max_model_len = longest
     kv = blocks * profile.kv_bytes_per_block
     if kv > room:
         raise CapacityError(
@@ -100,14 +115,28 @@ def divide(
         num_blocks=blocks,
         tokens=tokens,
         max_model_len=max_model_len,
-        concurrency=tokens / max_model_len,
+        concurrency=usable / _blocks_at_a_time(max_model_len, max_num_batched_tokens, block_size, windows),
     )
 
 
+def _blocks_at_a_time(length: int, step_tokens: int, block_size: int, windows: Sequence[int | None]) -> int:
+    """Blocks per group that a sequence of `length` tokens holds at most, in the group where that is most."""
+    whole = -(-length // block_size)
+    return max(
+        whole if window is None else min(whole, window_quota(window, step_tokens, block_size))
+        for window in windows
+    )
+
+
+def _blocks_needed(length: int, block_size: int, window: int | None) -> int:
+    """Fewest blocks that let a sequence of `length` tokens run, if need be a token a step."""
+    whole = -(-length // block_size)
+    return whole if window is None else min(whole, window_quota(window, 1, block_size))
+
+
 def _too_small(
-    wanted: int, tokens: int, budget: int, block_size: int, profile: MemoryProfile, kv_bytes: int | None
+    wanted: int, tokens: int, needed: int, budget: int, profile: MemoryProfile, kv_bytes: int | None
 ) -> str:
-    needed = (-(-wanted // block_size) + 1) * profile.kv_bytes_per_block
     way_out = "kv_cache_memory_bytes" if kv_bytes is not None else "gpu_memory_utilization"
     works = f"The largest max_model_len that works is {tokens}" if tokens else "No max_model_len works"
     return (

@@ -24,7 +24,7 @@ class ProcessedOutputs:
     """What came of a batch of step outputs.
 
     Attributes:
-        outputs: requests with news, each with all that was generated so far.
+        outputs: requests with news, each with all that was generated so far, or what is new of it.
         aborts: (request id, completion) whose text ended on a stop string: the engine does not know yet.
     """
 
@@ -39,9 +39,14 @@ class OutputProcessor:
         self._tokenizer = tokenizer
         self._requests: dict[str, _RequestState] = {}
 
-    def add(self, request: PreparedRequest) -> None:
-        """Begin to follow a request."""
-        self._requests[request.engine.request_id] = _RequestState(request, self._tokenizer)
+    def add(self, request: PreparedRequest, *, deltas: bool = False) -> None:
+        """Begin to follow a request.
+
+        Args:
+            request: as it was handed to the engine.
+            deltas: its outputs hold what is new since the last one, instead of all so far.
+        """
+        self._requests[request.engine.request_id] = _RequestState(request, self._tokenizer, deltas)
 
     def discard(self, request_id: str) -> None:
         """Forget a request whose news nobody wants any more."""
@@ -75,8 +80,9 @@ class OutputProcessor:
 class _RequestState:
     """One request: its completions and its metrics."""
 
-    def __init__(self, request: PreparedRequest, tokenizer: Tokenizer) -> None:
+    def __init__(self, request: PreparedRequest, tokenizer: Tokenizer, deltas: bool) -> None:
         params = request.params
+        self._deltas = deltas
         self._request = request
         self._tokenizer = tokenizer
         self._completions = [
@@ -87,6 +93,7 @@ class _RequestState:
             [None] if params.prompt_logprobs is not None else None
         )
         self._metrics = RequestMetrics(arrival_time=request.engine.arrival_time)
+        self._token_times: list[float] = []
         self._cached_tokens = 0
         self._error: str | None = None
 
@@ -101,6 +108,7 @@ class _RequestState:
         metrics.num_preemptions = max(metrics.num_preemptions, step.num_preemptions)
         if step.index == 0:
             self._cached_tokens = step.num_cached_tokens
+            self._token_times += [now] * len(step.token_ids)
         if self._prompt_logprobs is not None and step.prompt_logprobs:
             self._prompt_logprobs += [
                 _logprobs(self._tokenizer, entry, self._request.params.detokenize)
@@ -127,16 +135,19 @@ class _RequestState:
         return all(one.finished for one in self._completions)
 
     def snapshot(self) -> RequestOutput:
-        """All that was generated so far, independent of what comes."""
+        """All that was generated so far, or since the last snapshot; independent of what comes."""
         finished = self.finished
+        prompt_logprobs = None if self._prompt_logprobs is None else list(self._prompt_logprobs)
+        if self._deltas and self._prompt_logprobs is not None:
+            self._prompt_logprobs = []
         return RequestOutput(
             request_id=self._request.engine.request_id,
             prompt=self._request.prompt,
             prompt_token_ids=self._request.engine.prompt_ids,
             outputs=self._chosen(finished),
             finished=finished,
-            prompt_logprobs=None if self._prompt_logprobs is None else list(self._prompt_logprobs),
-            metrics=replace(self._metrics),
+            prompt_logprobs=prompt_logprobs,
+            metrics=replace(self._metrics, token_times=tuple(self._token_times) if finished else ()),
             num_cached_tokens=self._cached_tokens,
             error=self._error,
         )
@@ -147,6 +158,8 @@ class _RequestState:
         chosen = self._completions
         if finished and len(chosen) > n:
             chosen = sorted(chosen, key=lambda one: -one.cumulative_logprob)
+        if self._deltas:
+            return [one.delta() for one in chosen[:n]]
         outputs = [one.snapshot() for one in chosen[:n]]
         for index, output in enumerate(outputs):
             output.index = index
@@ -163,6 +176,7 @@ class _Completion:
         self._params = params
         self._tokenizer = tokenizer
         self._ids: list[int] = []
+        self._passed = 0  # ids that went out in deltas
         self._logprobs: list[dict[int, Logprob]] | None = [] if params.logprobs is not None else None
         self._text: list[str] = []
         self._detokenizer = (
@@ -217,6 +231,24 @@ class _Completion:
             stop_reason=self._output.stop_reason,
         )
 
+    def delta(self) -> CompletionOutput:
+        """What is new since the last delta; it is forgotten here, but for the cumulative log probability."""
+        ids, self._ids = self._ids, []
+        self._passed += len(ids)
+        logprobs = self._logprobs
+        if logprobs is not None:
+            self._logprobs = []
+        text, self._text = "".join(self._text), []
+        return CompletionOutput(
+            index=self._index,
+            text=text,
+            token_ids=ids,
+            cumulative_logprob=self.cumulative_logprob if logprobs is not None else None,
+            logprobs=logprobs,
+            finish_reason=self._output.finish_reason,
+            stop_reason=self._output.stop_reason,
+        )
+
     def _new_text(self, token: int, *, last: bool) -> str:
         """Text that a token adds. The token that ended the request adds none, unless it was asked for."""
         if self._detokenizer is None or (last and not self._params.include_stop_str_in_output):
@@ -228,7 +260,7 @@ class _Completion:
 
     def _stops_at(self, text: str) -> bool:
         """Feed new text to the matcher; on a stop string the completion is finished."""
-        if self._matcher is None or len(self._ids) < self._params.min_tokens:
+        if self._matcher is None or self._passed + len(self._ids) < self._params.min_tokens:
             self._text.append(text)
             return False
         match = self._matcher.feed(text)

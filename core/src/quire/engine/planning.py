@@ -80,6 +80,11 @@ class EnginePlan:
     max_model_len: int
     vocab_size: int
 
+    @property
+    def windows(self) -> tuple[int | None, ...]:
+        """Per KV group its sliding window in tokens; None where all tokens are kept."""
+        return tuple(need.cache.window for need in self.attention)
+
     def with_eos(self, token_id: int) -> EnginePlan:
         """The same plan with an end token, for a checkpoint that names none."""
         return replace(self, generation=replace(self.generation, eos_token_ids=(token_id,)))
@@ -109,7 +114,11 @@ class EnginePlan:
 
 
 def make_plan(
-    config: EngineConfig, registry: PluginRegistry | None = None, *, show_progress: bool = True
+    config: EngineConfig,
+    registry: PluginRegistry | None = None,
+    *,
+    show_progress: bool = True,
+    headers_in: Path | None = None,
 ) -> EnginePlan:
     """Decide everything that can be decided before loading.
 
@@ -117,6 +126,8 @@ def make_plan(
         config: the user's settings.
         registry: what is installed; discovered if None.
         show_progress: draw progress bars while files are fetched.
+        headers_in: an empty directory for weights' headers, for a plan that is never started: weights that
+            are not here stay where they are.
 
     Raises:
         ConfigError, PluginError, ModelError: the first decision that cannot be made, with its reason.
@@ -126,7 +137,7 @@ def make_plan(
     registry = registry or discover(config.plugins.allow)
     sources = _sources(registry)
     request = ModelRequest(model=config.model, revision=config.revision, show_progress=show_progress)
-    files = resolve_model(sources, request)
+    files = resolve_model(sources, request, headers_in=headers_in)
     tokenizer_files = files
     if config.tokenizer is not None:
         tokenizer_files = resolve_model(

@@ -9,16 +9,20 @@ Rules that hold between calls:
     * A block is indexed only when it is full and each of its tokens is accepted.
     * Nobody writes to an indexed block, nor below another holder's accepted tokens: a fork shares
       full blocks, and the partial one is copied before the child writes.
-    * All groups have the same number of blocks per request, and an allocation succeeds in all or none.
+    * An allocation succeeds in all groups or in none.
+    * A table has one entry per `block_size` tokens. In a group with a sliding window the null block stands
+      where no later query looks, and the table may end earlier than those of the other groups.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
-from quire.kv.block_pool import BlockPool, PoolUsage
-from quire.kv.prefix_index import PrefixIndex, TokenChain
+from quire.kv.block_pool import NULL_BLOCK, PoolUsage
+from quire.kv.group import KVGroup
+from quire.kv.prefix_index import TokenChain
 from quire.plan import BlockCopy
 
 __all__ = ["Allocation", "KVManager", "Prefix"]
@@ -31,7 +35,7 @@ class Prefix:
     Attributes:
         num_tokens: tokens whose KV is there, a multiple of the block size.
         num_queried: tokens that were looked for.
-        blocks: per group the blocks, in order.
+        blocks: per group the blocks, in order; the null block where they are out of the group's window.
     """
 
     num_tokens: int
@@ -54,23 +58,19 @@ class Allocation:
     @property
     def is_empty(self) -> bool:
         """True if the table had room already."""
-        return not self.new_blocks[0]
-
-
-@dataclass(slots=True)
-class _Group:
-    pool: BlockPool
-    index: PrefixIndex
+        return not any(self.new_blocks)
 
 
 @dataclass(slots=True)
 class _Table:
     """A request's blocks, per group, in order.
 
+    `firsts` counts per group the blocks at the start that are out of the window: null blocks, all of them.
     `sources` is the parent's partial block per group, from which a fork is still to copy.
     """
 
     blocks: tuple[list[int], ...]
+    firsts: list[int]
     num_committed: int = 0
     sources: tuple[int, ...] = ()
 
@@ -79,7 +79,13 @@ class KVManager:
     """Paged KV over one or more groups."""
 
     def __init__(
-        self, block_size: int, num_blocks: Sequence[int], enable_prefix_caching: bool = True
+        self,
+        block_size: int,
+        num_blocks: Sequence[int],
+        enable_prefix_caching: bool = True,
+        *,
+        windows: Sequence[int | None] | None = None,
+        step_tokens: int = 1,
     ) -> None:
         """Build the groups' pools.
 
@@ -87,6 +93,8 @@ class KVManager:
             block_size: tokens per block, in every group.
             num_blocks: per group its block ids, the null block included.
             enable_prefix_caching: without it nothing is indexed and no prefix is ever found.
+            windows: per group its sliding window in tokens, None for none; None if no group has any.
+            step_tokens: most tokens that one request computes in a step.
 
         Raises:
             ConfigError: a group has no usable block.
@@ -96,10 +104,11 @@ class KVManager:
         self.enable_prefix_caching = enable_prefix_caching
         self._prefix_queries = 0
         self._prefix_hits = 0
-        self._groups: list[_Group] = []
-        for count in num_blocks:
-            index = PrefixIndex()
-            self._groups.append(_Group(BlockPool(count, index.remove), index))
+        self._groups = [
+            KVGroup.of(count, block_size, window, step_tokens)
+            for count, window in zip(num_blocks, windows or [None] * len(num_blocks), strict=True)
+        ]
+        self._windowed = [(g, group) for g, group in enumerate(self._groups) if group.window is not None]
         self._tables: dict[Hashable, _Table] = {}
         self._holds: dict[Hashable, list[tuple[int, int]]] = {}
         self._nothing = Allocation(tuple([] for _ in num_blocks))
@@ -107,25 +116,26 @@ class KVManager:
     # --- looking up
 
     def find_prefix(self, chain: TokenChain, max_tokens: int) -> Prefix:
-        """The longest prefix of full blocks that every group has.
+        """The longest prefix of full blocks that every group has, as far back as its window goes.
 
         Args:
             chain: the request's digests.
             max_tokens: how many tokens may be found: below the request's length, for at least one
                 has to be computed; 0 if none may (prompt log probabilities need each position's logits).
         """
-        hits: tuple[list[int], ...] = tuple([] for _ in self._groups)
         if not self.enable_prefix_caching:
-            return Prefix(0, 0, hits)
-        for i in range(max_tokens // self.block_size):
-            digest = chain.digest(i)
-            found = [group.index.get(digest) for group in self._groups]
-            if None in found:
-                break
-            for blocks, block in zip(hits, found, strict=True):
-                assert block is not None
-                blocks.append(block)
-        return Prefix(len(hits[0]) * self.block_size, max_tokens, hits)
+            return Prefix(0, 0, tuple([] for _ in self._groups))
+        whole = [group.index for group in self._groups if group.window is None]
+        limit, count = max_tokens // self.block_size, 0
+        while count < limit and all(index.get(chain.digest(count)) is not None for index in whole):
+            count += 1
+        longest = -1
+        while longest != count:  # each group may only shorten what the others reach
+            longest = count
+            for _, group in self._windowed:
+                count = group.reach(chain, count)
+        blocks = tuple(group.prefix(chain, count) for group in self._groups)
+        return Prefix(count * self.block_size, max_tokens, blocks)
 
     def has_table(self, holder: Hashable) -> bool:
         """True if `holder` holds a block table, be it a fork that has not started."""
@@ -135,10 +145,20 @@ class KVManager:
         """Per group the holder's blocks in order (copies of the lists)."""
         return tuple(list(blocks) for blocks in self._tables[holder].blocks)
 
-    @property
-    def max_tokens(self) -> int:
-        """Tokens that one request alone could keep."""
-        return min(g.pool.num_usable for g in self._groups) * self.block_size
+    def max_growth(self, num_accepted: int, num_computed: int) -> int:
+        """Tokens that a sequence could compute next if it had all blocks to itself.
+
+        Only windows bound it here: what all groups together can keep is a matter of admission.
+
+        Args:
+            num_accepted: its tokens accepted, as last told to `trim`.
+            num_computed: its tokens computed, those of steps under way included.
+        """
+        ends = (
+            (group.first_block(num_accepted) + group.pool.num_usable) * self.block_size
+            for _, group in self._windowed
+        )
+        return min(ends, default=sys.maxsize) - num_computed
 
     def usage(self) -> tuple[PoolUsage, ...]:
         """Per group its counts of blocks."""
@@ -162,6 +182,7 @@ class KVManager:
         num_tokens: int,
         *,
         step: Hashable,
+        ahead: int = 0,
         prefix: Prefix | None = None,
         reserve: int = 0,
     ) -> Allocation | None:
@@ -171,6 +192,8 @@ class KVManager:
             holder: a request; its table is made at its first call.
             num_tokens: tokens the table must have room for, those it has room for already included.
             step: holder of the sources of the returned copies; `release` it when the step is done.
+            ahead: tokens it should have room for, if more: all of them in groups without a window,
+                in the others as many as fit into the quota of one sequence.
             prefix: what `find_prefix` just found, for a holder without a table.
             reserve: blocks that must stay available in each group.
 
@@ -178,19 +201,23 @@ class KVManager:
             What was added, or None if it does not fit; then nothing has changed.
         """
         table = self._tables.get(holder)
-        if table is not None:
-            held = table.blocks
-            if num_tokens <= len(held[0]) * self.block_size:
-                return self._nothing
-        else:
-            held = prefix.blocks if prefix is not None else tuple([] for _ in self._groups)
-        need = -(-num_tokens // self.block_size) - len(held[0])
-        revived = held if table is None else ()
-        if not self._fits(need + reserve, revived):
-            return None
+        if table is not None and num_tokens <= min(map(len, table.blocks)) * self.block_size:
+            return self._nothing
+        fresh = table is None
         if table is None:
-            table = self._open(holder, held, prefix)
-        added = tuple([group.pool.take() for _ in range(need)] for group in self._groups)
+            table = self._new_table(prefix)
+        ahead = max(ahead, num_tokens)
+        need = [
+            group.wanted(first, num_tokens, ahead) - len(blocks)
+            for group, first, blocks in zip(self._groups, table.firsts, table.blocks, strict=True)
+        ]
+        if not self._fits(need, reserve, table.blocks if fresh else ()):
+            return None
+        if fresh:
+            self._open(holder, table, prefix)
+        added = tuple(
+            [group.pool.take() for _ in range(count)] for group, count in zip(self._groups, need, strict=True)
+        )
         copies = self._copies(table, added, step) if table.sources else ()
         for blocks, new in zip(table.blocks, added, strict=True):
             blocks.extend(new)
@@ -203,17 +230,21 @@ class KVManager:
         takes a block of its own for it and returns the copy. So a fork never fails for want of
         blocks, and the parent may go on, or end, in between.
         """
-        blocks = self._tables[parent].blocks
+        assert child not in self._tables, f"{child!r} has a block table already"
+        parents = self._tables[parent]
         full, rest = divmod(num_tokens, self.block_size)
-        shared = tuple(ids[:full] for ids in blocks)
-        sources = tuple(ids[full] for ids in blocks) if rest else ()
+        firsts = [min(group.first_block(num_tokens), full) for group in self._groups]
+        assert all(old <= new for old, new in zip(parents.firsts, firsts, strict=True))
+        shared = tuple(
+            [NULL_BLOCK] * first + blocks[first:full]
+            for first, blocks in zip(firsts, parents.blocks, strict=True)
+        )
+        sources = tuple(blocks[full] for blocks in parents.blocks) if rest else ()
         for group, ids in zip(self._groups, shared, strict=True):
-            for block in ids:
-                group.pool.hold(block)
+            group.hold(ids)
         for g, source in enumerate(sources):
             self._groups[g].pool.hold(source)
-        assert child not in self._tables, f"{child!r} has a block table already"
-        self._tables[child] = _Table(shared, num_committed=full, sources=sources)
+        self._tables[child] = _Table(shared, firsts, num_committed=full, sources=sources)
 
     def hold(self, holder: Hashable, group: int, block: int) -> None:
         """Keep a held or cached block of KV group `group` until `release(holder)`."""
@@ -253,8 +284,27 @@ class KVManager:
         for g, source in enumerate(table.sources):
             self._groups[g].pool.release(source)
         for group, blocks in zip(self._groups, table.blocks, strict=True):
-            for block in reversed(blocks):
-                group.pool.release(block)
+            group.release(blocks)
+
+    def trim(self, holder: Hashable, num_tokens: int) -> None:
+        """Let go of the blocks that no query at position `num_tokens` or later may see.
+
+        The null block takes their places. A block that is indexed stays cached, as after `free`.
+
+        Args:
+            holder: has a table.
+            num_tokens: tokens accepted: no step under way, nor any to come, computes one before.
+        """
+        if not self._windowed:
+            return
+        table = self._tables[holder]
+        for g, group in self._windowed:
+            blocks, first = table.blocks[g], table.firsts[g]
+            end = min(group.first_block(num_tokens), len(blocks))
+            if end > first:
+                group.release(blocks[first:end])
+                blocks[first:end] = [NULL_BLOCK] * (end - first)
+                table.firsts[g] = end
 
     def release(self, holder: Hashable) -> None:
         """Let go of what `hold`, or a copy in step `holder`, kept; nothing if there is nothing."""
@@ -266,7 +316,9 @@ class KVManager:
         for g, group in enumerate(self._groups):
             held = [0] * group.pool.num_blocks
             for table in self._tables.values():
-                for block in [*table.blocks[g], *table.sources[g : g + 1]]:
+                assert not any(table.blocks[g][: table.firsts[g]])
+                assert all(table.blocks[g][table.firsts[g] :])
+                for block in [*table.blocks[g][table.firsts[g] :], *table.sources[g : g + 1]]:
                     held[block] += 1
             for holds in self._holds.values():
                 for where, block in holds:
@@ -283,27 +335,34 @@ class KVManager:
 
     # --- helpers
 
-    def _fits(self, need: int, revived: Sequence[list[int]]) -> bool:
-        """True if every group can give `need` blocks after `revived` ones left its queue."""
+    def _fits(self, need: Sequence[int], reserve: int, revived: Sequence[list[int]]) -> bool:
+        """True if every group can give what it needs, after `revived` blocks left its queue."""
         for g, group in enumerate(self._groups):
-            available = group.pool.num_available
+            available = group.pool.num_available - reserve
             if revived:
-                available -= sum(group.pool.num_holders(block) == 0 for block in revived[g])
-            if need > available:
+                available -= sum(
+                    block != NULL_BLOCK and group.pool.num_holders(block) == 0 for block in revived[g]
+                )
+            if need[g] > available:
                 return False
         return True
 
-    def _open(self, holder: Hashable, held: tuple[list[int], ...], prefix: Prefix | None) -> _Table:
-        """Make a table that starts with the prefix's blocks."""
-        for group, blocks in zip(self._groups, held, strict=True):
-            for block in blocks:
-                group.pool.hold(block)
-        table = _Table(tuple(list(blocks) for blocks in held), num_committed=len(held[0]))
+    def _new_table(self, prefix: Prefix | None) -> _Table:
+        """A table that starts with the prefix's blocks, not held yet."""
+        if prefix is None:
+            return _Table(tuple([] for _ in self._groups), [0] * len(self._groups))
+        count = prefix.num_tokens // self.block_size
+        firsts = [min(group.first_block(prefix.num_tokens), count) for group in self._groups]
+        return _Table(tuple(list(blocks) for blocks in prefix.blocks), firsts, num_committed=count)
+
+    def _open(self, holder: Hashable, table: _Table, prefix: Prefix | None) -> None:
+        """Let `holder` have a new table."""
+        for group, blocks in zip(self._groups, table.blocks, strict=True):
+            group.hold(blocks)
         self._tables[holder] = table
         if prefix is not None:
             self._prefix_queries += prefix.num_queried
             self._prefix_hits += prefix.num_tokens
-        return table
 
     def _copies(self, table: _Table, added: tuple[list[int], ...], step: Hashable) -> tuple[BlockCopy, ...]:
         """Copy the fork's source into its first own block; the source's hold passes to the step."""

@@ -60,15 +60,20 @@ def build_batch(
 
     positions_on_device = _to(device, positions, torch.int64)
     groups = []
-    for blocks in table.tables:
+    for blocks, window in zip(table.tables, table.windows, strict=True):
         width = -(-max_seq_len // table.block_size)
+        block_table = blocks[slot, :width]  # [S, B], a copy
+        if window is not None:
+            # What no row of this step sees may belong to somebody else by now: nobody is to read it.
+            first = np.maximum(computed - window + 1, 0) // table.block_size  # [S]
+            block_table[np.arange(width) < first[:, None]] = 0
         block_of_row = blocks[row_slot, positions // table.block_size].astype(np.int64)
         groups.append(
             AttentionBatch(
                 query_start=_to(device, query_start, torch.int32),
                 seq_lens=_to(device, seq_lens, torch.int32),
                 positions=positions_on_device,
-                block_table=_to(device, blocks[slot, :width], torch.int32),
+                block_table=_to(device, block_table, torch.int32),
                 slot_mapping=_to(
                     device, block_of_row * table.block_size + positions % table.block_size, torch.int64
                 ),

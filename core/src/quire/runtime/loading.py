@@ -61,7 +61,7 @@ def load_model(config: WorkerConfig, device: str) -> LoadedModel:
     kernels: Kernels = plugins["kernels"].load()(
         KernelsInit(need=config.kernels, device=device, options=plugins["kernels"].load_options())
     )
-    backends = _backends(config, device)
+    backends = open_backends(config, device)
     model_class: type[Model] = plugins["model"].load()
     checkpoint = None if config.load_format == "dummy" else Checkpoint(config.directory)
     headers = {} if checkpoint is None else renamed_headers(checkpoint, model_class.mapping)
@@ -111,7 +111,8 @@ def load_model(config: WorkerConfig, device: str) -> LoadedModel:
     return LoadedModel(model, kernels, backends, groups, sampler, weight_bytes(cast(nn.Module, model)))
 
 
-def _backends(config: WorkerConfig, device: str) -> list[AttentionBackend]:
+def open_backends(config: WorkerConfig, device: str) -> list[AttentionBackend]:
+    """The planned attention backends, one per KV group."""
     backends = []
     for group, need in enumerate(config.attention):
         planned = config.plugins[f"attention/{group}"]

@@ -6,6 +6,7 @@ with vectorised indexing; there is no Python loop over tokens.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,13 +40,19 @@ class SlotTable:
         num_tokens: `[slots]` int64; known ids of each slot.
         computed: `[slots]` int64; tokens whose KV is in the cache.
         num_prompt: `[slots]` int64.
-        tables: per KV group `[slots, max_blocks]` int32 block ids, 0 (the null block) past the end.
+        windows: per KV group its sliding window in tokens, None for none.
+        tables: per KV group `[slots, max_blocks]` int32 block ids, 0 (the null block) past the end. Ids
+            out of the window may be another's by now: `build_batch` hides them.
         info: the seated requests.
     """
 
-    def __init__(self, num_slots: int, max_model_len: int, block_size: int, num_groups: int) -> None:
+    def __init__(
+        self, num_slots: int, max_model_len: int, block_size: int, windows: Sequence[int | None]
+    ) -> None:
         max_blocks = -(-max_model_len // block_size)
+        num_groups = len(windows)
         self.block_size = block_size
+        self.windows = tuple(windows)
         self.token_ids: NDArray[np.int32] = np.zeros((num_slots, max_model_len), dtype=np.int32)
         self.num_tokens: NDArray[np.int64] = np.zeros(num_slots, dtype=np.int64)
         self.computed: NDArray[np.int64] = np.zeros(num_slots, dtype=np.int64)

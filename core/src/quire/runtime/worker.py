@@ -140,7 +140,8 @@ class Worker:
 
     def _empty_slots(self) -> SlotTable:
         config = self.config
-        return SlotTable(config.max_num_seqs, config.max_model_len, config.block_size, len(self.backends))
+        windows = [need.cache.window for need in config.attention]
+        return SlotTable(config.max_num_seqs, config.max_model_len, config.block_size, windows)
 
     def _apply(self, plan: StepPlan, failed: dict[int, str]) -> None:
         assert self.kv is not None, "allocate() comes before the first step"

@@ -23,6 +23,7 @@ class SchedulerConfig:
         enable_prefix_caching: reuse the KV of equal prefixes.
         enable_chunked_prefill: a prompt may be spread over steps.
         policy: "fcfs" or "priority" (a lower `EngineRequest.priority` runs earlier).
+        windows: per KV group its sliding window in tokens, None for none; () if no group has any.
     """
 
     max_num_seqs: int
@@ -33,6 +34,7 @@ class SchedulerConfig:
     enable_prefix_caching: bool = True
     enable_chunked_prefill: bool = True
     policy: Literal["fcfs", "priority"] = "fcfs"
+    windows: tuple[int | None, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("max_num_seqs", "max_num_batched_tokens", "max_model_len", "block_size"):
@@ -40,3 +42,14 @@ class SchedulerConfig:
                 raise ConfigError(f"{name}={getattr(self, name)} must be at least 1.")
         if not self.num_blocks:
             raise ConfigError("num_blocks=() names no KV group; give one count per group.")
+        if self.windows and len(self.windows) != len(self.num_blocks):
+            raise ConfigError(
+                f"windows={self.windows} does not name one window for each of the {len(self.num_blocks)} KV "
+                "groups of num_blocks; give None for a group without."
+            )
+
+    @property
+    def groups(self) -> tuple[tuple[int, int | None], ...]:
+        """Per KV group its usable blocks and its window."""
+        windows = self.windows or (None,) * len(self.num_blocks)
+        return tuple((count - 1, window) for count, window in zip(self.num_blocks, windows, strict=True))

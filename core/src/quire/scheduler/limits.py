@@ -6,6 +6,7 @@ Decided from the request and the configuration alone, so the answer does not dep
 from __future__ import annotations
 
 from quire.errors import InvalidRequestError
+from quire.kv import longest_sequence
 from quire.request import EngineRequest
 from quire.scheduler.config import SchedulerConfig
 
@@ -15,8 +16,12 @@ _MAX_TOKEN_ID = 2**31 - 1
 
 
 def pool_tokens(config: SchedulerConfig) -> int:
-    """Tokens whose KV one sequence could keep, alone in the smallest pool."""
-    return (min(config.num_blocks) - 1) * config.block_size
+    """Tokens that one sequence could have KV for in its course, alone in the smallest pool.
+
+    A pool that holds its group's window bounds nothing: what leaves the window makes room.
+    """
+    lengths = [longest_sequence(usable, window, config.block_size) for usable, window in config.groups]
+    return min((length for length in lengths if length is not None), default=config.max_model_len)
 
 
 def max_length(request: EngineRequest, config: SchedulerConfig) -> int:
@@ -54,7 +59,7 @@ def check_admission(request: EngineRequest, config: SchedulerConfig) -> None:
             field="prompt",
         )
     if length + 1 > pool_tokens(config):
-        needed, usable = -(-(length + 1) // config.block_size), min(config.num_blocks) - 1
+        needed, usable = -(-(length + 1) // config.block_size), pool_tokens(config) // config.block_size
         raise InvalidRequestError(
             f"The prompt has {length} tokens and with one token of output needs {needed} KV blocks of "
             f"{config.block_size} tokens, but the pool has {usable}. Shorten the prompt to "
@@ -66,5 +71,12 @@ def check_admission(request: EngineRequest, config: SchedulerConfig) -> None:
             f"The prompt has {length} tokens, more than "
             f"max_num_batched_tokens={config.max_num_batched_tokens}, and chunked prefill is off. "
             "Shorten the prompt, or enable chunked prefill.",
+            field="prompt",
+        )
+    at_once = (min(config.num_blocks) - 1) * config.block_size
+    if not config.enable_chunked_prefill and length > at_once:
+        raise InvalidRequestError(
+            f"The prompt has {length} tokens, more than the {at_once} that the smallest KV pool holds at a "
+            "time, and chunked prefill is off. Shorten the prompt, or enable chunked prefill.",
             field="prompt",
         )

@@ -53,8 +53,11 @@ class Planner:
         for sequence in tuple(self._roster.running):
             if step.budget == 0 or sequence.slot < 0:  # or: it and all after it were preempted
                 return
-            count = min(sequence.num_missing, step.budget)
-            if count == 0:
+            room = self._kv.max_growth(sequence.num_confirmed, sequence.num_computed)
+            count = min(sequence.num_missing, step.budget, room)
+            if count <= 0:
+                if sequence.num_missing:  # results under way make room first
+                    step.lack(sequence)
                 continue
             if (grant := self._grow(sequence, count, step)) is not None:
                 step.run(sequence, count, grant)
@@ -81,6 +84,9 @@ class Planner:
     def _start(self, sequence: Sequence, step: StepDraft) -> bool:
         """Seat a waiting sequence, with blocks for all of its tokens; False if it has to wait.
 
+        Where a window bounds what it needs at a time, it gets that: blocks that leave the window make up
+        for those it takes later.
+
         One that was preempted leaves a block for each running sequence to grow into, lest the same
         happen again at once.
         """
@@ -88,11 +94,19 @@ class Planner:
         length = len(sequence.token_ids)
         while True:
             prefix = self._find_prefix(sequence)
-            count = self._first_count(length - (prefix.num_tokens if prefix else sequence.num_computed), step)
+            computed = prefix.num_tokens if prefix else sequence.num_computed
+            count = self._first_count(length - computed, self._kv.max_growth(computed, computed), step)
             if count == 0:
                 return False
             if self._roster.has_free_slot:
-                grant = self._kv.allocate(sequence, length, step=step.step_id, prefix=prefix, reserve=reserve)
+                grant = self._kv.allocate(
+                    sequence,
+                    computed + count,
+                    step=step.step_id,
+                    ahead=length,
+                    prefix=prefix,
+                    reserve=reserve,
+                )
                 if grant is not None:
                     self._seat(sequence, prefix)
                     step.start(sequence, count, grant, self._slot_start(sequence))
@@ -113,14 +127,15 @@ class Planner:
         limit = len(sequence.token_ids) if wanted is None else wanted
         return self._kv.find_prefix(sequence.chain, limit - 1)
 
-    def _first_count(self, missing: int, step: StepDraft) -> int:
+    def _first_count(self, missing: int, room: int, step: StepDraft) -> int:
         """Tokens a sequence computes in its first step; 0 if it should wait for a step with more room.
 
         Without chunked prefill it is all or nothing, except for a resumed sequence that has outgrown
-        the whole budget: it could not run at all.
+        the whole budget, or the `room` in the pools: it could not run at all.
         """
-        whole = not self.config.enable_chunked_prefill and missing <= self.config.max_num_batched_tokens
-        return 0 if whole and missing > step.budget else min(missing, step.budget)
+        possible = min(self.config.max_num_batched_tokens, room)
+        whole = not self.config.enable_chunked_prefill and missing <= possible
+        return 0 if whole and missing > step.budget else min(missing, step.budget, room)
 
     def _seat(self, sequence: Sequence, prefix: Prefix | None) -> None:
         """Move a waiting sequence into a slot, its cached prefix counted as computed."""

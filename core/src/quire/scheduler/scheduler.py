@@ -62,7 +62,13 @@ class Scheduler:
             clock: seconds; stamps the first start of each completion, and decides nothing.
         """
         self.config = config
-        self._kv = KVManager(config.block_size, config.num_blocks, config.enable_prefix_caching)
+        self._kv = KVManager(
+            config.block_size,
+            config.num_blocks,
+            config.enable_prefix_caching,
+            windows=config.windows or None,
+            step_tokens=config.max_num_batched_tokens,
+        )
         self._roster = Roster(self._kv, config.max_num_seqs)
         self._policy = make_policy(config.policy)
         self._planner = Planner(config, self._kv, self._roster, self._policy, clock)
@@ -228,6 +234,7 @@ class Scheduler:
         self._kv.commit(sequence, sequence.chain, sequence.num_confirmed)
         if sequence.state.unforked and sequence.num_confirmed >= sequence.num_prompt:
             self._fork_completions(sequence)
+        self._kv.trim(sequence, sequence.num_confirmed)  # after the forks: they look further back
         if stop is not None:
             self._end(sequence)
         prompt_logprobs = answer.prompt_logprobs or None

@@ -16,9 +16,8 @@ import torch
 from quire.contracts import Span, TensorHeader
 from quire.errors import CheckpointError
 from quire.weights.headers import Entry, read_entries
-from quire.weights.sources._files import INDEX, select_weights
+from quire.weights.sources._files import INDEX, find_weights, index_bytes
 
-MAX_INDEX_BYTES = 100_000_000
 CHUNK_BYTES = 32 * 2**20
 """Bounds the rows read at once when columns are cut out of them."""
 
@@ -39,43 +38,6 @@ TORCH_DTYPES = {
     "F32": torch.float32,
     "F64": torch.float64,
 }
-
-
-def find_weights(directory: Path) -> tuple[Path, ...]:
-    """The safetensors files of a checkpoint directory, sorted; chosen as the model sources choose.
-
-    Raises:
-        CheckpointError: there are none (and why, if there are pickled weights), the index is broken or names
-            what is missing, or a file lies outside the directory.
-    """
-    if not directory.is_dir():
-        raise CheckpointError(f"{directory} is not a directory.")
-    names = {path.name for path in directory.iterdir() if path.is_file()}
-    chosen = select_weights(names, lambda: _index_bytes(directory), str(directory))
-    return tuple(_inside(directory, name) for name in chosen)
-
-
-def _index_bytes(directory: Path) -> bytes:
-    path = _inside(directory, INDEX)
-    if path.stat().st_size > MAX_INDEX_BYTES:
-        raise CheckpointError(f"{path} is larger than {MAX_INDEX_BYTES} bytes, which no index needs.")
-    return path.read_bytes()
-
-
-def _inside(directory: Path, name: str) -> Path:
-    """The file, if it exists and is truly kept where the checkpoint is.
-
-    The hub's cache links a snapshot's files to `../../blobs` of the same repository: that is inside, too.
-    """
-    path = directory / name
-    if not path.is_file():
-        raise CheckpointError(f"{directory} lacks the file {name}.")
-    homes = [directory.resolve()]
-    if homes[0].parent.name == "snapshots":
-        homes.append(homes[0].parent.parent / "blobs")
-    if not any(path.resolve().is_relative_to(home) for home in homes):
-        raise CheckpointError(f"{path} is a link to a place outside its directory, which is not followed.")
-    return path
 
 
 class Checkpoint:
@@ -161,7 +123,7 @@ class Checkpoint:
 
     def _check_index(self, directory: Path) -> None:
         # Its form was checked when the files were chosen by it.
-        for tensor, name in json.loads(_index_bytes(directory))["weight_map"].items():
+        for tensor, name in json.loads(index_bytes(directory))["weight_map"].items():
             entry = self._entries.get(tensor)
             if entry is None or entry.path.name != name:
                 where = "no file has it" if entry is None else f"it is in {entry.path.name}"

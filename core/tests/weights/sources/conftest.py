@@ -10,6 +10,7 @@ import hashlib
 import http.server
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -45,12 +46,14 @@ class Hub:
         refs: branch or tag -> commit, of every repository.
         failure: status and X-Error-Code of every answer, if set.
         asked: method, path and Authorization header of each request.
+        sent: bytes of the parts of files that were asked for by their range.
     """
 
     files: dict[str, dict[str, dict[str, bytes]]]
     refs: dict[str, str] = field(default_factory=lambda: {"main": MAIN, "side": BRANCH})
     failure: tuple[int, str] | None = None
     asked: list[tuple[str, str, str | None]] = field(default_factory=list)
+    sent: int = 0
     url: str = ""
 
     def fetched(self) -> set[str]:
@@ -80,6 +83,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if not path.startswith("/api/agent"):  # the library's own business, asked or not as it likes
             self.hub.asked.append((self.command, path, self.headers.get("Authorization")))
         status, headers, data = self._find(path)
+        asked_range = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range") or "")
+        if asked_range and status == 200:
+            first, last = int(asked_range[1]), min(int(asked_range[2]), len(data) - 1)
+            headers["Content-Range"] = f"bytes {first}-{last}/{len(data)}"
+            status, data = 206, data[first : last + 1]
+            self.hub.sent += len(data)
         self.send_response(status)
         for name, value in {"Content-Length": str(len(data)), **headers}.items():
             self.send_header(name, value)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from quire.errors import CheckpointError
-from quire.weights.sources._files import INDEX, is_text_file, list_weights, select_weights
+from quire.weights.sources._files import INDEX, find_weights, is_text_file, select_weights
 
 
 def index(*shards: object) -> bytes:
@@ -72,13 +72,13 @@ def test_a_broken_or_lying_index_is_refused(data: bytes) -> None:
 def test_listing_a_directory(tmp_path: Path) -> None:
     for name in ("x.safetensors", "y.safetensors", "z.safetensors"):
         (tmp_path / name).write_bytes(b"")
-    assert [path.name for path in list_weights(tmp_path)] == [
+    assert [path.name for path in find_weights(tmp_path)] == [
         "x.safetensors",
         "y.safetensors",
         "z.safetensors",
     ]
     (tmp_path / INDEX).write_bytes(index("y.safetensors"))
-    assert list_weights(tmp_path) == (tmp_path / "y.safetensors",)
+    assert find_weights(tmp_path) == (tmp_path / "y.safetensors",)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import pytest
 
 from quire.contracts import ModelFiles, ModelRequest
 from quire.errors import CheckpointError, ModelError, ModelNotFoundError
+from quire.weights.checkpoint import Checkpoint
 from quire.weights.sources.hub import HubSource
 
 Resolve = Callable[..., ModelFiles]
@@ -81,6 +82,58 @@ def test_the_tokenizer_alone_brings_no_weights(repo: Any, resolve: Resolve) -> N
     files = resolve(tokenizer_only=True)
     assert files_in(files.directory) == sorted(TEXT)
     assert files.weights == ()
+
+
+def safetensors(elements: int, name: str = "x") -> bytes:
+    header = json.dumps({name: {"dtype": "F32", "shape": [elements], "data_offsets": [0, 4 * elements]}})
+    return len(header).to_bytes(8, "little") + header.encode() + bytes(4 * elements)
+
+
+def test_headers_come_without_the_data(repo: Any, resolve: Resolve, tmp_path: Path) -> None:
+    shards = {name: safetensors(200_000, tensor) for name, tensor in zip(NAMES, "xy", strict=True)}
+    repo.files["org/model"][MAIN] |= shards
+    files = HubSource().resolve_headers(ModelRequest(model="org/model", show_progress=False), tmp_path)
+    assert files is not None
+    assert (files.source, files.revision, weights(files)) == ("hub", MAIN, NAMES)
+    assert repo.sent < 250_000  # of 1.6 MB
+    assert repo.fetched() == {"config.json", "generation_config.json", *SHARDS}
+    checkpoint = Checkpoint(files.directory)
+    assert {name: header.shape for name, header in checkpoint.headers().items()} == {
+        "x": (200_000,),
+        "y": (200_000,),
+    }
+    assert json.loads((files.directory / "config.json").read_text()) == {"a": 1}
+    assert resolve().directory != files.directory  # the cache holds no file of holes
+
+
+def test_what_the_cache_holds_is_not_described_anew(repo: Any, resolve: Resolve, tmp_path: Path) -> None:
+    whole = resolve()
+    repo.asked.clear()
+    assert (
+        HubSource().resolve_headers(ModelRequest(model="org/model", show_progress=False), tmp_path) == whole
+    )
+    assert repo.fetched() == set()
+    assert not list(tmp_path.glob("a*"))
+
+
+def test_headers_that_are_none_are_a_broken_checkpoint(repo: Any, library: Any, tmp_path: Path) -> None:
+    request = ModelRequest(model="org/model", show_progress=False)
+    with pytest.raises(CheckpointError, match=r"model-1\.safetensors of 'org/model' is no safetensors file"):
+        HubSource().resolve_headers(request, tmp_path)
+
+
+def test_headers_without_a_network_come_from_the_cache_or_not_at_all(
+    repo: Any, resolve: Resolve, tmp_path: Path
+) -> None:
+    request = ModelRequest(model="org/model", show_progress=False)
+    repo.failure = (503, "")
+    with pytest.raises(ModelNotFoundError, match="not in the Hugging Face cache"):
+        HubSource().resolve_headers(request, tmp_path)
+    repo.failure = None
+    whole = resolve()
+    repo.failure = (503, "")
+    assert HubSource().resolve_headers(request, tmp_path) == whole
+    assert HubSource().resolve_headers(ModelRequest(model="no id/at all/"), tmp_path) is None
 
 
 @pytest.mark.parametrize("revision", ["side", BRANCH])

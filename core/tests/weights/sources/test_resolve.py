@@ -55,3 +55,17 @@ def test_an_unusable_checkpoint_is_not_passed_on() -> None:
     with pytest.raises(CheckpointError, match="broken"):
         resolve_model([FakeSource("a", fails=CheckpointError("broken")), last], REQUEST)
     assert last.asked == 0
+
+
+class FakeHeaderSource(FakeSource):
+    """Can also describe the model without its weights."""
+
+    def resolve_headers(self, request: ModelRequest, directory: Path) -> ModelFiles | None:
+        return ModelFiles(model=request.model, directory=directory, source=self.name)
+
+
+def test_headers_are_asked_for_where_a_source_has_them(tmp_path: Path) -> None:
+    sources = [FakeSource("local"), FakeHeaderSource("far", knows=True)]
+    assert resolve_model(sources, REQUEST, headers_in=tmp_path).directory == tmp_path
+    assert [source.asked for source in sources] == [1, 0]
+    assert resolve_model(sources, REQUEST).directory == Path()

@@ -13,6 +13,7 @@ import math
 import ssl
 from typing import ClassVar
 
+import httptools
 import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -40,6 +41,7 @@ class BoundedProtocol(HttpToolsProtocol):
     _in_headers = False
     _fed = 0  # bytes fed since this request began, not counting the piece it began in
     _refusal: ApiError | None = None
+    _plain_head: bytes | None = None  # of a request that offers another protocol, the head without the offer
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client has connected; it has so long for its first request's headers."""
@@ -57,7 +59,8 @@ class BoundedProtocol(HttpToolsProtocol):
         was_in_headers = self._in_headers
         if was_in_headers:
             self._fed += len(data)
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        self._parse(data)
         if self.transport.is_closing():
             return
         if was_in_headers and self._in_headers and self._fed > self.max_header_bytes:
@@ -82,7 +85,15 @@ class BoundedProtocol(HttpToolsProtocol):
         if size > self.max_header_bytes:
             self._refusal = self._too_large()
             raise _RefusedError
-        super().on_headers_complete()
+        if self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT":
+            self._plain_head = self._without_upgrade()
+        else:
+            super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """The request is whole; one with an offer to upgrade has yet to begin."""
+        if self._plain_head is None:
+            super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
         """Answer what cannot be served and close; uvicorn calls it for whatever does not parse."""
@@ -98,6 +109,37 @@ class BoundedProtocol(HttpToolsProtocol):
         )
         self.transport.write(head.encode() + body)
         self.transport.close()
+
+    def _parse(self, data: bytes) -> None:
+        """Feed the parser.
+
+        Some clients (Java's, by default) offer HTTP/2 with every request, its body included. No is an
+        answer; but the parser takes what follows such a head for the other protocol's, the body too. So the
+        head is parsed once more, without the offer.
+        """
+        while True:
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as offer:
+                head, self._plain_head = self._plain_head, None
+                if head is None:
+                    self.transport.close()  # after CONNECT there is no HTTP to be had
+                    return
+                self.parser = httptools.HttpRequestParser(self)
+                data = head + data[offer.args[0] :]
+                continue
+            except httptools.HttpParserError:
+                self.send_400_response("")
+            return
+
+    def _without_upgrade(self) -> bytes:
+        dropped = (b"connection", b"upgrade", b"http2-settings")
+        kept = [b"%s: %s\r\n" % header for header in self.headers if header[0] not in dropped]
+        if any(name == b"connection" and b"close" in value.lower() for name, value in self.headers):
+            kept.append(b"connection: close\r\n")
+        version = self.parser.get_http_version().encode()
+        line = b"%s %s HTTP/%s\r\n" % (self.parser.get_method(), self.url, version)
+        return line + b"".join(kept) + b"\r\n"
 
     def _nothing_runs(self) -> bool:
         return self.cycle is None or self.cycle.response_complete

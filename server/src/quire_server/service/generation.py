@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -47,8 +47,21 @@ class Generation:
     """
 
     def __init__(
-        self, streams: Sequence[AsyncIterator[RequestOutput]], *, deltas: bool, timeout: float | None
+        self,
+        streams: Sequence[AsyncIterator[RequestOutput]],
+        *,
+        deltas: bool,
+        timeout: float | None,
+        ended: Callable[[], None] = lambda: None,
     ) -> None:
+        """Take over accepted streams.
+
+        Args:
+            streams: one per prompt.
+            deltas: their outputs are deltas.
+            timeout: seconds that all of it may take, or None.
+            ended: called once, when nothing runs any more.
+        """
         self.created = int(time.time())
         self.usage = Usage()
         self._streams = streams
@@ -57,6 +70,8 @@ class Generation:
         self._timeout = timeout
         self._prompt_seen = [False] * len(streams)
         self._tasks: list[asyncio.Task[None]] = []
+        self._ended = ended
+        self._closed = False
 
     async def __aiter__(self) -> AsyncGenerator[tuple[int, RequestOutput], None]:
         """News of all prompts as they come.
@@ -93,6 +108,9 @@ class Generation:
 
     async def aclose(self) -> None:
         """Abort what still runs."""
+        if self._closed:
+            return
+        self._closed = True
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -100,6 +118,7 @@ class Generation:
             close = getattr(stream, "aclose", None)
             if close is not None:
                 await close()
+        self._ended()
 
     async def __aenter__(self) -> Self:
         return self

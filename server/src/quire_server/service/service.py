@@ -50,6 +50,7 @@ class Service:
         settings: the `serve:` section.
         metrics: where requests are counted.
         draining: the server is about to stop; new work is refused.
+        active: generations under way.
     """
 
     def __init__(self, engine: Engine, settings: ServeConfig, metrics: ServerMetrics) -> None:
@@ -57,6 +58,7 @@ class Service:
         self.settings = settings
         self.metrics = metrics
         self.draining = False
+        self.active = 0
 
     @property
     def info(self) -> EngineInfo:
@@ -135,7 +137,13 @@ class Service:
             if isinstance(error, EngineError):
                 raise unavailable(str(error), "engine_unavailable") from error
             raise
-        return Generation(streams, deltas=work.stream, timeout=self.settings.request_timeout)
+        self.active += 1
+        return Generation(
+            streams, deltas=work.stream, timeout=self.settings.request_timeout, ended=self._generation_ended
+        )
+
+    def _generation_ended(self) -> None:
+        self.active -= 1
 
     async def render_chat(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> str:
         """The prompt of a chat; options as for `AsyncLLM.render_chat`.

@@ -61,7 +61,7 @@ class LiveServer:
 
 def read_all(connection: socket.socket) -> bytes:
     """What comes until the other side closes."""
-    parts = []
+    parts: list[bytes] = []
     while True:
         try:
             part = connection.recv(65536)

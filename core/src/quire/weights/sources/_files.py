@@ -1,4 +1,4 @@
-"""Which files of a model are needed, decided from their names.
+"""Which files of a model are needed, decided from their names, and that they lie where the model is.
 
 Knows names and the safetensors index; opens no weights. Only safetensors are ever chosen: the other
 usual formats are pickles, and reading a pickle runs code.
@@ -13,9 +13,10 @@ from typing import Any
 
 from quire.errors import CheckpointError
 
-__all__ = ["INDEX", "is_text_file", "list_weights", "select_weights"]
+__all__ = ["INDEX", "find_weights", "index_bytes", "is_text_file", "select_weights"]
 
 INDEX = "model.safetensors.index.json"
+MAX_INDEX_BYTES = 100_000_000
 _SINGLE = "model.safetensors"
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 _OTHER = (".gguf", ".h5", ".msgpack", ".onnx", ".npz", ".tflite")
@@ -66,15 +67,46 @@ def select_weights(names: Collection[str], read_index: Callable[[], bytes], wher
     raise CheckpointError(_why_none(names, where))
 
 
-def list_weights(directory: Path) -> tuple[Path, ...]:
-    """The safetensors files of a local model, sorted.
+def find_weights(directory: Path) -> tuple[Path, ...]:
+    """The safetensors files of a checkpoint directory, sorted; chosen as by `select_weights`.
 
     Raises:
-        CheckpointError: as `select_weights`.
+        CheckpointError: there are none (and why, if there are pickled weights), the index is broken or names
+            what is missing, or a file lies outside the directory.
     """
-    names = [entry.name for entry in directory.iterdir() if entry.is_file()]
-    chosen = select_weights(names, (directory / INDEX).read_bytes, str(directory))
-    return tuple(directory / name for name in chosen)
+    if not directory.is_dir():
+        raise CheckpointError(f"{directory} is not a directory.")
+    names = {path.name for path in directory.iterdir() if path.is_file()}
+    chosen = select_weights(names, lambda: index_bytes(directory), str(directory))
+    return tuple(_inside(directory, name) for name in chosen)
+
+
+def index_bytes(directory: Path) -> bytes:
+    """The index of a checkpoint directory that has one.
+
+    Raises:
+        CheckpointError: it is absurdly large, or a link to elsewhere.
+    """
+    path = _inside(directory, INDEX)
+    if path.stat().st_size > MAX_INDEX_BYTES:
+        raise CheckpointError(f"{path} is larger than {MAX_INDEX_BYTES} bytes, which no index needs.")
+    return path.read_bytes()
+
+
+def _inside(directory: Path, name: str) -> Path:
+    """The file, if it exists and is truly kept where the checkpoint is.
+
+    The hub's cache links a snapshot's files to `../../blobs` of the same repository: that is inside, too.
+    """
+    path = directory / name
+    if not path.is_file():
+        raise CheckpointError(f"{directory} lacks the file {name}.")
+    homes = [directory.resolve()]
+    if homes[0].parent.name == "snapshots":
+        homes.append(homes[0].parent.parent / "blobs")
+    if not any(path.resolve().is_relative_to(home) for home in homes):
+        raise CheckpointError(f"{path} is a link to a place outside its directory, which is not followed.")
+    return path
 
 
 def _from_index(data: bytes, names: Collection[str], where: str) -> tuple[str, ...]:

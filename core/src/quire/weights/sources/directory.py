@@ -11,7 +11,7 @@ from pathlib import Path
 
 from quire.contracts.source import ModelFiles, ModelRequest
 from quire.errors import CheckpointError, ModelNotFoundError
-from quire.weights.sources._files import list_weights
+from quire.weights.sources._files import find_weights
 
 __all__ = ["DirectorySource"]
 
@@ -56,7 +56,7 @@ def _describe(path: Path, request: ModelRequest) -> ModelFiles:
         model=request.model,
         directory=directory,
         source=DirectorySource.name,
-        weights=list_weights(directory),
+        weights=find_weights(directory),
     )
 
 

@@ -10,13 +10,15 @@ from __future__ import annotations
 import errno
 import glob
 import logging
-from collections.abc import Sequence
+import shutil
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from quire.contracts.source import ModelFiles, ModelRequest
 from quire.errors import CheckpointError, ModelError, ModelNotFoundError
-from quire.weights.sources._files import INDEX, is_text_file, list_weights, select_weights
+from quire.weights.sources._files import INDEX, find_weights, is_text_file, select_weights
+from quire.weights.sources._hub_headers import all_cached, write_headers
 
 if TYPE_CHECKING:
     from huggingface_hub.errors import HfHubHTTPError
@@ -42,6 +44,18 @@ class HubSource:
         Raises:
             ModelError: the hub refuses or fails; the message has the way out.
         """
+        return self._resolve(request, self._fetched)
+
+    def resolve_headers(self, request: ModelRequest, directory: Path) -> ModelFiles | None:
+        """See `HeaderSource.resolve_headers`. Without a network the cache must hold the whole model.
+
+        Raises:
+            ModelError: as `resolve`.
+        """
+        return self._resolve(request, lambda request: self._described(request, directory))
+
+    def _resolve(self, request: ModelRequest, fetch: Callable[[ModelRequest], Path]) -> ModelFiles | None:
+        """Where `fetch`, or without a network the cache, has the model."""
         from huggingface_hub import is_offline_mode
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError
         from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # exported lazily
@@ -54,7 +68,7 @@ class HubSource:
             directory = self._cached(request, "HF_HUB_OFFLINE is set. Unset it to fetch the model.")
         else:
             try:
-                directory = self._fetched(request)
+                directory = fetch(request)
             except ModelError:
                 raise
             except HfHubHTTPError as error:
@@ -69,8 +83,28 @@ class HubSource:
             directory=directory,
             source=self.name,
             revision=directory.name,  # the cache names a snapshot by its commit
-            weights=() if request.tokenizer_only else list_weights(directory),
+            weights=() if request.tokenizer_only else find_weights(directory),
         )
+
+    def _described(self, request: ModelRequest, directory: Path) -> Path:
+        """Write down, in a folder named as the cache would, what can be known without the weights."""
+        from huggingface_hub import HfApi
+
+        info = HfApi().model_info(request.model, revision=request.revision)
+        names = {sibling.rfilename for sibling in info.siblings or ()}
+        commit = str(info.sha)
+        weights = _weights(request, names)
+        if all_cached(request.model, commit, weights):
+            return self._fetched(request)
+        texts = [name for name in ("config.json", "generation_config.json", INDEX) if name in names]
+        snapshot = _snapshot(request, texts)
+        described = directory / commit
+        described.mkdir()
+        for name in texts:
+            shutil.copy(snapshot / name, described / name)
+        for name in weights:
+            write_headers(request.model, commit, name, described / name)
+        return described
 
     def _fetched(self, request: ModelRequest) -> Path:
         """Fetch what is needed and not in the cache yet."""
@@ -83,16 +117,8 @@ class HubSource:
             if not wanted:
                 raise ModelNotFoundError(f"The hub's {request.model!r} has no tokenizer files.")
             return _snapshot(request, wanted)
-        if "config.json" not in names:
-            raise ModelNotFoundError(
-                f"The hub's {request.model!r} has no config.json, so it is no model that can be served."
-            )
+        weights = _weights(request, names)
         index = INDEX if INDEX in names else None
-
-        def read_index() -> bytes:
-            return (_snapshot(request, [INDEX]) / INDEX).read_bytes()
-
-        weights = select_weights(names, read_index, request.model)
         return _snapshot(request, [*wanted, *([index] if index else []), *weights])
 
     def _cached(self, request: ModelRequest, reason: str) -> Path:
@@ -122,7 +148,7 @@ class HubSource:
         directory = self._cached(request, reason)
         try:
             if not request.tokenizer_only:
-                list_weights(directory)
+                find_weights(directory)
         except CheckpointError as missing:
             raise ModelNotFoundError(
                 f"{request.model!r} is in the Hugging Face cache only in part, and the hub was not "
@@ -130,6 +156,19 @@ class HubSource:
             ) from missing
         logger.warning("The hub was not reached (%s); %s comes from the cache.", reason, request.model)
         return directory
+
+
+def _weights(request: ModelRequest, names: Collection[str]) -> tuple[str, ...]:
+    """The safetensors files among a repository's files that make up the model."""
+    if "config.json" not in names:
+        raise ModelNotFoundError(
+            f"The hub's {request.model!r} has no config.json, so it is no model that can be served."
+        )
+
+    def read_index() -> bytes:
+        return (_snapshot(request, [INDEX]) / INDEX).read_bytes()
+
+    return select_weights(names, read_index, request.model)
 
 
 def _snapshot(request: ModelRequest, names: Sequence[str]) -> Path:

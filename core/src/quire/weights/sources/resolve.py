@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
-from quire.contracts.source import ModelFiles, ModelRequest, ModelSource
+from quire.contracts.source import HeaderSource, ModelFiles, ModelRequest, ModelSource
 from quire.errors import ModelNotFoundError
 
 __all__ = ["resolve_model"]
 
 
-def resolve_model(sources: Sequence[ModelSource], request: ModelRequest) -> ModelFiles:
+def resolve_model(
+    sources: Sequence[ModelSource], request: ModelRequest, *, headers_in: Path | None = None
+) -> ModelFiles:
     """The files of a model from the first source that has it.
 
     Args:
         sources: in the order in which they are asked.
         request: the model as the user names it.
+        headers_in: an empty directory, if headers will do: sources that can fetch no weights then.
 
     Raises:
         ModelNotFoundError: no source has it; lists who was asked.
@@ -24,7 +28,10 @@ def resolve_model(sources: Sequence[ModelSource], request: ModelRequest) -> Mode
     passed: list[str] = []
     for source in sources:
         try:
-            files = source.resolve(request)
+            if headers_in is not None and isinstance(source, HeaderSource):
+                files = source.resolve_headers(request, headers_in)
+            else:
+                files = source.resolve(request)
         except ModelNotFoundError as error:
             if not passed:
                 raise

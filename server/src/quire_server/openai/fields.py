@@ -1,0 +1,252 @@
+"""What the bodies of OpenAI's endpoints share: sampling, streaming and labels, and what is refused by name.
+
+Scalars are typed strictly. Containers come as they are and are checked by whoever reads them, which ends
+at the first fault: a list of a million wrong entries would make a million validation errors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, WithJsonSchema
+
+from quire import EngineInfo, SamplingParams
+from quire_server.errors import bad_request
+from quire_server.http.fields import RequestModel
+from quire_server.service.sampling import sampling_params
+
+_INTEGERS = {"type": "array", "items": {"type": "integer"}}
+_STRINGS = {"type": "array", "items": {"type": "string"}}
+_NULL = {"type": "null"}
+
+TokenIds = Annotated[Any, WithJsonSchema({"anyOf": [_INTEGERS, _NULL]})]
+Strings = Annotated[Any, WithJsonSchema({"anyOf": [_STRINGS, _NULL]})]
+StringOrStrings = Annotated[Any, WithJsonSchema({"anyOf": [{"type": "string"}, _STRINGS, _NULL]})]
+Object = Annotated[Any, WithJsonSchema({"anyOf": [{"type": "object"}, _NULL]})]
+
+_SAMPLING = (
+    *("n", "best_of", "temperature", "top_p", "top_k", "min_p", "frequency_penalty", "presence_penalty"),
+    *("repetition_penalty", "seed", "stop", "stop_token_ids", "bad_words", "allowed_token_ids"),
+    *("ignore_eos", "min_tokens", "skip_special_tokens", "include_stop_str_in_output"),
+)
+"""Fields that are sampling parameters by the same name."""
+
+_NEUTRAL: Mapping[str, Any] = {
+    "use_beam_search": False,
+    "length_penalty": 1.0,
+    "early_stopping": False,
+    "spaces_between_special_tokens": True,
+    "store": False,
+}
+"""Fields that are served for one value only, the one that asks for nothing."""
+
+_GRAMMAR = "structured output is not built yet; leave it out."
+TEMPLATE_REASON = "templates come from the model's files alone."
+"""Why a request cannot bring a chat template: it is a program."""
+
+_MAX_BIASES, _MAX_KEY = 65_536, 20
+
+
+class StreamOptions(BaseModel):
+    """OpenAI's `stream_options`, and vLLM's `continuous_usage_stats`."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    include_usage: bool | None = None
+    continuous_usage_stats: bool | None = None
+    include_obfuscation: bool | None = None
+
+
+class GenerationFields(RequestModel):
+    """Fields of completions and of chats alike; null is "not given" for each."""
+
+    model_config = ConfigDict(strict=True)
+
+    refused: ClassVar[Mapping[str, str]] = {
+        "response_format": _GRAMMAR,
+        "structured_outputs": _GRAMMAR,
+        "guided_json": _GRAMMAR,
+        "guided_regex": _GRAMMAR,
+        "guided_choice": _GRAMMAR,
+        "guided_grammar": _GRAMMAR,
+        "guided_decoding_backend": _GRAMMAR,
+        "guided_whitespace_pattern": _GRAMMAR,
+        "structural_tag": _GRAMMAR,
+        "logits_processors": "code does not travel in requests; use logit_bias or bad_words.",
+        "truncate_prompt_tokens": "prompts are never cut; shorten it before sending.",
+        "prompt_embeds": "prompts are text or token ids.",
+        "return_tokens_as_token_ids": "ask for return_token_ids, which gives the ids beside the text.",
+        "kv_transfer_params": "KV transfer is not built yet.",
+        "vllm_xargs": "there are no such extensions.",
+        "service_tier": "there is one tier only; leave it out, or ask for 'auto'.",
+    }
+    harmless: ClassVar[Mapping[str, tuple[Any, ...]]] = {
+        "response_format": ({"type": "text"},),
+        "logits_processors": ([],),
+        "return_tokens_as_token_ids": (False,),
+        "service_tier": ("auto", "default"),
+    }
+
+    model: str | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+
+    n: int | None = None
+    best_of: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    frequency_penalty: float | None = None
+    presence_penalty: float | None = None
+    seed: int | None = None
+    stop: StringOrStrings = None
+    logit_bias: Object = None
+    max_tokens: int | None = None
+
+    top_k: int | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    stop_token_ids: TokenIds = None
+    ignore_eos: bool | None = None
+    min_tokens: int | None = None
+    skip_special_tokens: bool | None = None
+    spaces_between_special_tokens: bool | None = None
+    include_stop_str_in_output: bool | None = None
+    prompt_logprobs: int | None = None
+    allowed_token_ids: TokenIds = None
+    bad_words: Strings = None
+    use_beam_search: bool | None = None
+    length_penalty: float | None = None
+    early_stopping: bool | None = None
+    add_special_tokens: bool | None = None
+    return_token_ids: bool | None = None
+    priority: int | None = None
+    cache_salt: str | None = None
+
+    user: str | None = None
+    metadata: Object = None
+    store: bool | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+
+    def check(self, info: EngineInfo) -> None:
+        """Refuse what is well-formed and cannot be served.
+
+        Raises:
+            ApiError: 400, with the field in `param`.
+        """
+        for name, neutral in _NEUTRAL.items():
+            value = getattr(self, name)
+            if value is not None and value != neutral:
+                raise bad_request(
+                    f"{name} is {value!r}, which is not built: leave it out.", name, "unsupported_parameter"
+                )
+        if self.metadata is not None and not isinstance(self.metadata, dict):
+            raise bad_request("metadata must be an object of labels.", "metadata")
+        if self.cache_salt == "":
+            raise bad_request("cache_salt is empty: it must have at least one character.", "cache_salt")
+        self._check_stream_options()
+        if self.prompt_logprobs is not None and self.stream:
+            raise bad_request(
+                "prompt_logprobs are given with whole answers only: leave it out, or leave out stream.",
+                "prompt_logprobs",
+            )
+        check_logprobs("prompt_logprobs", self.prompt_logprobs, info)
+        for name in ("stop", "bad_words"):
+            _check_unicode(name, getattr(self, name))
+
+    def params(self, defaults: SamplingParams, info: EngineInfo, **own: Any) -> SamplingParams:
+        """Sampling parameters: what the body gives, over the model's defaults.
+
+        Args:
+            defaults: the model's.
+            info: its vocabulary's width.
+            own: what each endpoint spells in its own way (`max_tokens`, `logprobs`).
+
+        Raises:
+            ApiError: 400, with the field in `param`.
+        """
+        given = {name: getattr(self, name) for name in _SAMPLING}
+        params = sampling_params(defaults, **given, logit_bias=token_biases(self.logit_bias), **own)
+        # Here, because the engine sees them only after a chat was rendered or a first prompt submitted.
+        try:
+            params.check_vocabulary(info.vocab_size)
+        except ValueError as error:
+            raise bad_request(str(error), getattr(error, "field", None)) from error
+        return params
+
+    def _check_stream_options(self) -> None:
+        options = self.stream_options
+        if options is None:
+            return
+        if not self.stream:
+            raise bad_request("stream_options go with stream: true only.", "stream_options")
+        if options.include_obfuscation:
+            raise bad_request(
+                "include_obfuscation is not built: leave it out.",
+                "stream_options.include_obfuscation",
+                "unsupported_parameter",
+            )
+        for name in options.model_extra or {}:
+            known = ", ".join(StreamOptions.model_fields)
+            raise bad_request(
+                f"Unknown field {name[:64]!r} in stream_options. Known are: {known}.", "stream_options"
+            )
+
+
+def check_logprobs(name: str, value: int | None, info: EngineInfo) -> None:
+    """Refuse more log probabilities than the engine gives; -1 asks for the whole vocabulary.
+
+    Raises:
+        ApiError: 400.
+    """
+    if value is None:
+        return
+    asked = info.vocab_size if value == -1 else value
+    if not 0 <= asked <= info.max_logprobs:
+        raise bad_request(
+            f"{name} is out of range: 0 to {info.max_logprobs} is allowed, the engine's max_logprobs.", name
+        )
+
+
+def token_biases(value: Any) -> dict[int, Any] | None:
+    """`logit_bias` with the token ids as integers: JSON knows keys that are strings only.
+
+    Raises:
+        ApiError: 400, it is no object of token ids.
+    """
+    if value is None:
+        return None
+    if not isinstance(value, dict) or len(value) > _MAX_BIASES:
+        raise bad_request(
+            f"logit_bias must be an object of at most {_MAX_BIASES} token ids with their biases.",
+            "logit_bias",
+        )
+    biases: dict[int, Any] = {}
+    for key, bias in value.items():
+        if not (len(key) <= _MAX_KEY and key.isascii() and key.removeprefix("-").isdigit()):
+            raise bad_request(
+                f"logit_bias has the key {key[:_MAX_KEY]!r}, which is no token id.", "logit_bias"
+            )
+        biases[int(key)] = bias
+    return biases
+
+
+def _check_unicode(name: str, value: Any) -> None:
+    """Types and lengths are for `SamplingParams` to check; it does not look into strings."""
+    for text in value if isinstance(value, list) else [value]:
+        if isinstance(text, str):
+            check_text(text, name)
+
+
+def check_text(text: str, name: str) -> str:
+    """Text that can be encoded: JSON may escape half of a surrogate pair.
+
+    Raises:
+        ApiError: 400.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise bad_request(f"{name} is no valid Unicode: {error.reason}.", name) from error
+    return text

@@ -1,0 +1,165 @@
+"""Features on or off, in every combination, change no token (T39).
+
+One batch of greedy and of sampled requests, some of which share prefixes and one of which has two
+completions. The plain engine (no cache, whole prompts, ample memory) is held to transformers, and all
+others to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from quire import LLM, SamplingParams
+from quire.testing.model import TOLERANCE, Reference
+
+from .conftest import random_prompt
+
+Checkpoint = Callable[[str], Reference]
+OpenLLM = Callable[..., LLM]
+
+NEW = 8
+_SHARED = random_prompt(32, seed=39)
+PROMPTS = [
+    random_prompt(14, seed=1),
+    _SHARED + random_prompt(14, seed=2),
+    random_prompt(30, seed=3),
+    _SHARED + random_prompt(1, seed=4),
+]
+SAMPLED: dict[str, Any] = {
+    "temperature": 1.0,
+    "top_p": 0.9,
+    "min_p": 0.01,
+    "presence_penalty": 0.5,
+    "max_tokens": NEW,
+}
+REQUESTS = [
+    (prompt, params)
+    for number, prompt in enumerate(PROMPTS)
+    for params in (
+        SamplingParams(temperature=0.0, max_tokens=NEW, ignore_eos=True),
+        SamplingParams(**SAMPLED, seed=number, n=1 + number % 2, ignore_eos=True),
+    )
+]
+
+
+def tight(family: str, block_size: int) -> int:
+    """Tokens of a KV cache that the longest request fills, or a window or two wherever they begin."""
+    return 64 if family == "llama" else max(16, 2 * block_size)
+
+
+@dataclass(frozen=True)
+class Plain:
+    """What the plain engine made of the requests.
+
+    Attributes:
+        tokens: per request and completion.
+        certain: per request how many of its tokens are to be the same everywhere: all, or, of a greedy one,
+            those before the first whose two best logits lie too close to call.
+        bytes_per_token: KV memory.
+    """
+
+    tokens: list[list[list[int]]]
+    certain: list[int]
+    bytes_per_token: int
+
+
+def settings(**changes: Any) -> dict[str, Any]:
+    return {
+        "dtype": "float32",
+        "max_num_seqs": 12,
+        "max_model_len": 64,
+        "enable_prefix_caching": False,
+        **changes,
+    }
+
+
+def generate(llm: LLM) -> list[list[list[int]]]:
+    outputs = llm.generate(
+        [{"prompt_token_ids": prompt} for prompt, _ in REQUESTS],
+        [params for _, params in REQUESTS],
+        use_tqdm=False,
+        priority=[number % 3 for number in range(len(REQUESTS))],
+    )
+    return [[one.token_ids for one in output.outputs] for output in outputs]
+
+
+@pytest.fixture(scope="module")
+def plain(checkpoint: Checkpoint) -> Callable[[str], Plain]:
+    made: dict[str, Plain] = {}
+
+    def make(family: str) -> Plain:
+        if family not in made:
+            reference = checkpoint(family)
+            values = settings(kv_cache_memory_bytes="8MiB")
+            with LLM(str(reference.directory), show_progress=False, **values) as llm:
+                memory = llm.startup_report.memory
+                tokens = generate(llm)
+                assert llm.get_metrics().num_preemptions == 0
+            certain = [
+                _certain(reference, prompt, completions[0]) if params.greedy else NEW
+                for (prompt, params), completions in zip(REQUESTS, tokens, strict=True)
+            ]
+            made[family] = Plain(tokens, certain, memory.kv // memory.num_blocks // 16)
+        return made[family]
+
+    return make
+
+
+def _certain(reference: Reference, prompt: list[int], tokens: list[int]) -> int:
+    """How many greedy tokens are transformers' beyond doubt; the first that is neither fails."""
+    rows = reference.logits(prompt + tokens[:-1])[len(prompt) - 1 :]
+    for count, (token, row) in enumerate(zip(tokens, rows, strict=True)):
+        best = row.topk(2)
+        if float(best.values[0] - best.values[1]) < 2 * TOLERANCE * float(row.abs().max()):
+            return count
+        assert token == int(best.indices[0])
+    return len(tokens)
+
+
+@pytest.mark.parametrize("block_size", [4, 16])
+@pytest.mark.parametrize("pool", ["ample", "tight"])
+@pytest.mark.parametrize("budget", [11, 512], ids=["chunked", "whole"])
+@pytest.mark.parametrize("caching", [True, False], ids=["cached", "uncached"])
+@pytest.mark.parametrize("family", ["llama", "mistral"])
+def test_no_feature_changes_a_token(
+    family: str,
+    caching: bool,
+    budget: int,
+    pool: str,
+    block_size: int,
+    checkpoint: Checkpoint,
+    open_llm: OpenLLM,
+    plain: Callable[[str], Plain],
+) -> None:
+    expected = plain(family)
+    room = tight(family, block_size) if pool == "tight" else 4096
+    # Half of all combinations with the policy, so that each of three features occurs with each of them.
+    urgent = [caching, budget == 11, pool == "tight", block_size == 4].count(True) % 2
+    llm = open_llm(
+        checkpoint(family),
+        **settings(
+            enable_prefix_caching=caching,
+            max_num_batched_tokens=budget,
+            block_size=block_size,
+            scheduling_policy="priority" if urgent else "fcfs",
+            kv_cache_memory_bytes=(room + block_size) * expected.bytes_per_token,
+        ),
+    )
+    for _ in ("cold", "warm") if caching else ("cold",):
+        tokens = generate(llm)
+        for ours, theirs, count in zip(tokens, expected.tokens, expected.certain, strict=True):
+            assert [one[:count] for one in ours] == [one[:count] for one in theirs]
+    metrics = llm.get_metrics()
+    assert (metrics.num_preemptions > 0) == (pool == "tight")
+    assert (metrics.prefix_hits > 0) == caching or pool == "tight"
+    assert all(usage.used == 0 for usage in metrics.kv)
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral"])
+def test_most_greedy_tokens_are_beyond_doubt(family: str, plain: Callable[[str], Plain]) -> None:
+    certain = plain(family).certain
+    assert sum(certain) > 0.8 * NEW * len(REQUESTS)
