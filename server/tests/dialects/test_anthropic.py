@@ -73,7 +73,7 @@ def test_blocks_and_neighbours_of_one_role(client: anthropic.Anthropic, served: 
             {"role": "user", "content": "g"},
         ],
     )
-    assert served.engine.prompts == ["system: a\nb\nuser: cd\ne\nassistant: f\nuser: g\nassistant: "]
+    assert served.engine.prompts == ["system: a\nb\nuser: c\nd\ne\nassistant: f\nuser: g\nassistant: "]
 
 
 def test_prefill_is_continued(client: anthropic.Anthropic, served: Any) -> None:
