@@ -13,9 +13,11 @@ from click.testing import CliRunner, Result
 
 from quire.cli._main import main
 from quire.config import EngineConfig
+from quire.contracts import ModelFiles, ModelRequest
 from quire.engine.forecast import Forecast, forecast
 from quire.engine.planning import make_plan
 from quire.executors.in_process import InProcessExecutor
+from quire.weights.sources.hub import HubSource
 
 
 @pytest.fixture(autouse=True)
@@ -117,6 +119,22 @@ def test_a_directory_is_planned_from_its_headers_alone(tmp_path: Path) -> None:
     assert (
         f"block_size  32{' ' * (len(str(tmp_path)) - 2)}  {config}:2" in plan("--config", str(config)).stdout
     )
+
+
+def test_what_would_be_fetched_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = make_plan(EngineConfig(model="tiny")).files
+
+    def describe(self: HubSource, request: ModelRequest, directory: Path) -> ModelFiles:
+        for name in ("config.json", "model.safetensors"):
+            shutil.copy(source.directory / name, directory)
+        weights = (directory / "model.safetensors",)
+        return ModelFiles(model=request.model, directory=directory, source="hub", weights=weights)
+
+    monkeypatch.setattr(HubSource, "resolve_headers", describe)
+    text = plan("org/model", "--memory", "1GiB").stdout
+    assert "org/model (hub, 8.0 MiB of weights not fetched yet)" in text
+    found = as_json("org/model", "--memory", "1GiB")["model"]
+    assert (found["on_this_machine"], found["checkpoint_bytes"]) == (False, 8393216)
 
 
 @pytest.mark.parametrize(("memory", "reason"), [("lots", "must be a number of bytes"), ("0", "more than 0")])

@@ -333,11 +333,13 @@ def test_text_with_odd_line_ends_arrives_whole(server: FakeServer) -> None:
 
 
 def test_a_chat_with_a_server(server: FakeServer, run: Run, fakes: Any) -> None:
-    result = run("chat", "--url", server.url, "--system", "s", "--top-k", "3", input="hi\nyo\n")
+    flags = ["--system", "s", "--top-k", "3", "--logprobs", "2"]
+    result = run("chat", "--url", server.url, *flags, input="hi\nyo\n")
     assert (result.exit_code, result.stdout) == (0, "s hi \ns hi s hi  yo \n")
     assert f"first at {server.url}" in result.stderr
     assert [one["role"] for one in server.bodies[1]["messages"]] == ["system", "user", "assistant", "user"]
     assert {(body["top_k"], body["max_tokens"]) for body in server.bodies} == {(3, 512)}
+    assert {(body["logprobs"], body["top_logprobs"]) for body in server.bodies} == {(True, 2)}
     assert {path for path, _, _ in server.asked} == {"/v1/models", "/v1/chat/completions"}
     assert not fakes.opened
 

@@ -9,7 +9,7 @@ client = anthropic.Anthropic(base_url=URL, api_key=os.environ["QUIRE_KEY"], max_
 ask = {
     "model": "tiny",
     "max_tokens": 12,
-    "temperature": 0,
+    "extra_body": {"temperature": 0},  # the client has no such parameter any more
     "system": "Be brief.",
     "messages": [{"role": "user", "content": "Write a function."}],
 }

@@ -119,7 +119,10 @@ class RemoteServer:
 
     def stream_chat(self, messages: Sequence[Mapping[str, str]]) -> Iterator[RequestOutput]:
         """Answer a conversation. As `stream`."""
-        return self._outputs("/chat/completions", self._body(messages=list(messages)))
+        body = self._body(messages=list(messages))
+        if "logprobs" in body:  # a number for completions, but a switch and a number for chats
+            body |= {"logprobs": True, "top_logprobs": body["logprobs"]}
+        return self._outputs("/chat/completions", body)
 
     def _body(self, **content: Any) -> dict[str, Any]:
         return {"model": self.model(), **content, **self._fields}
