@@ -198,7 +198,7 @@ def main() -> None:
     parser.add_argument("--rates", default="3,inf", help="requests per second, one table each")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--requests", type=int, default=64, help="requests of a round")
-    parser.add_argument("--model", help="a checkpoint to use instead of the random one")
+    parser.add_argument("--model", help="a checkpoint or name to use instead of the random one")
     parser.add_argument(
         "--vllm-python", type=Path, help="python of a venv that has vllm; left out: Quire only"
     )
@@ -208,7 +208,7 @@ def main() -> None:
     if any("=" not in change for change in args.vllm_env):
         parser.error("--vllm-env takes NAME=VALUE")
     rates = [float(rate) for rate in args.rates.split(",")]
-    model = str(Path(args.model).resolve()) if args.model else str(make_checkpoint())
+    model = args.model or str(make_checkpoint())
     result: dict[str, Any] = {"python": platform.python_version(), "rates": {}}
     with ExitStack() as stack:
         servers = [quire(model)]

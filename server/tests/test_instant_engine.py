@@ -25,7 +25,7 @@ def test_deltas_are_single_tokens_and_add_up_to_the_whole() -> None:
     (whole,) = ask(deltas=False, max_tokens=5)
     assert [len(one.outputs[0].token_ids) for one in parts] == [1] * 5
     assert [one.finished for one in parts] == [False] * 4 + [True]
-    assert sum((one.outputs[0].token_ids for one in parts), []) == whole.outputs[0].token_ids
+    assert [token for one in parts for token in one.outputs[0].token_ids] == whole.outputs[0].token_ids
     assert "".join(one.outputs[0].text for one in parts) == whole.outputs[0].text
     assert parts[-1].outputs[0].finish_reason == whole.outputs[0].finish_reason == "length"
 
@@ -41,8 +41,10 @@ def test_streams_take_turns_and_a_closed_one_counts_as_aborted() -> None:
     order: list[str] = []
 
     async def read(name: str) -> None:
-        async for _ in await engine.submit([65], SamplingParams(max_tokens=3), deltas=True):
-            order.append(name)
+        nonlocal order
+        stream = await engine.submit([65], SamplingParams(max_tokens=3), deltas=True)
+        async for output in stream:
+            order += [name] * len(output.outputs[0].token_ids)
 
     async def run() -> None:
         await asyncio.gather(read("a"), read("b"))
