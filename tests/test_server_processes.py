@@ -168,6 +168,7 @@ def test_sigterm_drains() -> None:
             text += "".join(chunk["choices"][0]["text"] for chunk in stream if chunk["choices"])
         assert text == expected
         assert server.process.wait(20) == 0
+        assert not any("Fatal" in line or "Traceback" in line for line in server.log), server.log
 
 
 def test_a_second_sigterm_does_not_wait() -> None:
