@@ -12,12 +12,13 @@ import * as tooltip from "./tooltip.js";
 const root = document.documentElement;
 const composer = byId("composer-text");
 const settings = new Settings(byId("settings-form"));
-const engine = new EngineView(byId("engine-body"), (view) => settings.suggest(view.info?.sampling_defaults ?? {}));
+const engine = new EngineView(byId("engine-body"), (view) => settings.suggest(view.model.sampling_defaults));
 const conversation = new Conversation({
   log: byId("log"),
   settings,
   model: () => byId("model").value,
   system: () => byId("system-text").value,
+  go: showField,
   changed: refresh,
 });
 const drafts = { chat: "", completion: "" };
@@ -70,11 +71,15 @@ function code() {
     showCode(conversation.request(composer.value));
   } catch (error) {
     if (!(error instanceof FieldError)) throw error;
-    panel("settings", true);
-    settings.point(error.param);
-    settings.focus(error.param);
+    showField(error.param);
     announce(error.message);
   }
+}
+
+function showField(name) {
+  panel("settings", true);
+  settings.mark(name);
+  settings.focus(name);
 }
 
 // Panels: side by side where there is room, one at a time over the page where there is not.
@@ -173,6 +178,7 @@ byId(`mode-${mode}`).checked = true;
 setMode(mode);
 arrange();
 composer.focus();
+engine.look(); // the settings show the model's defaults, whether or not the engine is watched
 loadModels().catch((error) => {
   byId("problem").textContent = error.message;
   byId("problem").hidden = false;
