@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from quire.contracts import CommandSpec, hookimpl
+from quire.contracts import CommandSpec, RouteSpec, hookimpl
 
 
 @hookimpl
@@ -17,4 +17,15 @@ def quire_commands() -> Iterable[CommandSpec]:
         options="quire_server.config:ServeConfig",
         summary="Serve a model over HTTP.",
         order=15,
+    )
+
+
+@hookimpl
+def quire_routes() -> Iterable[RouteSpec]:
+    """The server's own front ends."""
+    yield RouteSpec(
+        name="playground",
+        api=1,
+        target="quire_server.playground.front_end:front_end",
+        summary="The page at `/`: a playground and a live view of the engine.",
     )
