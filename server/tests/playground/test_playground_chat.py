@@ -242,7 +242,26 @@ def test_a_refused_key_dialog_can_be_left(context: Any, site: Any) -> None:
     looks = site.looks
     page.wait_for_timeout(1200)
     assert site.looks == looks
-    expect(page.locator("#key-dialog")).to_be_hidden()
+    page.get_by_role("button", name="Give a key").click()
+    page.get_by_label("API key").fill("right")
+    page.keyboard.press("Enter")
+    expect(page.locator("#model option")).to_have_count(1)
+    expect(page.locator("#problem")).to_be_hidden()
+    expect(page.locator("#engine-body")).to_contain_text("Ready")
+
+
+def test_a_server_that_comes_up_late_is_used_once_it_is_there(context: Any, site: Any) -> None:
+    page = context.new_page()
+    page.route(
+        "**/v1/models", lambda route: route.fulfill(status=503, json={"error": {"message": "Loading."}})
+    )
+    page.goto("/")
+    expect(page.locator("#problem")).to_have_text("Loading.")
+    page.unroute("**/v1/models")
+    send(page, "hello")
+    finished(page)
+    expect(page.locator("#problem")).to_be_hidden()
+    assert site.bodies[0]["model"] == "fake"
 
 
 def test_the_keyboard_is_enough(page: Page, site: Any) -> None:

@@ -36,6 +36,12 @@ def test_a_character_of_several_tokens_is_one_piece(scripts: Page) -> None:
     ]
 
 
+def test_fragments_without_bytes_reach_to_the_next_token(scripts: Page) -> None:
+    part = token("\ufffd")
+    found = cut(scripts, ("", [token("<|bos|>"), part]), ("é(", [part, token("(")]), ("ö", [part, part]))
+    assert found == [["é", ["\ufffd", "\ufffd"]], ["(", ["("]], ["ö", ["\ufffd", "\ufffd"]]]
+
+
 def test_text_that_is_held_back_waits_for_its_token(scripts: Page) -> None:
     assert cut(scripts, ("a", [token("abc")]), ("", [token("d")]), ("bcd", [])) == [
         ["abc", ["abc"]],
@@ -58,7 +64,7 @@ def test_text_without_tokens_comes_as_it_is(scripts: Page) -> None:
 
 def test_no_text_is_ever_lost(scripts: Page) -> None:
     rng = random.Random(0)
-    alphabet = ["a", "ab", " b", "\n", "é", "<s>", "😀"]
+    alphabet = ["a", "ab", " b", "\n", "é", "<s>", "😀", "\ufffd"]
     cases: list[tuple[list[tuple[str, list[dict[str, Any]]]], str]] = []
     for _ in range(200):
         names = [rng.choice(alphabet) for _ in range(rng.randrange(40))]
@@ -174,13 +180,13 @@ def test_figures(scripts: Page) -> None:
         """async () => {
           const { bytes, count, duration, rate, share } = await import("/playground/figures.js");
           const { percent, visible } = await import("/playground/tokens.js");
-          return [count(1234567), bytes(3 * 2 ** 29), bytes(12), rate(1234.4), rate(9.87),
+          return [count(1234567), bytes(3 * 2 ** 29), bytes(12), rate(1234.4), rate(9.87), rate(0),
             share(1, 8), share(0, 0), duration(0.0123), duration(0.5), duration(2.34), duration(90),
             percent(0), percent(-1), percent(-9), percent(-30), visible(" a\\n"), visible("")];
         }"""
     )
     assert found == [
-        "1\u202f234\u202f567", "1.5 GiB", "12 bytes", "1\u202f234", "9.9", "12.5 %", "–",
+        "1\u202f234\u202f567", "1.5 GiB", "12 bytes", "1\u202f234", "9.9", "0", "12.5 %", "–",
         "12.3 ms", "500 ms", "2.3 s", "1.5 min",
         "100 %", "36.8 %", "0.01 %", "< 0.001 %", "␣a⏎", "∅",
     ]  # fmt: skip

@@ -72,7 +72,7 @@ export class EngineView {
   #fail(error) {
     const final = error.status === 404 || error.status === 401;
     const message = error.status === 404 ? "This server gives no view of its engine." : error.message;
-    const retry = el("button", { type: "button", class: "quiet", on: { click: async () => (await requestKey()) && this.#ask() } }, "Give a key");
+    const retry = el("button", { type: "button", class: "quiet", on: { click: requestKey } }, "Give a key");
     this.#root.replaceChildren(el("p", { class: "alert" }, message), ...(error.status === 401 ? [retry] : []));
     return !final;
   }
@@ -138,7 +138,7 @@ function blocks({ total, used, cached, free }, group, size) {
   const parts = [["used", used], ["cached", cached], ["free", free]];
   const words = parts.map(([name, number]) => `${count(number)} ${name}`).join(", ");
   const bar = el("div", { class: "blocks", role: "img", "aria-label": `${words}, of ${count(total)} blocks` });
-  for (const [name, number] of parts) {
+  for (const [name, number] of parts.filter(([, number]) => number > 0)) {
     const part = el("span", { class: name });
     part.style.flexGrow = number;
     bar.append(part);

@@ -9,7 +9,10 @@ export function bytes(number) {
   return `${number} bytes`;
 }
 
-export const rate = (perSecond) => (perSecond >= 100 ? count(Math.round(perSecond)) : perSecond.toFixed(1));
+export function rate(perSecond) {
+  if (perSecond === 0) return "0";
+  return perSecond >= 100 ? count(Math.round(perSecond)) : perSecond.toFixed(1);
+}
 
 /** A part of a whole in percent; a dash where there is no whole. */
 export const share = (part, whole) => (whole ? `${(part / whole * 100).toFixed(1)} %` : "–");

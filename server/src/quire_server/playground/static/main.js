@@ -56,9 +56,10 @@ function fit(area) {
   area.style.height = `${area.scrollHeight + 2}px`;
 }
 
-function send() {
+async function send() {
   const text = composer.value;
   if (!text.trim() || conversation.running) return;
+  if (!hasModels() && !(await loadModels())) return; // the server was not there, or the key not given, before
   if (conversation.mode === "chat") {
     composer.value = "";
     fit(composer);
@@ -112,11 +113,22 @@ function setTheme(theme) {
   remember("theme", theme);
 }
 
+/** Fill the list of models; false, and a word on why, if the server gives none. */
 async function loadModels() {
-  const select = byId("model");
-  const list = await (await call("v1/models")).json();
-  select.replaceChildren(...list.data.map((model) => el("option", { value: model.id }, model.id)));
+  const problem = byId("problem");
+  try {
+    const list = await (await call("v1/models")).json();
+    byId("model").replaceChildren(...list.data.map((model) => el("option", { value: model.id }, model.id)));
+    problem.hidden = true;
+    return true;
+  } catch (error) {
+    problem.textContent = error.message;
+    problem.hidden = false;
+    return false;
+  }
 }
+
+const hasModels = () => byId("model").options.length > 0;
 
 byId("composer").addEventListener("submit", (event) => {
   event.preventDefault();
@@ -169,6 +181,10 @@ document.addEventListener("keydown", (event) => {
   }
 });
 narrow.addEventListener("change", arrange);
+addEventListener("keygiven", () => {
+  engine.look();
+  if (!hasModels()) loadModels();
+});
 
 askForKeys();
 tooltip.watch(byId("log").parentElement);
@@ -179,7 +195,4 @@ setMode(mode);
 arrange();
 composer.focus();
 engine.look(); // the settings show the model's defaults, whether or not the engine is watched
-loadModels().catch((error) => {
-  byId("problem").textContent = error.message;
-  byId("problem").hidden = false;
-});
+loadModels();
