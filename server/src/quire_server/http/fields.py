@@ -26,22 +26,25 @@ _MAX_LOGGED = 1000  # names come from outside: the memory of what was logged is 
 _MAX_NAMED = 20
 
 
+_NO_SCHEMAS = ("default", "metadata", "serialization", "expected")
 _COLLECTIONS = {"list", "set", "frozenset", "tuple"} | (
     {"dict"} if "fail_fast" in DictSchema.__annotations__ else set()  # pydantic 2.14 and later
 )
 
 
-def _fail_fast(schema: Any) -> None:
+def _fail_fast(part: Any) -> None:
     """Let collections, wherever they are in a core schema, end at their first wrong item."""
-    if isinstance(schema, dict):
-        if schema.get("type") in _COLLECTIONS:
-            schema["fail_fast"] = True
-        for key, part in schema.items():
-            if key not in ("default", "metadata", "serialization"):
-                _fail_fast(part)
-    elif isinstance(schema, list | tuple):
-        for part in schema:
-            _fail_fast(part)
+    if isinstance(part, dict):
+        kind = part.get("type")
+        is_schema = isinstance(kind, str)  # else fields or choices by name, of which one may be called "type"
+        if is_schema and kind in _COLLECTIONS:
+            part["fail_fast"] = True
+        for key, inner in part.items():
+            if not (is_schema and key in _NO_SCHEMAS):
+                _fail_fast(inner)
+    elif isinstance(part, list | tuple):
+        for inner in part:
+            _fail_fast(inner)
 
 
 class RequestModel(BaseModel):
