@@ -108,6 +108,16 @@ def test_echo_with_logprobs_as_evaluation_harnesses_send_it(complete: Post) -> N
         assert choice["finish_reason"] == "length"
 
 
+def test_offsets_point_into_the_text_whatever_stands_before_it(complete: Post) -> None:
+    (choice,) = complete(prompt="abc", echo=True, logprobs=0, max_tokens=2)["choices"]
+    logprobs = choice["logprobs"]
+    assert logprobs["token_logprobs"][0] is None  # the BOS
+    for token, offset in list(zip(logprobs["tokens"], logprobs["text_offset"], strict=True))[1:]:
+        assert choice["text"][offset : offset + len(token)] == token
+    (choice,) = complete(prompt=[97, 98], echo=True, logprobs=0, max_tokens=2)["choices"]
+    assert choice["logprobs"]["text_offset"] == [0, 1, 2, 3]
+
+
 def test_echo_gives_a_text_back_as_it_came(complete: Post) -> None:
     assert complete(echo=True, max_tokens=2)["choices"][0]["text"] == "abcab"
     assert complete(echo=True, max_tokens=0)["choices"][0]["text"] == "abc"

@@ -137,6 +137,15 @@ def test_the_limit_is_named_as_the_client_named_it(
     assert error["message"].startswith("max_completion_tokens is 6")
 
 
+def test_more_tokens_wanted_than_the_server_allows(
+    client: TestClient, refused: Post, settings: ServeConfig
+) -> None:
+    app: Any = client.app
+    app.state.service.settings = settings.model_copy(update={"default_max_tokens": 5})
+    body = {"messages": [{"role": "user", "content": "hi"}], "min_tokens": 6}
+    assert refused(CHATS, body)["param"] == "min_tokens"
+
+
 def test_a_chat_that_is_too_long_says_so(refused: Post) -> None:
     error = refused(CHATS, {"messages": [{"role": "user", "content": "a" * 600}]})
     assert (error["param"], error["code"]) == ("messages", "context_length_exceeded")
