@@ -225,6 +225,13 @@ def test_cache_salt_separates_prefixes(llm: LLM) -> None:
     assert [cached(salt) for salt in (None, None, "a", "b", "a", "b", None)] == [0, 32, 0, 0, 32, 32, 32]
 
 
+def test_what_reaches_the_engine_passes_its_checks_again(llm: LLM) -> None:
+    """The room that a prompt leaves bounds both limits: an engine in another process checks them together."""
+    asked = SamplingParams(max_tokens=None, min_tokens=10**6)
+    params = llm._engine.inputs.prepare([3] * 4, asked).engine.params
+    assert params.validated().min_tokens == params.max_tokens
+
+
 @pytest.mark.parametrize(
     ("prompt", "params", "message"),
     [

@@ -83,6 +83,7 @@ class InputProcessor:
         engine = asked.validated()
         room = self._max_model_len - len(ids)
         engine.max_tokens = room if asked.max_tokens is None else min(asked.max_tokens, room)
+        engine.min_tokens = min(asked.min_tokens, engine.max_tokens)  # the engine checks them together again
         engine.bad_words_token_ids = self._bad_words(asked)
         engine.check_vocabulary(self._info.vocab_size)
         if asked.best_of is not None and asked.best_of > asked.n and engine.logprobs is None:

@@ -86,7 +86,7 @@ class _Choice:
         if self._logprobs is not None:
             if opening and self._echo.first is not None:
                 whole = [*output.prompt_token_ids, *ids]
-                logprobs = self._logprobs.take(whole, [*self._before, *entries], self._echo.first)
+                logprobs = self._logprobs.take(whole, [*self._before, *entries], self._echo)
                 self._before = []
             else:
                 logprobs = self._logprobs.take(ids, entries)

@@ -150,7 +150,7 @@ def _choice(
         ids = [*output.prompt_token_ids, *new_ids] if body.echo else new_ids
         entries = list(one.logprobs or ())[: len(new_ids)]
         before = list(output.prompt_logprobs or ()) if body.echo else []
-        choice["logprobs"] = CompletionLogprobs(body.logprobs).take(ids, [*before, *entries], echo.first)
+        choice["logprobs"] = CompletionLogprobs(body.logprobs).take(ids, [*before, *entries], echo)
     if body.prompt_logprobs is not None:
         choice["prompt_logprobs"] = prompt_logprobs(output.prompt_logprobs or ())
     if body.return_token_ids:

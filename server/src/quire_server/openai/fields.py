@@ -152,8 +152,6 @@ class GenerationFields(RequestModel):
                 "prompt_logprobs",
             )
         check_logprobs("prompt_logprobs", self.prompt_logprobs, info)
-        for name in ("stop", "bad_words"):
-            _check_unicode(name, getattr(self, name))
 
     def params(self, defaults: SamplingParams, info: EngineInfo, **own: Any) -> SamplingParams:
         """Sampling parameters: what the body gives, over the model's defaults.
@@ -230,23 +228,3 @@ def token_biases(value: Any) -> dict[int, Any] | None:
             )
         biases[int(key)] = bias
     return biases
-
-
-def _check_unicode(name: str, value: Any) -> None:
-    """Types and lengths are for `SamplingParams` to check; it does not look into strings."""
-    for text in value if isinstance(value, list) else [value]:
-        if isinstance(text, str):
-            check_text(text, name)
-
-
-def check_text(text: str, name: str) -> str:
-    """Text that can be encoded: JSON may escape half of a surrogate pair.
-
-    Raises:
-        ApiError: 400.
-    """
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise bad_request(f"{name} is no valid Unicode: {error.reason}.", name) from error
-    return text

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from quire import Logprob
+from quire_server.openai.echo import Echo
 
 LOWEST = -9999.0
 """Stands for minus infinity, which JSON has no word for; clients know this value from vLLM."""
@@ -28,26 +29,31 @@ class CompletionLogprobs:
         self._offset = 0
 
     def take(
-        self, ids: Sequence[int], entries: Sequence[Entry | None], first: str | None = None
+        self, ids: Sequence[int], entries: Sequence[Entry | None], echo: Echo | None = None
     ) -> dict[str, Any]:
         """Lists for these tokens. Offsets go on where the last ones ended.
 
         Args:
             ids: the tokens.
             entries: per token what the engine says, the chosen one among it; None for a prompt's first.
-            first: the text of a token without an entry.
+            echo: says what that first token is.
         """
         tokens: list[str] = []
         values: list[float | None] = []
         tops: list[dict[str, float] | None] = []
         offsets: list[int] = []
         for token, entry in zip(ids, entries, strict=True):
-            text = first or "" if entry is None else _text(token, entry[token])
+            offsets.append(self._offset)
+            if entry is None:
+                text = "" if echo is None else echo.first or ""
+                # A BOS that the tokenizer put before the text is not in it.
+                self._offset += len(text) if echo is not None and echo.text.startswith(text) else 0
+            else:
+                text = _text(token, entry[token])
+                self._offset += len(text)
             tokens.append(text)
             values.append(None if entry is None else _value(entry[token]))
             tops.append(None if entry is None else _by_text(token, entry, self.count))
-            offsets.append(self._offset)
-            self._offset += len(text)
         return {"text_offset": offsets, "token_logprobs": values, "tokens": tokens, "top_logprobs": tops}
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from quire_server.errors import ApiError, bad_request
-from quire_server.openai.fields import check_text
 
 _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 _TOOL_ROLES = ("tool", "function")
@@ -50,7 +49,7 @@ def _message(message: Any, where: str) -> dict[str, Any]:
 def _content(content: Any, where: str) -> str:
     """Text; parts are joined by line breaks, as the engine joins them."""
     if isinstance(content, str):
-        return check_text(content, where)
+        return content
     if not isinstance(content, list) or not content:
         raise bad_request(f"{where} must be a string or a list of text parts.", where)
     return "\n".join(_part(part, f"{where}[{index}]") for index, part in enumerate(content))
@@ -66,7 +65,7 @@ def _part(part: Any, where: str) -> str:
     text = part.get("text")
     if not isinstance(text, str):
         raise bad_request(f"{where}.text must be a string.", f"{where}.text")
-    return check_text(text, f"{where}.text")
+    return text
 
 
 def _unbuilt(where: str, what: str) -> ApiError:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from quire_server.errors import ApiError, bad_request
-from quire_server.openai.fields import check_text
 
 _FORMS = "a string, a list of strings, a list of token ids, or a list of such lists"
 
@@ -22,7 +21,7 @@ def read_prompts(value: Any, vocab_size: int, most: int) -> list[str | list[int]
         ApiError: 400 for `prompt`.
     """
     if isinstance(value, str):
-        return [check_text(value, "prompt")]
+        return [value]
     if not isinstance(value, list):
         raise bad_request(f"prompt must be {_FORMS}.", "prompt")
     if not value:
@@ -50,7 +49,7 @@ def read_ids(value: Any, name: str, vocab_size: int) -> list[int]:
 
 def _one(item: Any, vocab_size: int) -> str | list[int]:
     if isinstance(item, str):
-        return check_text(item, "prompt")
+        return item
     if not isinstance(item, list):
         raise bad_request(f"prompt must be {_FORMS}.", "prompt")
     return read_ids(item, "prompt", vocab_size)

@@ -15,7 +15,7 @@ from quire_server.errors import bad_request, from_engine, naming
 from quire_server.http.fields import RequestModel, examine
 from quire_server.openai.answers import encode
 from quire_server.openai.chat import Messages, render
-from quire_server.openai.fields import TEMPLATE_REASON, Object, TokenIds, check_text
+from quire_server.openai.fields import TEMPLATE_REASON, Object, TokenIds
 from quire_server.openai.prompts import read_ids
 from quire_server.service import Service
 
@@ -90,7 +90,7 @@ async def _text(service: Service, body: TokenizeBody) -> tuple[str, bool]:
     if (body.prompt is None) == (body.messages is None):
         raise bad_request("Give either a prompt or messages.", "prompt")
     if body.prompt is not None:
-        return check_text(body.prompt, "prompt"), body.add_special_tokens is not False
+        return body.prompt, body.add_special_tokens is not False
     with naming({"prompt": "messages"}):
         return await render(service, body), bool(body.add_special_tokens)
 

@@ -179,7 +179,10 @@ class Service:
             most = cap if params.max_tokens is None and most is None else most
             if most is not None and most > cap:
                 raise bad_request(f"max_tokens is {most}; at most {cap} is allowed here.", "max_tokens")
-        return dataclasses.replace(params, max_tokens=most)
+        try:
+            return dataclasses.replace(params, max_tokens=most)
+        except InvalidRequestError as error:  # min_tokens is beyond the server's own limit
+            raise from_engine(error) from error
 
 
 def _with_salt(prompt: Prompt, salt: str | None) -> Any:
