@@ -12,6 +12,7 @@ import pytest
 from quire.errors import CheckpointError, InvalidRequestError
 from quire.text import Tokenizer, encode_chat, load_tokenizer, render_chat
 from quire.text._renderer import TemplateRenderer
+from quire.text.chat import render_chat_request
 
 Save = Callable[..., Path]
 
@@ -215,3 +216,36 @@ def test_large_messages_go_through(renderer: TemplateRenderer) -> None:
     """Larger than a pipe's buffer both ways."""
     text = "é" * 90_000
     assert renderer.render("{{ text }}", {"text": text}) == text
+
+
+@pytest.mark.parametrize("value", [None, 1, "x", [1], {"a": 1}])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("add_generation_prompt", "bos_token", "chat_template", "continue_final_message", "messages"),
+        *("namespace", "raise_exception", "renderer", "strftime_now", "tokenize", "tokenizer"),
+    ],
+)
+def test_template_arguments_from_outside_cannot_take_the_place_of_ours(
+    chat_tokenizer: Callable[[Any], Tokenizer], name: str, value: Any
+) -> None:
+    with pytest.raises(InvalidRequestError, match=f"'{name}' cannot be given") as caught:
+        render_chat_request(chat_tokenizer(CHATML), MESSAGES, True, False, {name: value})
+    assert caught.value.field == "chat_template_kwargs"
+
+
+@pytest.mark.parametrize("name", ["tools", "documents"])
+@pytest.mark.parametrize("value", [1, True, "x", {"a": 1}, [1], [None]])
+def test_malformed_tools_and_documents_from_outside(
+    chat_tokenizer: Callable[[Any], Tokenizer], name: str, value: Any
+) -> None:
+    with pytest.raises(InvalidRequestError, match=f"{name} must be a list of mappings"):
+        render_chat_request(chat_tokenizer(CHATML), MESSAGES, True, False, {name: value})
+
+
+def test_template_arguments_from_outside_reach_the_template(
+    chat_tokenizer: Callable[[Any], Tokenizer],
+) -> None:
+    tokenizer = chat_tokenizer("{{ thinking }}{{ tools | length }}")
+    kwargs = {"thinking": False, "tools": [{"name": "f"}], "self": 1, "": 2, "\x00": 3, "import": 4}
+    assert render_chat_request(tokenizer, MESSAGES, False, False, kwargs) == "False1"

@@ -16,10 +16,14 @@ from quire.errors import InvalidRequestError
 from quire.text._renderer import TemplateRenderer, shared_renderer
 from quire.text.tokenizer import Tokenizer
 
-__all__ = ["encode_chat", "render_chat"]
+__all__ = ["encode_chat", "render_chat", "render_chat_request"]
 
 _ROLE = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}\Z")
-_RESERVED = frozenset({"chat_template", "messages", "tokenize"})
+_RESERVED = frozenset(
+    {"add_generation_prompt", "chat_template", "continue_final_message", "messages"}
+    | {"namespace", "raise_exception", "renderer", "strftime_now", "tokenize", "tokenizer"}
+)
+"""What template arguments may not be called: parameters of the rendering, functions of templates."""
 
 
 def render_chat(
@@ -84,6 +88,23 @@ def render_chat(
     return _cut(text, end) if continue_final_message else text
 
 
+def render_chat_request(
+    tokenizer: Tokenizer,
+    messages: Sequence[Mapping[str, Any]],
+    add_generation_prompt: bool,
+    continue_final_message: bool,
+    template_kwargs: Mapping[str, Any] | None,
+) -> str:
+    """`render_chat` with template arguments that come from outside, as one mapping with any names in it.
+
+    Raises:
+        InvalidRequestError: also for an argument of a name that is reserved.
+    """
+    kwargs = dict(template_kwargs or {})
+    _check_kwargs(tokenizer, kwargs)
+    return render_chat(tokenizer, messages, add_generation_prompt, continue_final_message, **kwargs)
+
+
 def encode_chat(
     tokenizer: Tokenizer,
     messages: Sequence[Mapping[str, Any]],
@@ -122,18 +143,21 @@ def _check_kwargs(tokenizer: Tokenizer, kwargs: Mapping[str, Any]) -> None:
                 else "it is set by the engine"
             )
             raise InvalidRequestError(
-                f"{name!r} cannot be given as a template argument: {reason}.", field=name
+                f"{name!r} cannot be given as a template argument: {reason}.",
+                field="chat_template_kwargs",
             )
         if name in tokenizer.special_tokens:
             raise InvalidRequestError(
-                f"{name!r} cannot be given as a template argument: it is the tokenizer's.", field=name
+                f"{name!r} cannot be given as a template argument: it is the tokenizer's.",
+                field="chat_template_kwargs",
             )
 
 
 def _check_objects(values: Sequence[Mapping[str, Any]] | None, field: str) -> list[dict[str, Any]] | None:
     if values is None:
         return None
-    if isinstance(values, str | bytes | Mapping) or not all(isinstance(value, Mapping) for value in values):
+    listed = isinstance(values, Sequence) and not isinstance(values, str | bytes)
+    if not listed or not all(isinstance(value, Mapping) for value in values):
         raise InvalidRequestError(f"{field} must be a list of mappings.", field=field)
     return [dict(value) for value in values]
 
