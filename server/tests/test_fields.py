@@ -6,7 +6,7 @@ import tracemalloc
 from typing import Any
 
 import pytest
-from pydantic import ConfigDict, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 
 from quire_server.http.fields import BoundedModel, RequestModel
 
@@ -17,14 +17,14 @@ class Strict(BoundedModel):
     model_config = ConfigDict(extra="forbid")
 
     one: int | None = None
-    many: list[int] = []
+    many: list[int] = Field(default_factory=list)
 
 
 class Body(RequestModel):
     """Holds strict objects."""
 
     strict: Strict | None = None
-    several: list[Strict] = []
+    several: list[Strict] = Field(default_factory=list)
 
 
 MANY = {str(number): number for number in range(50_000)}
