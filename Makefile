@@ -1,4 +1,4 @@
-# Few verbs: demo  test  lint  bench  docs. Each makes .venv first if need be.
+# Few verbs: demo  test  test-clients  lint  bench  docs. Each makes .venv first if need be.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -8,7 +8,7 @@ SOURCES := $(PACKAGES:%=%/src)
 TESTS := $(PACKAGES:%=%/tests) tests
 PROMPT ?= def fibonacci(n):
 
-.PHONY: demo test lint bench docs clean
+.PHONY: demo test test-clients lint bench docs clean
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/.packages  ## generate text with the bundled model
@@ -16,6 +16,9 @@ demo: $(VENV)/.packages  ## generate text with the bundled model
 
 test: lint  ## lint, types, import rules, all tests
 	$(BIN)/python -m pytest
+
+test-clients: $(VENV)/.dev  ## real clients, in environments of their own, against a live server
+	$(BIN)/python -m pytest tests/clients
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -32,7 +35,7 @@ docs: $(VENV)/.dev
 	$(BIN)/mkdocs build --strict
 
 clean:
-	rm -rf $(VENV) site
+	rm -rf $(VENV) .venv-clients site
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

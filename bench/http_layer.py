@@ -64,7 +64,7 @@ def quire_app() -> tuple[Any, uvicorn.Config]:
     from quire_server.testing.instant_engine import InstantEngine
 
     settings = ServeConfig(access_log=False, log_level="error", max_queue=100_000)
-    service = Service(InstantEngine(), settings, ServerMetrics(settings))
+    service = Service(InstantEngine(), settings, ServerMetrics())
     routes = choose_routes(discover(), EngineConfig(model="fake"), settings)
     front_ends = [route.load()(service, route.load_options()) for route in routes]
     app = build_app(service, front_ends)

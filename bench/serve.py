@@ -142,15 +142,15 @@ def vllm(python: Path, model: str, changes: list[str]) -> Server:
     return Server("vllm", command, {name: value for name, value in env.items() if value}, port)
 
 
-def load(server: Server, rate: float, requests: int, seed: int) -> Run:
+def load(server: Server, rate: float, args: argparse.Namespace, seed: int) -> Run:
     """One round on one server."""
     settings = LoadSettings(
         input_len=Lengths(32, 256),
         output_len=Lengths(32, 128),
-        token_ids=Lengths(16, 30_999),
+        token_ids=Lengths.parse(args.token_ids),
         request_rate=rate,
         concurrency=1024,
-        num_requests=requests,
+        num_requests=args.requests,
         warmup=2,
         seed=seed,
     )
@@ -198,17 +198,18 @@ def main() -> None:
     parser.add_argument("--rates", default="3,inf", help="requests per second, one table each")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--requests", type=int, default=64, help="requests of a round")
-    parser.add_argument("--model", help="a checkpoint to use instead of the random one")
+    parser.add_argument("--model", help="a checkpoint or name to use instead of the random one")
     parser.add_argument(
         "--vllm-python", type=Path, help="python of a venv that has vllm; left out: Quire only"
     )
     parser.add_argument("--vllm-env", action="append", default=[], metavar="NAME=VALUE")
+    parser.add_argument("--token-ids", default="16:30999", help="range that prompts are drawn from")
     parser.add_argument("--json", type=Path, help="also write the result here")
     args = parser.parse_args()
     if any("=" not in change for change in args.vllm_env):
         parser.error("--vllm-env takes NAME=VALUE")
     rates = [float(rate) for rate in args.rates.split(",")]
-    model = str(Path(args.model).resolve()) if args.model else str(make_checkpoint())
+    model = args.model or str(make_checkpoint())
     result: dict[str, Any] = {"python": platform.python_version(), "rates": {}}
     with ExitStack() as stack:
         servers = [quire(model)]
@@ -224,7 +225,7 @@ def main() -> None:
             runs: dict[str, list[Run]] = {server.name: [] for server in servers}
             for round_ in range(1, args.rounds + 1):
                 for server in servers if round_ % 2 else reversed(servers):
-                    runs[server.name].append(load(server, rate, args.requests, seed=round_))
+                    runs[server.name].append(load(server, rate, args, seed=round_))
                     tokens = summarise(runs[server.name][-1].samples, runs[server.name][-1].seconds)
                     speed = tokens.output_tokens_per_second
                     print(

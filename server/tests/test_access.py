@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fastapi import APIRouter
+from starlette.responses import PlainTextResponse
 from starlette.testclient import TestClient
 
 from quire.errors import ConfigError
@@ -194,6 +196,21 @@ def test_an_empty_key_does_not_open_the_server_silently() -> None:
 
 def make_client_with_keys(some: list[str]) -> None:
     build_app(make_service(api_keys=some), [])
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_mounted_application_is_public_as_a_whole_and_alone(first: bool) -> None:
+    """Static files, say. Whatever the order of front ends, a mount lends its freedom to nothing beside it."""
+    router = APIRouter()
+    router.mount("/assets", PlainTextResponse("static"))
+    service = make_service(api_keys=KEYS)
+    static = FrontEnd(router, public=frozenset({"/assets"}))
+    front_ends = [static, ops(service)] if first else [ops(service), static]
+    with TestClient(build_app(service, front_ends)) as client:
+        for path in ("/assets/", "/assets/app.js", "/assets/..%2fversion", "/assets/%2e%2e/version"):
+            assert client.get(path).text == "static"
+        for path in ("/assetsx", "/ASSETS/", "//assets/", "/version", "/x/assets/app.js"):
+            assert client.get(path).status_code == 401
 
 
 @pytest.fixture(scope="module")

@@ -76,7 +76,7 @@ def test_the_live_view_tells_all_of_the_engine() -> None:
     engine.info = dataclasses.replace(engine.info, plugins=plan)
     service.metrics.first_token(0.5)
     for number in range(1, 101):
-        service.metrics.next_token(number / 1000)
+        service.metrics.next_token(number / 1000, now=0.0)
     with client_of(service) as client:
         view = client.get("/quire/engine").json()
     assert view["model"]["name"] == "main"

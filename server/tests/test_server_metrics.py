@@ -311,8 +311,9 @@ from quire_server.testing import FakeEngine
 metrics = ServerMetrics()
 for _ in range(int(sys.argv[1])):
     metrics.http_request("GET", "/health", 200)
-    metrics.next_token(0.02)
+    metrics.next_token(0.02, now=0.0)
     metrics.rejected("queue_full")
+metrics.flush()
 print("ready", flush=True)
 sys.stdin.readline()
 print(json.dumps(Exposition(metrics, FakeEngine(), "m", vllm=True).render().decode()), flush=True)

@@ -15,7 +15,7 @@ MakeBuild = Callable[..., Build]
 def _run(attention: Attention, q: torch.Tensor, k: torch.Tensor) -> tuple[torch.Tensor, tuple[Any, ...]]:
     step = Step(metadata=["first", "second"], kv=[{"name": torch.zeros(1)}, {"name": torch.ones(1)}])
     out = attention(q, k, k, torch.arange(q.shape[0]), step)
-    return out, attention._backend.calls[-1]  # type: ignore[attr-defined] # the tests' own backend
+    return out, attention.backend.calls[-1]  # type: ignore[attr-defined] # the tests' own backend
 
 
 def test_layers_register_with_the_group_of_their_like(make_build: MakeBuild) -> None:

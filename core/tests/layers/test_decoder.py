@@ -30,7 +30,11 @@ def test_carried_residual_equals_the_plain_form(make_build: Callable[..., Build]
     build = make_build()
     layers = [
         DecoderLayer(
-            input_norm=_norm(build, "a"), mixer=Scale(2.0), post_norm=_norm(build, "b"), mlp=Scale(-3.0)
+            build,
+            input_norm=_norm(build, "a"),
+            mixer=Scale(2.0),
+            post_norm=_norm(build, "b"),
+            mlp=Scale(-3.0),
         )
         for _ in range(2)
     ]

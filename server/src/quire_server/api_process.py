@@ -90,9 +90,12 @@ def _tell(report: BinaryIO, word: bytes) -> None:
         report.flush()
 
 
-def _hang_on(lifeline: BinaryIO) -> None:
-    """Wait for the end of standard input, and end with it."""
-    while lifeline.read(1 << 16):
+def _hang_on(lifeline: int) -> None:
+    """Wait for the end of a file descriptor's input, and end with it.
+
+    Not through the buffered object: a daemon thread that holds its lock is fatal when the interpreter ends.
+    """
+    while os.read(lifeline, 1 << 16):
         pass
     os._exit(1)
 
@@ -102,7 +105,7 @@ def main(report_fd: int, socket_fd: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the supervisor decides
     stdin = sys.stdin.buffer
     launch = msgspec.msgpack.decode(stdin.read(int.from_bytes(stdin.read(4), "big")), type=ApiLaunch)
-    threading.Thread(target=_hang_on, args=(stdin,), daemon=True).start()
+    threading.Thread(target=_hang_on, args=(stdin.fileno(),), daemon=True).start()
     configure_logging(ServeConfig.model_validate(launch.settings))
     listener = socket.socket(fileno=socket_fd)
     with os.fdopen(report_fd, "wb") as report, uvicorn_loop() as runner:

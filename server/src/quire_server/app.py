@@ -70,6 +70,7 @@ def build_app(service: Service, front_ends: Sequence[FrontEnd]) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,  # the target would be built from the Host header, which anyone can write
         lifespan=lifespan,
+        telemetry={"tracing": False, "metrics": False, "logs": False},  # there is one span per request: ours
         exception_handlers=handlers(forms),
     )
     app.state.service = service

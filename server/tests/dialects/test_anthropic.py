@@ -55,6 +55,7 @@ def test_create(client: anthropic.Anthropic, served: Any) -> None:
     assert (made.stop_reason, made.stop_sequence) == ("max_tokens", None)
     assert made.usage.input_tokens == len(served.engine.prompts[0])
     assert made.usage.output_tokens == 6
+    assert made._request_id
 
 
 def test_blocks_and_neighbours_of_one_role(client: anthropic.Anthropic, served: Any) -> None:
@@ -72,7 +73,7 @@ def test_blocks_and_neighbours_of_one_role(client: anthropic.Anthropic, served: 
             {"role": "user", "content": "g"},
         ],
     )
-    assert served.engine.prompts == ["system: a\nb\nuser: cd\ne\nassistant: f\nuser: g\nassistant: "]
+    assert served.engine.prompts == ["system: a\nb\nuser: c\nd\ne\nassistant: f\nuser: g\nassistant: "]
 
 
 def test_prefill_is_continued(client: anthropic.Anthropic, served: Any) -> None:

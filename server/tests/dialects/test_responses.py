@@ -97,7 +97,7 @@ def test_message_list(client: openai.OpenAI, served: Any) -> None:
         ],
         max_output_tokens=1,
     )
-    assert served.engine.prompts == ["system: rule\nuser: ab\nassistant: c\nuser: d\nassistant: "]
+    assert served.engine.prompts == ["system: rule\nuser: a\nb\nassistant: c\nuser: d\nassistant: "]
 
 
 def test_stream_is_the_documented_sequence(served: Any) -> None:

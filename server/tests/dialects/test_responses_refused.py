@@ -29,6 +29,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"background": True, "stream": True}, "stream"),
     ({"background": True, "store": False}, "store"),
     ({"input": []}, "input"),
+    ({"input": [{"role": "user", "content": "x"}] * 10_001}, "input"),
     ({"input": [{"type": "function_call", "name": "f"}]}, "input[0].type"),
     ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "input[0].content[0].type"),
     ({"input": [{"role": "user", "content": "x", "odd": 1}]}, "input[0]"),

@@ -16,6 +16,14 @@ from quire.contracts.attention import (
 from quire.contracts.base import Choice, DeviceSpec, Kind, Need, PluginSpec
 from quire.contracts.batch import AttentionBatch, Batch
 from quire.contracts.command import CommandSpec
+from quire.contracts.fusion import (
+    AttentionParts,
+    DecoderLayerParts,
+    FusedLayer,
+    GatedMLPParts,
+    NormParts,
+    ProjectionParts,
+)
 from quire.contracts.kernels import KernelsInit, KernelsNeed, KernelsSpec
 from quire.contracts.kinds import KINDS
 from quire.contracts.model import Model, ModelNeed, ModelSpec, WeightMapping
@@ -51,14 +59,18 @@ __all__ = [
     "AttentionInit",
     "AttentionLayer",
     "AttentionNeed",
+    "AttentionParts",
     "AttentionSpec",
     "Batch",
     "CacheKind",
     "CacheSpec",
     "Choice",
     "CommandSpec",
+    "DecoderLayerParts",
     "DeviceSpec",
     "Distribution",
+    "FusedLayer",
+    "GatedMLPParts",
     "GraphSupport",
     "HeaderSource",
     "KVLayout",
@@ -78,7 +90,9 @@ __all__ = [
     "ModelSourceSpec",
     "ModelSpec",
     "Need",
+    "NormParts",
     "PluginSpec",
+    "ProjectionParts",
     "Quantization",
     "QuantizationInit",
     "QuantizationNeed",

@@ -224,6 +224,17 @@ class AttentionBackend(ABC):
             `[T, num_q_heads, head_dim]`, compute dtype.
         """
 
+    def native(self, layer: AttentionLayer) -> object | None:
+        """A handle by which kernels of the same make attend by themselves, inside a fused layer.
+
+        Both know its type, and nobody else does. None, the default, if there is none: a fused layer may
+        then still call `forward`.
+
+        Args:
+            layer: the layer it is for; asked once, when the model's weights are packed.
+        """
+        return None
+
     def begin_capture(self, metadata: Any) -> None:  # noqa: B027 - optional: graph_support says if it is used
         """Make `metadata` safe to capture in a graph (static addresses); called before capture."""
 

@@ -200,6 +200,13 @@ class LinearMethod(ABC):
     def nbytes(self) -> int:
         """Bytes of weight memory held (after `finish`)."""
 
+    def packed(self) -> object | None:
+        """What the kernels' `pack_*` returned in `finish`, if `apply` is their product with it alone.
+
+        None, the default, otherwise: the layer it is in is then not fused.
+        """
+        return None
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuantizationInit:

@@ -238,7 +238,7 @@ def main(report_fd: int) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; who started us decides
     with os.fdopen(report_fd, "wb") as pipe:
         launch: Launch = decoder(Launch)(_frame(sys.stdin.buffer))
-        threading.Thread(target=_hang_on, args=(sys.stdin.buffer,), daemon=True).start()
+        threading.Thread(target=_hang_on, args=(sys.stdin.fileno(),), daemon=True).start()
         try:
             _serve(launch, pipe)
         except QuireError as error:
@@ -283,9 +283,12 @@ def _report(pipe: BinaryIO, report: Report) -> None:
         logger.debug("Nobody reads the report any more")
 
 
-def _hang_on(lifeline: BinaryIO) -> None:
-    """Wait for the end of standard input, and end with it."""
-    while lifeline.read(1 << 16):
+def _hang_on(lifeline: int) -> None:
+    """Wait for the end of a file descriptor's input, and end with it.
+
+    Not through the buffered object: a daemon thread that holds its lock is fatal when the interpreter ends.
+    """
+    while os.read(lifeline, 1 << 16):
         pass
     os._exit(0)
 

@@ -8,12 +8,13 @@ from quire.layers.build import AttentionFactory, Build, RegisteredAttention
 from quire.layers.decoder import DecoderLayer
 from quire.layers.describe import AttentionFacts, AttentionGroups, ModelFacts, describe
 from quire.layers.embedding import Embedding, LMHead
-from quire.layers.layer import Layer, finish, weight_bytes, weights_of
+from quire.layers.layer import Fusible, Layer, finish, weight_bytes, weights_of
 from quire.layers.linear import Linear
 from quire.layers.mlp import GatedMLP
 from quire.layers.norm import RMSNorm
 from quire.layers.parallel import ParallelGroup
 from quire.layers.rotary import RopeParameters, RotaryEmbedding
+from quire.layers.self_attention import SelfAttention
 from quire.layers.step import Step
 from quire.layers.unquantized import Unquantized
 
@@ -25,6 +26,7 @@ __all__ = [
     "Build",
     "DecoderLayer",
     "Embedding",
+    "Fusible",
     "GatedMLP",
     "LMHead",
     "Layer",
@@ -35,6 +37,7 @@ __all__ = [
     "RegisteredAttention",
     "RopeParameters",
     "RotaryEmbedding",
+    "SelfAttention",
     "Step",
     "Unquantized",
     "describe",

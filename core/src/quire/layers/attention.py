@@ -21,6 +21,8 @@ class Attention(nn.Module):
     Attributes:
         layer: its constants; head counts are this worker's.
         group: its KV group.
+        backend: that group's.
+        rope: rotates q and k; None for no positions.
         q_size, kv_size: widths of this worker's part of q and of k (and v), for splitting a fused projection.
     """
 
@@ -38,10 +40,9 @@ class Attention(nn.Module):
         self.group = group
         self.q_size = layer.num_q_heads * layer.head_dim
         self.kv_size = layer.num_kv_heads * layer.head_dim
-        self._backend = backend
+        self.backend = backend
         self._kernels = kernels
-        self._rotary = rotary
-        self._rope = None if rotary is None else Rope(rotary.cos_sin, rotary.interleaved)
+        self.rope = None if rotary is None else Rope(rotary.cos_sin, rotary.interleaved)
 
     def forward(
         self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, positions: torch.Tensor, step: Step
@@ -62,14 +63,14 @@ class Attention(nn.Module):
         k = k.reshape(-1, layer.num_kv_heads, layer.head_dim)
         v = v.reshape(-1, layer.num_kv_heads, layer.head_dim)
         rope = None
-        if self._rope is not None:
-            if self._backend.applies_rotary:
-                rope = self._rope
+        if self.rope is not None:
+            if self.backend.applies_rotary:
+                rope = self.rope
             else:
                 q, k = self._kernels.rotary(
-                    q, k, self._rope.cos_sin, positions, interleaved=self._rope.interleaved
+                    q, k, self.rope.cos_sin, positions, interleaved=self.rope.interleaved
                 )
-        out = self._backend.forward(
+        out = self.backend.forward(
             q, k, v, step.kv[layer.index], step.metadata[self.group], layer, rope
         )  # [T, Hq, D]
         return out.reshape(-1, self.q_size)

@@ -32,6 +32,14 @@ class Layer(nn.Module):
         raise NotImplementedError
 
 
+class Fusible(nn.Module):
+    """A block of layers that the kernels may have one callable for."""
+
+    def fuse(self) -> None:
+        """Ask them; called once all layers have finished."""
+        raise NotImplementedError
+
+
 def _layers(module: nn.Module) -> Iterator[Layer]:
     for child in module.modules():
         if isinstance(child, Layer):
@@ -45,9 +53,12 @@ def weights_of(module: nn.Module) -> Iterator[Weight]:
 
 
 def finish(module: nn.Module) -> None:
-    """Let every layer inside `module` repack what was loaded."""
+    """Let every layer inside `module` repack what was loaded, then every block ask for its fused form."""
     for layer in _layers(module):
         layer.finish()
+    for child in module.modules():
+        if isinstance(child, Fusible):
+            child.fuse()
 
 
 def weight_bytes(module: nn.Module) -> int:

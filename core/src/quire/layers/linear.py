@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from quire.contracts import LinearMethod, LinearSpec, Weight
+from quire.contracts import LinearMethod, LinearSpec, ProjectionParts, Weight
 from quire.layers.layer import Layer
 from quire.layers.parallel import ParallelGroup
 
@@ -31,6 +31,13 @@ class Linear(Layer):
         else:
             out = torch.cat([method.apply(x) for method in self.methods], dim=-1)
         return out if self._reduce is None else self._reduce(out)
+
+    def parts(self) -> ProjectionParts | None:
+        """What kernels need to fuse it, once it is packed; None if a method is more than their product."""
+        packed = tuple(method.packed() for method in self.methods)
+        if None in packed:
+            return None
+        return ProjectionParts(spec=self.spec, packed=packed, all_reduce=self._reduce)
 
     def weights(self) -> Sequence[Weight]:
         return self._weights

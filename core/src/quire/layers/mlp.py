@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from quire.contracts import GatedMLPParts
 from quire.errors import UnsupportedModelError
 
 if TYPE_CHECKING:
@@ -64,7 +65,15 @@ class GatedMLP(nn.Module):
             f"{name}.down_proj", intermediate_size, hidden_size, bias=bias, style="row"
         )
         self._kernels = build.kernels
+        self.activation = activation
         self._join = ACTIVATIONS[activation]
+
+    def parts(self) -> GatedMLPParts | None:
+        """What kernels need to fuse it; None if a projection is not to be described."""
+        gate_up, down = self.gate_up_proj.parts(), self.down_proj.parts()
+        if gate_up is None or down is None:
+            return None
+        return GatedMLPParts(gate_up=gate_up, activation=self.activation, down=down)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """`[T, H] -> [T, H]`."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, overload
 
 import torch
 
-from quire.contracts import Span, Weight
+from quire.contracts import NormParts, Span, Weight
 from quire.layers.layer import Layer
 
 if TYPE_CHECKING:
@@ -41,6 +41,10 @@ class RMSNorm(Layer):
         if residual is None:
             return self._kernels.rms_norm(x, self.weight, self.eps)
         return self._kernels.add_rms_norm(x, residual, self.weight, self.eps)
+
+    def parts(self) -> NormParts:
+        """What kernels need to fuse it."""
+        return NormParts(weight=self.weight, eps=self.eps)
 
     def weights(self) -> Sequence[Weight]:
         return self._weights

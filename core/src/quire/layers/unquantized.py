@@ -92,6 +92,9 @@ class PlainLinear(LinearMethod):
     def nbytes(self) -> int:
         return self._nbytes
 
+    def packed(self) -> PackedLinear | None:
+        return self._packed
+
 
 def _carries_bias(spec: LinearSpec, headers: Mapping[str, TensorHeader]) -> bool:
     return any(f"{part.name}.bias" in headers for part in spec.parts)

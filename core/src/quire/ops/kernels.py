@@ -7,6 +7,7 @@ themselves live in one file per family and are joined here.
 from __future__ import annotations
 
 from quire.contracts import KernelsInit, KernelsNeed
+from quire.ops.fusion import FusionOps
 from quire.ops.linear import LinearOps
 from quire.ops.logprobs import LogprobOps
 from quire.ops.pointwise import PointwiseOps
@@ -20,6 +21,7 @@ class Kernels(
     QuantizedOps,
     LogprobOps,
     SamplingOps,
+    FusionOps,
 ):
     """The operations in plain PyTorch, on any device; the contract that kernels plugins subclass.
 

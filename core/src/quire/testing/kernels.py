@@ -20,6 +20,7 @@ import torch
 
 from quire.contracts import KernelsInit, KernelsNeed, QuantizedWeight
 from quire.ops import Kernels, dequantize
+from quire.testing.decoder_layer import DecoderLayerChecks
 
 TOLERANCES = {torch.float32: 2e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
 """Largest difference from fp64, absolute and relative, for results of about unit size."""
@@ -33,8 +34,12 @@ WNA16 = [
 """Forms of quantized weight, and their bits."""
 
 
-class KernelsSuite:
-    """Subclass with a `kernels_class` fixture; override `device` and `dtypes` where they differ."""
+class KernelsSuite(DecoderLayerChecks):
+    """Subclass with a `kernels_class` fixture; override `device` and `dtypes` where they differ.
+
+    Kernels that return something from `decoder_layer` override `attention_class` too, with the backend whose
+    native handle they know.
+    """
 
     dtypes: Sequence[str] = ("float32", "float16", "bfloat16")
 

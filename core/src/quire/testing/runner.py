@@ -56,6 +56,7 @@ class PagedRunner:
     Attributes:
         model: the loaded model.
         build: the build it came from.
+        kv: per attention layer its KV tensors by name.
     """
 
     def __init__(
@@ -119,7 +120,7 @@ class PagedRunner:
             load(self.model.weights(), checkpoint, model_class.mapping)
         self.model.finish()
 
-        self._kv = [
+        self.kv = [
             {
                 name: torch.full(tensor.shape, _GARBAGE, dtype=getattr(torch, tensor.dtype), device=device)
                 for name, tensor in layer.backend.kv_layout(num_blocks).tensors.items()
@@ -180,7 +181,7 @@ class PagedRunner:
                 backend.plan(self._batch(group, sequences, query_lens, position_ids))
                 for group, backend in enumerate(self._backends)
             ],
-            kv=self._kv,
+            kv=self.kv,
         )
         x = self.model.embed(self._ints(tokens, torch.int64))
         logits = self.model.logits(self.model.forward(x, position_ids, step))  # [T, V]

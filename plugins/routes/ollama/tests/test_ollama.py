@@ -12,11 +12,17 @@ import ollama
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pydantic import SecretStr
 
 from quire.errors import OverloadedError
+from quire_route_ollama.front_end import front_end
 from quire_route_ollama.options import Options
 from quire_route_ollama.request import ChatRequest, GenerateRequest
-from quire_server.testing import MAX_MODEL_LEN, hang_up, wait_for
+from quire_server.app import build_app
+from quire_server.config import ServeConfig
+from quire_server.metrics import ServerMetrics
+from quire_server.service import Service
+from quire_server.testing import MAX_MODEL_LEN, FakeEngine, LiveServer, hang_up, wait_for
 
 GENERATE, CHAT = "/api/generate", "/api/chat"
 BASES: dict[str, dict[str, Any]] = {
@@ -337,3 +343,37 @@ def test_no_body_is_a_server_error(served: Any, path: str, body: Any, options: A
     assert reply.status_code in (200, 400, 404), reply.text
     if reply.status_code != 200:
         assert reply.json().keys() == {"error"}
+
+
+@BOTH
+def test_unknown_and_unused_fields_are_named(served: Any, path: str) -> None:
+    body = {**BASES[path], "odd": 1, "options": {"num_predict": 1, "num_gpu": 1, "strange": 2}}
+    reply = served.http.post(path, json=body)
+    assert reply.status_code == 200
+    named = reply.headers["x-quire-ignored-fields"]
+    assert named == "odd, options.num_gpu, options.strange"
+    assert "x-quire-ignored-fields" not in served.http.post(path, json=BASES[path]).headers
+
+
+def test_keys_and_strict_mode() -> None:
+    settings = ServeConfig(api_keys=[SecretStr("secret")], strict=True)
+    service = Service(FakeEngine(), settings, ServerMetrics())
+    with (
+        LiveServer(build_app(service, [front_end(service, None)])) as server,
+        httpx.Client(base_url=server.url) as http,
+        ollama.Client(host=server.url, headers={"Authorization": "Bearer secret"}) as client,
+    ):
+        for method, path in (
+            ("POST", GENERATE),
+            ("POST", CHAT),
+            ("POST", "/api/show"),
+            ("GET", "/api/tags"),
+            ("GET", "/api/ps"),
+            ("GET", "/api/version"),
+        ):
+            reply = http.request(method, path)
+            assert reply.status_code == 401
+            assert reply.json().keys() == {"error"}
+        assert client.list().models[0].model == "fake:latest"
+        with pytest.raises(ollama.ResponseError, match=r"options\.num_gpu"):
+            client.generate(model="fake", prompt="x", options={"num_gpu": 1})

@@ -16,6 +16,7 @@ from quire_server.errors import from_engine, naming
 from quire_server.front_end import FrontEnd
 from quire_server.http.fields import examine
 from quire_server.http.streaming import answered, streamed
+from quire_server.request_record import current_record
 from quire_server.service import Generation, Service, Work
 from quire_server.service.sampling import sampling_params
 
@@ -38,8 +39,8 @@ class Messages:
             generation = await self._start(body)
         answer = Answer(model, generation, body.max_tokens)
         if body.stream:
-            return streamed(generation, answer.events())
-        return JSONResponse(await answered(request, answer.whole()))
+            return _identified(streamed(generation, answer.events()))
+        return _identified(JSONResponse(await answered(request, answer.whole())))
 
     async def count_tokens(self, request: Request, body: CountTokens) -> Response:
         """`POST /v1/messages/count_tokens`."""
@@ -50,7 +51,7 @@ class Messages:
             ids = await self.service.engine.tokenize(prompt, add_special_tokens=False)
         except InvalidRequestError as error:
             raise from_engine(error) from error
-        return JSONResponse({"input_tokens": len(ids)})
+        return _identified(JSONResponse({"input_tokens": len(ids)}))
 
     async def _start(self, body: CreateMessage) -> Generation:
         params = sampling_params(
@@ -70,6 +71,14 @@ class Messages:
             add_generation_prompt=not body.prefilled,
             continue_final_message=body.prefilled,
         )
+
+
+def _identified(response: Response) -> Response:
+    """The response with its request's id where Anthropic's clients look for it."""
+    record = current_record.get()
+    if record is not None:
+        response.headers["request-id"] = record.request_id
+    return response
 
 
 def front_end(service: Service, options: Any) -> FrontEnd:

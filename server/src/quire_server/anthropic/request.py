@@ -102,9 +102,9 @@ class CountTokens(RequestModel):
         """
         turns: list[Turn] = []
         if self.system is not None:
-            turns.append({"role": "system", "content": _text(self.system, "system", "\n")})
+            turns.append({"role": "system", "content": _text(self.system, "system")})
         for index, message in enumerate(self.messages):
-            text = _text(message.content, f"messages[{index}].content", "")
+            text = _text(message.content, f"messages[{index}].content")
             if turns and turns[-1]["role"] == message.role:
                 turns[-1]["content"] += f"\n{text}"
             else:
@@ -127,10 +127,11 @@ class CreateMessage(CountTokens):
     metadata: Metadata | None = None
 
 
-def _text(content: str | list[Block], where: str, joint: str) -> str:
+def _text(content: str | list[Block], where: str) -> str:
+    """Text; blocks are joined by line breaks, as the engine joins a message's parts."""
     if isinstance(content, str):
         return content
-    return joint.join(_blocks(content, where))
+    return "\n".join(_blocks(content, where))
 
 
 def _blocks(blocks: Sequence[Block], where: str) -> list[str]:

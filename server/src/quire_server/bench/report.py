@@ -16,12 +16,7 @@ from rich.table import Table
 from quire_server.bench.figures import PERCENTILES, Figures, Summary
 from quire_server.bench.load import Run
 
-LATENCIES = {
-    "ttft": "time to first token",
-    "tpot": "time per output token",
-    "itl": "inter-token latency",
-    "e2e": "end to end",
-}
+LATENCIES = ("ttft", "tpot", "itl", "e2e")
 _DIGITS = 6  # microseconds
 
 
@@ -68,12 +63,12 @@ def print_table(summary: Summary, console: Console) -> None:
     table.add_column("ms")
     for title in ("mean", *(f"p{percent}" for percent in PERCENTILES)):
         table.add_column(title, justify="right")
-    for name, title in LATENCIES.items():
+    for name in LATENCIES:
         figures: Figures | None = getattr(summary, name)
         cells = ["-"] * (1 + len(PERCENTILES))
         if figures is not None:
             cells = [f"{value:.2f}" for value in dataclasses.astuple(figures)]
-        table.add_row(f"{name.upper()} ({title})", *cells)
+        table.add_row(name.upper(), *cells)
     console.print(table)
     for warning in _warnings(summary):
         console.print(warning, style="yellow", soft_wrap=True)

@@ -20,6 +20,7 @@ from quire_server.errors import ApiError, bad_request, not_found
 from quire_server.front_end import ErrorForm, FrontEnd, openai_error
 
 _MAX_REASONS = 3
+_MAX_EXAMINED = 100
 
 
 class ErrorForms:
@@ -59,18 +60,23 @@ def from_validation(error: RequestValidationError) -> ApiError:
     if first["type"] == "json_invalid":
         reason = first.get("ctx", {}).get("error", "it cannot be read")
         return bad_request(f"The body is not valid JSON: {reason} at character {first['loc'][-1]}.")
-    param = field_name(first["loc"], error.body, missing=first["type"] == "missing")
-    if param is None:
+    named = [
+        (field_name(one["loc"], error.body, missing=one["type"] == "missing"), str(one["msg"]))
+        for one in problems[:_MAX_EXAMINED]
+    ]
+    field = named[0][0]
+    if field is None:
         return bad_request(
             "The body must be a JSON object, sent with the header 'Content-Type: application/json'."
         )
-    reasons = [
-        str(one["msg"]).removeprefix("Value error, ")
-        for one in problems
-        if field_name(one["loc"], error.body, missing=one["type"] == "missing") == param
+    # Of the members of a union the one that got furthest is what the client meant.
+    inside = [
+        name for name, _ in named if name == field or (name or "").startswith((field + ".", field + "["))
     ]
+    param = max(inside, key=lambda name: str(name).count(".") + str(name).count("["))
+    reasons = [message.removeprefix("Value error, ").rstrip(".") for name, message in named if name == param]
     said = "; ".join(list(dict.fromkeys(reasons))[:_MAX_REASONS])
-    return bad_request(f"{param}: {said}.".replace("..", "."), param)
+    return bad_request(f"{param}: {said}.", param)
 
 
 def field_name(loc: Sequence[Any], body: Any, *, missing: bool) -> str | None:

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from itertools import islice
 from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler
+from pydantic_core import CoreSchema
+from pydantic_core.core_schema import DictSchema
 from starlette.requests import Request
 
 from quire_server.errors import bad_request
@@ -21,6 +24,27 @@ logger = logging.getLogger(__name__)
 _logged: set[str] = set()
 _MAX_LOGGED = 1000  # names come from outside: the memory of what was logged is bounded
 _MAX_NAMED = 20
+
+
+_NO_SCHEMAS = ("default", "metadata", "serialization", "expected")
+_COLLECTIONS = {"list", "set", "frozenset", "tuple"} | (
+    {"dict"} if "fail_fast" in DictSchema.__annotations__ else set()  # pydantic 2.14 and later
+)
+
+
+def _fail_fast(part: Any) -> None:
+    """Let collections, wherever they are in a core schema, end at their first wrong item."""
+    if isinstance(part, dict):
+        kind = part.get("type")
+        is_schema = isinstance(kind, str)  # else fields or choices by name, of which one may be called "type"
+        if is_schema and kind in _COLLECTIONS:
+            part["fail_fast"] = True
+        for key, inner in part.items():
+            if not (is_schema and key in _NO_SCHEMAS):
+                _fail_fast(inner)
+    elif isinstance(part, list | tuple):
+        for inner in part:
+            _fail_fast(inner)
 
 
 class RequestModel(BaseModel):
@@ -37,6 +61,13 @@ class RequestModel(BaseModel):
     refused: ClassVar[Mapping[str, str]] = {}
     harmless: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
 
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Validate collections up to their first wrong item: an error for each could cost gigabytes."""
+        schema = handler(source)
+        _fail_fast(schema)
+        return schema
+
 
 def examine(request: Request, body: RequestModel) -> None:
     """Refuse what cannot be served; note what is not known.
@@ -49,15 +80,15 @@ def examine(request: Request, body: RequestModel) -> None:
         value = extra.get(name)
         if value is not None and value not in body.harmless.get(name, ()):
             raise bad_request(f"{name} cannot be served: {reason}", name, "unsupported_parameter")
-    unknown = [_printable(name) for name in extra if name not in body.refused]
+    unknown = list(islice((_printable(name) for name in extra if name not in body.refused), _MAX_NAMED))
     if not unknown:
         return
     if request.app.state.service.settings.strict:
         raise bad_request(
             f"Unknown field {unknown[0]!r}: this server runs in strict mode.", unknown[0], "unknown_parameter"
         )
-    request.state.ignored_fields = unknown[:_MAX_NAMED]
-    for name in unknown[:_MAX_NAMED]:
+    request.state.ignored_fields = unknown
+    for name in unknown:
         if name not in _logged and len(_logged) < _MAX_LOGGED:
             _logged.add(name)
             logger.warning("Requests to %s have the unknown field %r; it is ignored", request.url.path, name)

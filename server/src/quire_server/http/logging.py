@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from quire_server.config import ServeConfig
 from quire_server.request_record import current_record
 
-_CHATTY = ("asyncio", "filelock", "httpcore", "httpx", "urllib3")
+_CHATTY = ("asyncio", "filelock", "httpcore", "httpx", "httpx2", "urllib3")
 """Libraries whose debug and info lines tell nothing about the server."""
 
 

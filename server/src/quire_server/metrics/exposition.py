@@ -57,6 +57,7 @@ class Exposition(Collector):
                 yield self._renamed(alias, name, found[name.removesuffix("_total")])
 
     def _counted(self) -> Iterator[Metric]:
+        self._metrics.flush()
         shared = "PROMETHEUS_MULTIPROC_DIR" in os.environ
         source: Any = _SharedCollector(None) if shared else self._metrics.registry
         for metric in source.collect():

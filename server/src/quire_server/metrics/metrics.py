@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 from quire import RequestOutput, SamplingParams
 from quire_server.metrics.names import METRICS
 from quire_server.metrics.observed import ObservedStream
+from quire_server.metrics.tally import Tally
 from quire_server.request_record import current_record
 
 RECENT = 1024
@@ -49,7 +50,8 @@ class ServerMetrics:
         self._finished = self._counter("quire_requests_finished_total", ("reason",))
         self._rejected = self._counter("quire_requests_rejected_total", ("reason",))
         self._ttft = self._histogram("quire_time_to_first_token_seconds", _LATENCY)
-        self._itl = self._histogram("quire_inter_token_latency_seconds", _LATENCY)
+        itl = "quire_inter_token_latency_seconds"
+        self._itl = Tally(itl, METRICS[itl][1], _LATENCY, self.registry)
         self._tpot = self._histogram("quire_time_per_output_token_seconds", _LATENCY)
         self._e2e = self._histogram("quire_e2e_request_latency_seconds", _DURATION)
         self._queue = self._histogram("quire_request_queue_time_seconds", _DURATION)
@@ -92,6 +94,10 @@ class ServerMetrics:
             series = self._http_series[key] = self._http.labels(key[0], route, str(status))
         series.inc()
 
+    def flush(self) -> None:
+        """Make all that was counted visible."""
+        self._itl.flush()
+
     # --- for ObservedStream
 
     def first_token(self, seconds: float) -> None:
@@ -99,9 +105,9 @@ class ServerMetrics:
         self._ttft.observe(seconds)
         self.recent_ttft.append(seconds)
 
-    def next_token(self, seconds: float) -> None:
-        """A stream got something new, so long after the last."""
-        self._itl.observe(seconds)
+    def next_token(self, seconds: float, now: float) -> None:
+        """A stream got something new at `now`, so long after the last."""
+        self._itl.add(seconds, now)
         self.recent_itl.append(seconds)
 
     def finished(
@@ -116,6 +122,7 @@ class ServerMetrics:
                 not live to see.
         """
         self._finished.labels(reason).inc()
+        self._itl.flush()
         self._prompt_tokens.observe(prompt_tokens)
         self._generation_tokens.observe(generation_tokens)
         arrival, scheduled, first, end = times

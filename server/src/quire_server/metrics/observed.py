@@ -70,7 +70,11 @@ class ObservedStream:
                 self._record.prompt_tokens += self._prompt_tokens
         self._output = output
         if self._deltas or output.finished:
-            new = sum([len(one.token_ids) for one in output.outputs])
+            completions = output.outputs
+            if len(completions) == 1:
+                new = len(completions[0].token_ids)
+            else:
+                new = sum(len(one.token_ids) for one in completions)
             if new:
                 self._count(new, output)
         if output.finished:
@@ -97,7 +101,7 @@ class ObservedStream:
             elif self._deltas:
                 self._metrics.first_token(now - self._started)
         else:
-            self._metrics.next_token(now - self._last)
+            self._metrics.next_token(now - self._last, now)
         self._last = now
 
     def _end(self, reason: str) -> None:

@@ -222,7 +222,7 @@ def _text(parts: Sequence[Part], where: str) -> str:
         if part.text is None:
             raise bad_request(f"{here} has no text.", f"{here}.text")
         texts.append(part.text)
-    return "".join(texts)
+    return "\n".join(texts)  # as the engine joins a message's parts
 
 
 def _only(extra: Mapping[str, Any] | None, known: frozenset[str], where: str) -> None:

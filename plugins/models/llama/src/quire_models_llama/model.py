@@ -9,42 +9,8 @@ import torch
 from torch import nn
 
 from quire.contracts import ModelNeed, Weight, WeightMapping
-from quire.layers import Build, DecoderLayer, GatedMLP, Step, finish, weights_of
+from quire.layers import Build, DecoderLayer, GatedMLP, SelfAttention, Step, finish, weights_of
 from quire_models_llama.features import Features, unsupported
-
-
-class SelfAttention(nn.Module):
-    """Fused q, k, v projection; optional norm of q and k per head; paged attention; output projection."""
-
-    def __init__(self, features: Features, build: Build, name: str, window: int | None) -> None:
-        super().__init__()
-        f = features
-        q = build.q_heads(f.num_heads, f.head_dim)
-        kv = build.kv_heads(f.num_kv_heads, f.head_dim)
-        self.qkv_proj = build.linear(
-            f"{name}.qkv_proj",
-            f.hidden_size,
-            {"q_proj": q, "k_proj": kv, "v_proj": kv},
-            bias=f.qkv_bias,
-            style="column",
-        )
-        self.q_norm = build.norm(f"{name}.q_norm", f.head_dim, f.norm_eps) if f.qk_norm else None
-        self.k_norm = build.norm(f"{name}.k_norm", f.head_dim, f.norm_eps) if f.qk_norm else None
-        self.attention = build.attention(
-            f.num_heads, f.num_kv_heads, f.head_dim, rotary=build.rotary(f.head_dim), window=window
-        )
-        self.o_proj = build.linear(f"{name}.o_proj", q, f.hidden_size, bias=f.out_bias, style="row")
-        self._head_dim = f.head_dim
-        self._sizes = (self.attention.q_size, self.attention.kv_size, self.attention.kv_size)
-
-    def forward(self, x: torch.Tensor, positions: torch.Tensor, step: Step) -> torch.Tensor:
-        """`[T, H] -> [T, H]`."""
-        q, k, v = self.qkv_proj(x).split(self._sizes, dim=-1)
-        if self.q_norm is not None and self.k_norm is not None:
-            q = self.q_norm(q.unflatten(-1, (-1, self._head_dim)))  # [T, Hq, D]
-            k = self.k_norm(k.unflatten(-1, (-1, self._head_dim)))  # [T, Hkv, D]
-        out: torch.Tensor = self.o_proj(self.attention(q, k, v, positions, step))
-        return out
 
 
 class LlamaFamily(nn.Module):
@@ -103,8 +69,21 @@ class LlamaFamily(nn.Module):
 
 def _decoder_layer(f: Features, build: Build, name: str, window: int | None) -> DecoderLayer:
     return DecoderLayer(
+        build,
         input_norm=build.norm(f"{name}.input_layernorm", f.hidden_size, f.norm_eps),
-        mixer=SelfAttention(f, build, f"{name}.self_attn", window),
+        mixer=SelfAttention(
+            build,
+            f"{name}.self_attn",
+            f.hidden_size,
+            num_heads=f.num_heads,
+            num_kv_heads=f.num_kv_heads,
+            head_dim=f.head_dim,
+            rotary=build.rotary(f.head_dim),
+            qkv_bias=f.qkv_bias,
+            out_bias=f.out_bias,
+            qk_norm_eps=f.norm_eps if f.qk_norm else None,
+            window=window,
+        ),
         post_norm=build.norm(f"{name}.post_attention_layernorm", f.hidden_size, f.norm_eps),
         mlp=GatedMLP(build, f"{name}.mlp", f.hidden_size, f.intermediate_size, bias=f.mlp_bias),
     )

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 import quire
-from quire_route_ollama.answer import Answer, Kind, render_error
+from quire_route_ollama.answer import Answer, render_error
 from quire_route_ollama.catalog import Catalog
+from quire_route_ollama.json_route import JsonRoute
 from quire_route_ollama.options import NAMES, Options, examine_all
-from quire_route_ollama.request import ChatRequest, GenerateRequest, Prompted, ShowRequest, json_body
+from quire_route_ollama.request import ChatRequest, GenerateRequest, Prompted, ShowRequest
 from quire_server.errors import bad_request, naming
 from quire_server.front_end import FrontEnd
 from quire_server.http.fields import examine
@@ -30,44 +31,40 @@ class Ollama:
         self.service = service
         self.catalog = Catalog(service)
 
-    async def generate(
-        self, request: Request, body: Annotated[GenerateRequest, Depends(json_body(GenerateRequest))]
-    ) -> Response:
+    async def generate(self, request: Request, body: GenerateRequest) -> Response:
         """`POST /api/generate`."""
+        answer = Answer(kind="generate", model=body.model, logprobs=body.num_logprobs)
         examine_all(request, body, body.options)
         self.catalog.check(body.model)
         if body.raw and body.system:
             raise bad_request("system cannot be served with raw: true: a raw prompt stands alone.", "system")
         if not body.prompt:
-            return self._loaded("generate", body)
+            return self._loaded(answer)
         if body.raw:
-            return await self._answer(request, "generate", body, body.prompt, raw=True)
+            return await self._answer(request, answer, body, body.prompt, raw=True)
         prompt = await self.service.render_chat(body.turns(), add_generation_prompt=True)
-        return await self._answer(request, "generate", body, prompt)
+        return await self._answer(request, answer, body, prompt)
 
-    async def chat(
-        self, request: Request, body: Annotated[ChatRequest, Depends(json_body(ChatRequest))]
-    ) -> Response:
+    async def chat(self, request: Request, body: ChatRequest) -> Response:
         """`POST /api/chat`."""
+        answer = Answer(kind="chat", model=body.model, logprobs=body.num_logprobs)
         examine_all(request, body, body.options)
         self.catalog.check(body.model)
         turns = body.turns()
         if not turns:
-            return self._loaded("chat", body)
+            return self._loaded(answer)
         # As in Ollama, an answer that the client has begun is continued.
         begun = turns[-1]["role"] == "assistant"
         prompt = await self.service.render_chat(
             turns, add_generation_prompt=not begun, continue_final_message=begun
         )
-        return await self._answer(request, "chat", body, prompt)
+        return await self._answer(request, answer, body, prompt)
 
     async def tags(self) -> Response:
         """`GET /api/tags`."""
         return JSONResponse(self.catalog.tags())
 
-    async def show(
-        self, request: Request, body: Annotated[ShowRequest, Depends(json_body(ShowRequest))]
-    ) -> Response:
+    async def show(self, request: Request, body: ShowRequest) -> Response:
         """`POST /api/show`."""
         examine(request, body)
         name = body.model or body.name
@@ -84,14 +81,13 @@ class Ollama:
         """`GET /api/version`."""
         return JSONResponse({"version": quire.__version__})
 
-    def _loaded(self, kind: Kind, body: Prompted) -> Response:
+    def _loaded(self, answer: Answer) -> Response:
         self.service.check_ready()
-        return JSONResponse(Answer(kind=kind, model=body.model).loaded())
+        return JSONResponse(answer.loaded())
 
     async def _answer(
-        self, request: Request, kind: Kind, body: Prompted, prompt: str, *, raw: bool = False
+        self, request: Request, answer: Answer, body: Prompted, prompt: str, *, raw: bool = False
     ) -> Response:
-        answer = Answer(kind=kind, model=body.model, logprobs=body.num_logprobs)
         options = body.options or Options()
         with naming(NAMES):
             params = sampling_params(
@@ -110,7 +106,7 @@ class Ollama:
 def front_end(service: Service, options: Any) -> FrontEnd:
     """Ollama's API; takes no options."""
     endpoints = Ollama(service)
-    router = APIRouter(prefix=PREFIX, tags=["ollama"])
+    router = APIRouter(prefix=PREFIX, tags=["ollama"], route_class=JsonRoute)
     router.add_api_route("/generate", endpoints.generate, methods=["POST"])
     router.add_api_route("/chat", endpoints.chat, methods=["POST"])
     router.add_api_route("/show", endpoints.show, methods=["POST"])

@@ -1,18 +1,11 @@
-"""The bodies of Ollama's API. Knows Ollama's request form; knows no engine and no answer.
-
-Ollama's clients leave the content type out, or let curl send a wrong one; so bodies are read as JSON
-whatever their headers say (`json_body`).
-"""
+"""The bodies of Ollama's API. Knows Ollama's request form; knows no engine and no answer."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Annotated, Any, ClassVar, TypeVar
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar
 
-from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, ValidationError
-from starlette.requests import Request
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt
 
 from quire_route_ollama.options import Options
 from quire_server.errors import bad_request
@@ -25,34 +18,6 @@ _ROLES = ("system", "user", "assistant")
 
 Turn = dict[str, str]
 """Role and content, as chat templates take them."""
-
-B = TypeVar("B", bound=BaseModel)
-
-
-def json_body(model: type[B]) -> Callable[[Request], Awaitable[B]]:
-    """A dependency that reads a body.
-
-    Raises (when called):
-        ApiError: 400, it is no JSON.
-        RequestValidationError: a field is wrong.
-    """
-
-    async def read(request: Request) -> B:
-        try:
-            found = json.loads(await request.body())
-        except (ValueError, RecursionError):
-            raise bad_request(
-                "The body cannot be read: it must be JSON in UTF-8, and not nested too deeply."
-            ) from None
-        if not isinstance(found, dict):
-            raise bad_request("The body must be a JSON object.")
-        try:
-            return model.model_validate(found)
-        except ValidationError as error:
-            errors = [{**one, "loc": ("body", *one["loc"])} for one in error.errors()]
-            raise RequestValidationError(errors, body=found) from None
-
-    return read
 
 
 class Prompted(RequestModel):

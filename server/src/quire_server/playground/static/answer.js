@@ -49,7 +49,8 @@ export class Answer {
     // The space before a word is not coloured: where the line breaks, it would stand alone at its end.
     const word = text.trimStart() || text;
     const space = text.slice(0, text.length - word.length);
-    const inner = el("span", { class: "word", data: { surprise: surprise(least) } }, word);
+    const blank = word.trim() === "";
+    const inner = el("span", { class: blank ? "word blank" : "word", data: { surprise: surprise(least) } }, word);
     const node = el("span", { class: "token", tabindex: -1 }, space, inner);
     explain(node, tokens);
     return node;

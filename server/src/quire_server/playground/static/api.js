@@ -41,11 +41,14 @@ function setKey(value) {
   }
 }
 
-/** Ask for a key, once however many calls wait for it. False if the person gives none. */
+/** Ask for a key, once however many calls wait for it. False if the person gives none; else "keygiven" is fired. */
 export function requestKey() {
   asking ??= (async () => {
     const given = await ask(key !== null);
-    if (given !== null) setKey(given);
+    if (given !== null) {
+      setKey(given);
+      dispatchEvent(new Event("keygiven"));
+    }
     return given !== null;
   })().finally(() => {
     asking = null;

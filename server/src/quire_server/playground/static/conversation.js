@@ -10,19 +10,22 @@ export class Conversation {
   #settings;
   #model;
   #system;
+  #go;
   #changed;
   #running = null;
 
   /**
    * `log`: element that shows the exchanges; `settings`: a Settings; `model`, `system`: functions that give the
-   * model's name and the system prompt; `changed`: called when it starts, ends, fills or empties.
+   * model's name and the system prompt; `go`: shows a field of the settings;
+   * `changed`: called when it starts, ends, fills or empties.
    */
-  constructor({ log, settings, model, system, changed }) {
-    Object.assign(this, { mode: "chat" });
+  constructor({ log, settings, model, system, go, changed }) {
+    this.mode = "chat";
     this.#log = log;
     this.#settings = settings;
     this.#model = model;
     this.#system = system;
+    this.#go = go;
     this.#changed = changed;
   }
 
@@ -67,12 +70,8 @@ export class Conversation {
     if (turns.at(-1)?.failed) turns.pop().node.remove();
     const turn = new Turn(text, this.mode, {
       again: (one) => this.#again(one),
-      go: (param) => {
-        document.documentElement.dataset.settings = "open";
-        this.#settings.point(param);
-        this.#settings.focus(param);
-      },
-      has: (param) => this.#settings.point(param),
+      mark: (param) => this.#settings.mark(param),
+      go: this.#go,
     });
     turns.push(turn);
     this.#log.append(turn.node);

@@ -40,6 +40,11 @@ export class EngineView {
     this.#turn();
   }
 
+  /** Ask once, looked at or not. */
+  look() {
+    this.#ask();
+  }
+
   #turn() {
     clearTimeout(this.#timer);
     this.#timer = null;
@@ -53,7 +58,7 @@ export class EngineView {
     let again = true;
     try {
       const view = await (await call("quire/engine")).json();
-      this.#show(view, performance.now());
+      this.#show(view);
       this.#told(view);
     } catch (error) {
       this.#last = null;
@@ -67,50 +72,49 @@ export class EngineView {
   #fail(error) {
     const final = error.status === 404 || error.status === 401;
     const message = error.status === 404 ? "This server gives no view of its engine." : error.message;
-    const retry = el("button", { type: "button", class: "quiet", on: { click: async () => (await requestKey()) && this.#ask() } }, "Give a key");
+    const retry = el("button", { type: "button", class: "quiet", on: { click: requestKey } }, "Give a key");
     this.#root.replaceChildren(el("p", { class: "alert" }, message), ...(error.status === 401 ? [retry] : []));
     return !final;
   }
 
-  #rates(view, now) {
+  #rates(view) {
     const last = this.#last;
-    this.#last = { now, tokens: view.tokens };
-    if (!last) return null;
-    const seconds = (now - last.now) / 1000;
-    const since = (name) => Math.max(0, view.tokens[name] - last.tokens[name]) / seconds; // 0: it was restarted
+    this.#last = view;
+    const seconds = view.time - last?.time;
+    if (!(seconds > 0)) return null; // the first view, or the engine's machine was restarted
+    const since = (name) => Math.max(0, view.tokens[name] - last.tokens[name]) / seconds; // 0: the engine was
     return { generation: since("generation"), prompt: since("prompt") };
   }
 
-  #show(view, now) {
-    const rates = this.#rates(view, now);
+  #show(view) {
+    const rates = this.#rates(view);
     if (rates) this.#history = [...this.#history, rates.generation].slice(-HISTORY);
-    const { requests, kv, prefix, latency, steps, info } = view;
-    this.#showPlugins(view.plugins ?? []);
+    const { requests, kv, prefix_cache: prefix, latency, steps, model } = view;
+    this.#showPlugins(view.plugins);
     this.#root.replaceChildren(
-      el("p", { class: `health ${view.health}` }, HEALTH[view.health] ?? view.health,
-        el("span", { class: "aside" }, `up ${duration(view.uptime)}`)),
+      el("p", { class: `health ${view.draining ? "draining" : view.health}` },
+        view.draining ? "About to stop; takes nothing new" : HEALTH[view.health] ?? view.health),
       el("p", { class: "big" }, rates ? rate(rates.generation) : "–", el("span", {}, "tokens/s")),
       sparkline(this.#history, HISTORY),
       el("p", { class: "aside" }, `and ${rates ? rate(rates.prompt) : "–"} tokens/s of prompts`),
       section("Requests", facts([
-        ["Running", `${requests.running} of ${info.max_num_seqs}`],
+        ["Running", `${requests.running} of ${model.max_num_seqs}`],
         ["Waiting", count(requests.waiting)],
         ["Preempted", count(requests.preemptions)],
       ])),
-      section("KV blocks", ...kv.map((group, at) => blocks(group, kv.length > 1 ? at : null, info.block_size))),
+      section("KV blocks", ...kv.groups.map((group, at) => blocks(group, kv.groups.length > 1 ? at : null, kv.block_size))),
       section("Latency", latencies(latency), facts([
         ["Step", steps.count ? `${(steps.seconds / steps.count * 1000).toFixed(1)} ms on average` : "–"],
-        ["Prefix hits", info.enable_prefix_caching ? share(prefix.hits, prefix.queries) : "off"],
+        ["Prefix hits", prefix.enabled ? share(prefix.hits, prefix.queries) : "off"],
       ])),
       section("Model", facts([
-        ["Name", (view.names ?? [view.model]).join(", ")],
-        ["Architecture", info.architecture],
-        ["Parameters", count(info.num_parameters)],
-        ["Runs in", `${info.dtype} on ${info.device}`],
-        ["Context", `${count(info.max_model_len)} tokens`],
-        ["Weights", bytes(info.weights_bytes)],
-        ["KV cache", bytes(info.kv_bytes)],
-        ["Quire", view.version],
+        ["Name", [model.name, ...model.aliases].join(", ")],
+        ["Architecture", model.architecture],
+        ["Parameters", count(model.num_parameters)],
+        ["Runs in", `${model.dtype} on ${model.device}`],
+        ["Context", `${count(model.max_model_len)} tokens`],
+        ["Weights", bytes(model.weights_bytes)],
+        ["KV cache", bytes(kv.bytes)],
       ])),
       this.#pluginsNode,
     );
@@ -134,7 +138,7 @@ function blocks({ total, used, cached, free }, group, size) {
   const parts = [["used", used], ["cached", cached], ["free", free]];
   const words = parts.map(([name, number]) => `${count(number)} ${name}`).join(", ");
   const bar = el("div", { class: "blocks", role: "img", "aria-label": `${words}, of ${count(total)} blocks` });
-  for (const [name, number] of parts) {
+  for (const [name, number] of parts.filter(([, number]) => number > 0)) {
     const part = el("span", { class: name });
     part.style.flexGrow = number;
     bar.append(part);
@@ -147,8 +151,8 @@ function blocks({ total, used, cached, free }, group, size) {
 }
 
 function latencies(latency) {
-  const row = (name, hint, { p50, p99 } = {}) =>
-    el("tr", {}, el("th", { scope: "row" }, el("abbr", { title: hint }, name)), el("td", {}, millis(p50)), el("td", {}, millis(p99)));
+  const row = (name, hint, recent) =>
+    el("tr", {}, el("th", { scope: "row" }, el("abbr", { title: hint }, name)), el("td", {}, time(recent?.p50)), el("td", {}, time(recent?.p99)));
   return el("table", { class: "latency" },
     el("thead", {}, el("tr", {}, el("td"), el("th", { scope: "col" }, "p50"), el("th", { scope: "col" }, "p99"))),
     el("tbody", {},
@@ -156,4 +160,4 @@ function latencies(latency) {
       row("ITL", "Time between tokens, over recent requests", latency.itl)));
 }
 
-const millis = (seconds) => (seconds === null || seconds === undefined ? "–" : duration(seconds));
+const time = (seconds) => (seconds === undefined ? "–" : duration(seconds));

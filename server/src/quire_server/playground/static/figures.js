@@ -9,7 +9,10 @@ export function bytes(number) {
   return `${number} bytes`;
 }
 
-export const rate = (perSecond) => (perSecond >= 100 ? count(Math.round(perSecond)) : perSecond.toFixed(1));
+export function rate(perSecond) {
+  if (perSecond === 0) return "0";
+  return perSecond >= 100 ? count(Math.round(perSecond)) : perSecond.toFixed(1);
+}
 
 /** A part of a whole in percent; a dash where there is no whole. */
 export const share = (part, whole) => (whole ? `${(part / whole * 100).toFixed(1)} %` : "–");
@@ -18,8 +21,5 @@ export const share = (part, whole) => (whole ? `${(part / whole * 100).toFixed(1
 export function duration(seconds) {
   if (seconds < 1) return `${(seconds * 1000).toFixed(seconds < 0.1 ? 1 : 0)} ms`;
   if (seconds < 60) return `${seconds.toFixed(seconds < 10 ? 1 : 0)} s`;
-  const minutes = Math.floor(seconds / 60);
-  if (minutes < 60) return `${minutes} min`;
-  const hours = Math.floor(minutes / 60);
-  return hours < 48 ? `${hours} h ${minutes % 60} min` : `${Math.floor(hours / 24)} d ${hours % 24} h`;
+  return `${(seconds / 60).toFixed(1)} min`;
 }

@@ -12,12 +12,13 @@ import * as tooltip from "./tooltip.js";
 const root = document.documentElement;
 const composer = byId("composer-text");
 const settings = new Settings(byId("settings-form"));
-const engine = new EngineView(byId("engine-body"), (view) => settings.suggest(view.info?.sampling_defaults ?? {}));
+const engine = new EngineView(byId("engine-body"), (view) => settings.suggest(view.model.sampling_defaults));
 const conversation = new Conversation({
   log: byId("log"),
   settings,
   model: () => byId("model").value,
   system: () => byId("system-text").value,
+  go: showField,
   changed: refresh,
 });
 const drafts = { chat: "", completion: "" };
@@ -55,9 +56,10 @@ function fit(area) {
   area.style.height = `${area.scrollHeight + 2}px`;
 }
 
-function send() {
+async function send() {
   const text = composer.value;
   if (!text.trim() || conversation.running) return;
+  if (!hasModels() && !(await loadModels())) return; // the server was not there, or the key not given, before
   if (conversation.mode === "chat") {
     composer.value = "";
     fit(composer);
@@ -70,11 +72,15 @@ function code() {
     showCode(conversation.request(composer.value));
   } catch (error) {
     if (!(error instanceof FieldError)) throw error;
-    panel("settings", true);
-    settings.point(error.param);
-    settings.focus(error.param);
+    showField(error.param);
     announce(error.message);
   }
+}
+
+function showField(name) {
+  panel("settings", true);
+  settings.mark(name);
+  settings.focus(name);
 }
 
 // Panels: side by side where there is room, one at a time over the page where there is not.
@@ -107,11 +113,22 @@ function setTheme(theme) {
   remember("theme", theme);
 }
 
+/** Fill the list of models; false, and a word on why, if the server gives none. */
 async function loadModels() {
-  const select = byId("model");
-  const list = await (await call("v1/models")).json();
-  select.replaceChildren(...list.data.map((model) => el("option", { value: model.id }, model.id)));
+  const problem = byId("problem");
+  try {
+    const list = await (await call("v1/models")).json();
+    byId("model").replaceChildren(...list.data.map((model) => el("option", { value: model.id }, model.id)));
+    problem.hidden = true;
+    return true;
+  } catch (error) {
+    problem.textContent = error.message;
+    problem.hidden = false;
+    return false;
+  }
 }
+
+const hasModels = () => byId("model").options.length > 0;
 
 byId("composer").addEventListener("submit", (event) => {
   event.preventDefault();
@@ -164,6 +181,10 @@ document.addEventListener("keydown", (event) => {
   }
 });
 narrow.addEventListener("change", arrange);
+addEventListener("keygiven", () => {
+  engine.look();
+  if (!hasModels()) loadModels();
+});
 
 askForKeys();
 tooltip.watch(byId("log").parentElement);
@@ -173,7 +194,5 @@ byId(`mode-${mode}`).checked = true;
 setMode(mode);
 arrange();
 composer.focus();
-loadModels().catch((error) => {
-  byId("problem").textContent = error.message;
-  byId("problem").hidden = false;
-});
+engine.look(); // the settings show the model's defaults, whether or not the engine is watched
+loadModels();

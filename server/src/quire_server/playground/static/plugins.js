@@ -1,4 +1,4 @@
-// What was chosen for every role, with its options, and what was rejected and why.
+// What was chosen for every role and why, and what was rejected and why.
 
 import { el } from "./dom.js";
 
@@ -7,19 +7,16 @@ export function pluginList(plugins) {
   return el("ul", { class: "plugins" }, ...plugins.map(item));
 }
 
-function item({ role, chosen, distribution, version, options, rejected }) {
-  const set = Object.entries(options ?? {});
+function item({ role, chosen, version, reason, rejected }) {
   const head = [
     el("span", { class: "role" }, role),
-    el("span", { class: "chosen" }, chosen ?? "none"),
+    el("span", { class: "chosen" }, chosen),
     rejected.length ? el("span", { class: "count" }, `${rejected.length} rejected`) : null,
   ];
   return el("li", {}, el("details", {},
     el("summary", {}, ...head),
-    chosen ? el("p", { class: "aside" }, `${distribution} ${version}`) : null,
-    set.length
-      ? el("dl", {}, ...set.flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, JSON.stringify(value))]))
-      : null,
+    el("p", {}, reason),
+    version ? el("p", { class: "aside" }, `Version ${version}`) : null,
     rejected.length
       ? el("ul", { class: "rejected" },
         ...rejected.map(({ name, reason }) => el("li", {}, el("strong", {}, name), ` ${reason}`)))

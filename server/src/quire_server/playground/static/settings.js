@@ -44,8 +44,8 @@ export class Settings {
     for (const field of FIELDS.values()) this.#show(field);
   }
 
-  /** Point at a field that the server or the page refuses; false if there is none of the name. */
-  point(name) {
+  /** Mark a field that the server or the page refuses; false if none of the name is shown. */
+  mark(name) {
     const input = byId(`field-${name}`);
     if (!input || !this.#root.contains(input)) return false;
     input.closest("details").open = true;

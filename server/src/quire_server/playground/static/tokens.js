@@ -5,6 +5,7 @@
 
 const decoder = new TextDecoder("utf-8", { fatal: true });
 const PATIENCE = 16; // tokens that may wait for a match before the text goes out in one piece
+const REACH = 8; // tokens that one piece may need: a character has at most four bytes
 
 export class Cutter {
   #tail = "";
@@ -32,6 +33,17 @@ export class Cutter {
     return pieces;
   }
 
+  /** The piece of the fragments at `from`: all text up to the token after them. */
+  #fragments(from) {
+    let to = from;
+    while (to < this.#waiting.length && isFragment(this.#waiting[to])) to++;
+    const end = to < this.#waiting.length ? this.#tail.indexOf(this.#waiting[to].text, 1) : -1;
+    if (end < 0) return null; // still to come
+    const text = this.#tail.slice(0, end);
+    this.#tail = this.#tail.slice(end);
+    return { text, tokens: this.#waiting.splice(0, to).slice(from) };
+  }
+
   #rest() {
     const piece = { text: this.#tail, tokens: this.#waiting };
     this.#tail = "";
@@ -43,7 +55,8 @@ export class Cutter {
     if (!this.#tail) return null;
     // Tokens that show nothing are passed over only when those after them match.
     for (let from = 0; from < this.#waiting.length; from++) {
-      for (let to = from + 1; to <= this.#waiting.length; to++) {
+      if (isFragment(this.#waiting[from])) return this.#fragments(from);
+      for (let to = from + 1; to <= Math.min(this.#waiting.length, from + REACH); to++) {
         const text = joined(this.#waiting.slice(from, to));
         if (text && this.#tail.startsWith(text)) {
           this.#tail = this.#tail.slice(text.length);
@@ -55,6 +68,9 @@ export class Cutter {
     return null;
   }
 }
+
+/** Part of a character, with no word on its bytes: only what follows it tells how far it reaches. */
+const isFragment = (token) => !token.bytes && token.text.includes("\ufffd");
 
 function joined(tokens) {
   if (tokens.every((token) => token.bytes)) {

@@ -53,7 +53,8 @@ function open(node) {
 
 function description(token) {
   if (token.logprob === null) return el("p", {}, code(token.text), " has no probability: it comes first.");
-  const rows = token.top.some(([text]) => text === token.text) ? token.top : [[token.text, token.logprob], ...token.top];
+  const others = token.top.filter(([text]) => text !== token.text);
+  const rows = [[token.text, token.logprob], ...others].sort(([, one], [, other]) => other - one);
   return el(
     "table",
     {},

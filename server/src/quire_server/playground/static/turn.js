@@ -23,7 +23,7 @@ export class Turn {
   #usage = null;
   #ignored = null;
 
-  /** `doings`: what the buttons do: `edit(turn, text)`, `again(turn)`, `go(param)`; `mode` names the API. */
+  /** `doings`: what the buttons do: `again(turn)`; `mark(param)` and `go(param)` a field of the settings; `mode` names the API. */
   constructor(text, mode, doings) {
     this.text = text;
     this.mode = mode;
@@ -66,6 +66,7 @@ export class Turn {
   /** The end: `error` if it failed, `stopped` if the person ended it, `streamed` if pieces had times of their own. */
   end({ error = null, stopped = false, streamed = true }) {
     for (const answer of this.#answers) answer.end();
+    this.failed = error !== null && this.answer === "";
     const facts = error ? [] : this.#facts(stopped, streamed);
     this.#foot.replaceChildren(
       ...(error ? [this.#alert(error)] : []),
@@ -74,7 +75,6 @@ export class Turn {
       this.#actions(),
     );
     if (error) {
-      this.failed = this.answer === "";
       for (const answer of this.#answers) if (!answer.text) answer.node.remove();
     } else announce(`Answer ${stopped ? "stopped" : "complete"}. ${facts.join(", ")}`);
   }
@@ -96,9 +96,9 @@ export class Turn {
   }
 
   #alert(error) {
-    const where = error.param ? el("button", { type: "button", on: { click: () => this.#doings.go(error.param) } }, "Show the field") : null;
-    const shown = where && this.#doings.has(error.param) ? where : null;
-    return el("div", { class: "alert", role: "alert" }, el("p", {}, error.message), shown);
+    const go = el("button", { type: "button", on: { click: () => this.#doings.go(error.param) } }, "Show the field");
+    const found = error.param && this.#doings.mark(error.param);
+    return el("div", { class: "alert", role: "alert" }, el("p", {}, error.message), found ? go : null);
   }
 
   #actions() {
