@@ -37,6 +37,7 @@ KEYED = {
     "/metrics",
     "/quire/engine",
     "/tokenize",
+    "/tokenizer_info",
     "/detokenize",
     "/v1/models",
     "/v1/models/{model_id:path}",

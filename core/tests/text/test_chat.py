@@ -58,9 +58,11 @@ def test_renders_what_transformers_renders(
     tokenizer = chat_tokenizer(template)
     messages = [{"role": "system", "content": "Be <brief> & kind"}, *MESSAGES]
     tools = [{"type": "function", "function": {"name": "f", "description": "<é>"}}]
-    given: dict[str, Any] = {"tools": tools, "enable_thinking": False}
-    assert render_chat(tokenizer, messages, generate, **given) == tokenizer.hf.apply_chat_template(
-        messages, add_generation_prompt=generate, tokenize=False, **given
+    rendered = render_chat(
+        tokenizer, messages, generate, tools=tools, chat_template_kwargs={"enable_thinking": False}
+    )
+    assert rendered == tokenizer.hf.apply_chat_template(
+        messages, add_generation_prompt=generate, tokenize=False, tools=tools, enable_thinking=False
     )
 
 
@@ -131,13 +133,19 @@ def test_malformed_messages_are_refused(
         render_chat(chat_tokenizer(CHATML), messages)
 
 
-@pytest.mark.parametrize("name", ["chat_template", "tokenize", "messages", "bos_token"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("chat_template", "tokenize", "messages", "bos_token", "tools", "documents"),
+        *("add_generation_prompt", "continue_final_message"),
+    ],
+)
 def test_a_request_brings_no_template_and_no_special_token(
     chat_tokenizer: Callable[[Any], Tokenizer], name: str
 ) -> None:
-    given: dict[str, Any] = {name: "{{ 7 * 7 }}"}
-    with pytest.raises((InvalidRequestError, TypeError)):
-        render_chat(chat_tokenizer(CHATML), MESSAGES, **given)
+    with pytest.raises(InvalidRequestError, match=name) as refused:
+        render_chat(chat_tokenizer(CHATML), MESSAGES, chat_template_kwargs={name: "{{ 7 * 7 }}"})
+    assert refused.value.field == "chat_template_kwargs"
 
 
 @pytest.mark.parametrize("field", ["tools", "documents"])

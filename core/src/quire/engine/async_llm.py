@@ -227,7 +227,7 @@ class AsyncLLM:
             messages,
             add_generation_prompt=add_generation_prompt,
             continue_final_message=continue_final_message,
-            **(chat_template_kwargs or {}),
+            chat_template_kwargs=chat_template_kwargs,
         )
 
     async def tokenize(self, text: str, add_special_tokens: bool = True) -> list[int]:

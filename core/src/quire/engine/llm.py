@@ -210,7 +210,7 @@ class LLM:
             messages,
             add_generation_prompt=add_generation_prompt,
             continue_final_message=continue_final_message,
-            **(template_kwargs or {}),
+            chat_template_kwargs=template_kwargs,
         )
         return self._engine.inputs.prepare(text, params, add_special_tokens=False)
 

@@ -16,10 +16,16 @@ from quire.errors import InvalidRequestError
 from quire.text._renderer import TemplateRenderer, shared_renderer
 from quire.text.tokenizer import Tokenizer
 
-__all__ = ["encode_chat", "render_chat"]
+__all__ = ["RESERVED_VARIABLES", "encode_chat", "render_chat"]
 
 _ROLE = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}\Z")
-_RESERVED = frozenset({"chat_template", "messages", "tokenize"})
+RESERVED_VARIABLES = frozenset(
+    {
+        *("chat_template", "messages", "tokenize", "tools", "documents"),
+        *("add_generation_prompt", "continue_final_message"),
+    }
+)
+"""Variables of templates that no `chat_template_kwargs` may set: the engine does."""
 
 
 def render_chat(
@@ -30,8 +36,8 @@ def render_chat(
     *,
     tools: Sequence[Mapping[str, Any]] | None = None,
     documents: Sequence[Mapping[str, Any]] | None = None,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
     renderer: TemplateRenderer | None = None,
-    **chat_template_kwargs: Any,
 ) -> str:
     """The prompt text for a chat.
 
@@ -46,15 +52,16 @@ def render_chat(
         continue_final_message: leave the last message open, for the model to go on with.
         tools: JSON schemas of tools, for templates that show them.
         documents: documents, for templates that show them.
+        chat_template_kwargs: further variables of the template, e.g. `{"enable_thinking": False}`.
         renderer: where templates are run; the process's shared one if None.
-        chat_template_kwargs: further variables of the template, e.g. `enable_thinking=False`.
 
     Raises:
         InvalidRequestError: malformed messages, a model without a template, or a template that
             refuses these messages.
         CheckpointError: the template is broken or went beyond its limits.
     """
-    _check_kwargs(tokenizer, chat_template_kwargs)
+    variables = dict(chat_template_kwargs or {})
+    _check_kwargs(tokenizer, variables)
     if continue_final_message and add_generation_prompt:
         raise InvalidRequestError(
             "continue_final_message and add_generation_prompt exclude each other: "
@@ -74,7 +81,7 @@ def render_chat(
         template,
         {
             **tokenizer.special_tokens,
-            **chat_template_kwargs,
+            **variables,
             "messages": chat,
             "tools": _check_objects(tools, "tools"),
             "documents": _check_objects(documents, "documents"),
@@ -115,18 +122,19 @@ def _choose_template(tokenizer: Tokenizer, *, with_tools: bool) -> str:
 
 def _check_kwargs(tokenizer: Tokenizer, kwargs: Mapping[str, Any]) -> None:
     for name in kwargs:
-        if name in _RESERVED:
+        if name in RESERVED_VARIABLES:
             reason = (
                 "templates come from the model's files alone"
                 if name == "chat_template"
                 else "it is set by the engine"
             )
             raise InvalidRequestError(
-                f"{name!r} cannot be given as a template argument: {reason}.", field=name
+                f"{name!r} cannot be given as a template argument: {reason}.", field="chat_template_kwargs"
             )
         if name in tokenizer.special_tokens:
             raise InvalidRequestError(
-                f"{name!r} cannot be given as a template argument: it is the tokenizer's.", field=name
+                f"{name!r} cannot be given as a template argument: it is the tokenizer's.",
+                field="chat_template_kwargs",
             )
 
 

@@ -25,14 +25,6 @@ from quire_server.service.sampling import priority
 _TOOLS = "tools are not built yet; leave it out."
 _REASONING = "reasoning fields are not built yet; leave it out."
 _MEDIA = "the model reads and writes text only."
-_NO_KWARGS = frozenset(
-    {
-        *("chat_template", "messages", "add_generation_prompt", "continue_final_message"),
-        *("tools", "documents", "tokenizer", "tokenize", "renderer"),
-    }
-)
-"""Names that do not come from `chat_template_kwargs`: the engine gives them other meanings."""
-
 Messages = Annotated[
     Any,
     WithJsonSchema(
@@ -160,11 +152,6 @@ async def render(service: Service, body: Any) -> str:
     kwargs = body.chat_template_kwargs
     if kwargs is not None and not isinstance(kwargs, dict):
         raise bad_request("chat_template_kwargs must be an object.", "chat_template_kwargs")
-    for name in sorted(_NO_KWARGS.intersection(kwargs or ())):
-        raise bad_request(
-            f"chat_template_kwargs cannot hold {name}: it is a field of its own, or the server's.",
-            "chat_template_kwargs",
-        )
     going_on = bool(body.continue_final_message)
     begin = body.add_generation_prompt
     return await service.render_chat(
