@@ -12,6 +12,7 @@ import pytest
 from quire.errors import CheckpointError, InvalidRequestError
 from quire.text import Tokenizer, encode_chat, load_tokenizer, render_chat
 from quire.text._renderer import TemplateRenderer
+from quire.text.chat import RESERVED_VARIABLES
 
 Save = Callable[..., Path]
 
@@ -133,21 +134,6 @@ def test_malformed_messages_are_refused(
         render_chat(chat_tokenizer(CHATML), messages)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        *("chat_template", "tokenize", "messages", "bos_token", "tools", "documents"),
-        *("add_generation_prompt", "continue_final_message"),
-    ],
-)
-def test_a_request_brings_no_template_and_no_special_token(
-    chat_tokenizer: Callable[[Any], Tokenizer], name: str
-) -> None:
-    with pytest.raises(InvalidRequestError, match=name) as refused:
-        render_chat(chat_tokenizer(CHATML), MESSAGES, chat_template_kwargs={name: "{{ 7 * 7 }}"})
-    assert refused.value.field == "chat_template_kwargs"
-
-
 @pytest.mark.parametrize("field", ["tools", "documents"])
 @pytest.mark.parametrize("value", ["x", {"name": "f"}, ["x"]])
 def test_tools_and_documents_are_lists_of_mappings(
@@ -223,3 +209,21 @@ def test_large_messages_go_through(renderer: TemplateRenderer) -> None:
     """Larger than a pipe's buffer both ways."""
     text = "é" * 90_000
     assert renderer.render("{{ text }}", {"text": text}) == text
+
+
+@pytest.mark.parametrize("value", [None, 1, "x", [1], {"a": 1}])
+@pytest.mark.parametrize("name", ["bos_token", *sorted(RESERVED_VARIABLES)])
+def test_template_arguments_from_outside_cannot_take_the_place_of_ours(
+    chat_tokenizer: Callable[[Any], Tokenizer], name: str, value: Any
+) -> None:
+    with pytest.raises(InvalidRequestError, match=f"'{name}' cannot be given") as caught:
+        render_chat(chat_tokenizer(CHATML), MESSAGES, chat_template_kwargs={name: value})
+    assert caught.value.field == "chat_template_kwargs"
+
+
+def test_template_arguments_from_outside_reach_the_template(
+    chat_tokenizer: Callable[[Any], Tokenizer],
+) -> None:
+    tokenizer = chat_tokenizer("{{ thinking }}{{ renderer }}")
+    kwargs = {"thinking": False, "renderer": 1, "self": 1, "": 2, "\x00": 3, "import": 4}
+    assert render_chat(tokenizer, MESSAGES, False, chat_template_kwargs=kwargs) == "False1"

@@ -117,15 +117,15 @@ def overloaded(message: str) -> ApiError:
 
 def failed(message: str) -> ApiError:
     """500: the request failed inside the engine."""
-    return ApiError(500, _told(message), kind="server_error", code="engine_error")
+    return ApiError(500, told(message), kind="server_error", code="engine_error")
 
 
 def unavailable(message: str, code: str = "unavailable") -> ApiError:
     """503: the engine is loading, dead, hung, or the server is about to stop."""
     headers = {"Retry-After": str(RETRY_AFTER)}
-    return ApiError(503, _told(message), kind="server_error", code=code, headers=headers)
+    return ApiError(503, told(message), kind="server_error", code=code, headers=headers)
 
 
-def _told(message: str) -> str:
+def told(message: str) -> str:
     """A message of the engine's as clients may read it."""
     return _INTERNAL.sub("...", message)

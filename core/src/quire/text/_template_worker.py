@@ -107,7 +107,7 @@ def make_environment() -> jinja2.sandbox.ImmutableSandboxedEnvironment:
 def render(template: jinja2.Template, variables: dict[str, Any], output: int) -> str:
     """Render, giving up as soon as there is more than `output` characters."""
     parts, size = [], 0
-    for part in template.generate(**variables):
+    for part in template.generate(variables):
         size += len(part)
         if size > output:
             raise OutputTooLargeError

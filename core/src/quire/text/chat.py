@@ -23,9 +23,10 @@ RESERVED_VARIABLES = frozenset(
     {
         *("chat_template", "messages", "tokenize", "tools", "documents"),
         *("add_generation_prompt", "continue_final_message"),
+        *("namespace", "raise_exception", "strftime_now"),
     }
 )
-"""Variables of templates that no `chat_template_kwargs` may set: the engine does."""
+"""Variables of templates that no `chat_template_kwargs` may set: the engine does, or they are functions."""
 
 
 def render_chat(

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, StrictBool, StrictFloat, StrictInt, Tag
+from pydantic import ConfigDict, Discriminator, Field, StrictBool, StrictFloat, StrictInt, Tag
 
 from quire_server.errors import bad_request
-from quire_server.http.fields import RequestModel
+from quire_server.http.fields import BoundedModel, RequestModel
 
 MAX_MESSAGES = 100_000
 _TOOLS = "this server has no tools."
@@ -20,7 +20,7 @@ Turn = dict[str, str]
 """Role and content, as chat templates take them."""
 
 
-class Metadata(BaseModel):
+class Metadata(BoundedModel):
     """What is told about a request."""
 
     model_config = ConfigDict(extra="forbid")
@@ -28,7 +28,7 @@ class Metadata(BaseModel):
     user_id: Annotated[str, Field(max_length=512)] | None = None
 
 
-class Block(BaseModel):
+class Block(BoundedModel):
     """A piece of content. Its other fields stay in `model_extra` until the type is known."""
 
     model_config = ConfigDict(extra="allow")
@@ -44,7 +44,7 @@ Content = Annotated[
 ]
 
 
-class Message(BaseModel):
+class Message(BoundedModel):
     """A turn of the chat."""
 
     model_config = ConfigDict(extra="forbid")

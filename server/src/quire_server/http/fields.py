@@ -8,13 +8,13 @@ do. An endpoint calls `examine(request, body)` first. Unknown fields end up in t
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from itertools import islice
 from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler
 from pydantic_core import CoreSchema
-from pydantic_core.core_schema import DictSchema
+from pydantic_core.core_schema import DictSchema, no_info_before_validator_function
 from starlette.requests import Request
 
 from quire_server.errors import bad_request
@@ -33,12 +33,18 @@ _COLLECTIONS = {"list", "set", "frozenset", "tuple"} | (
 
 
 def _fail_fast(part: Any) -> None:
-    """Let collections, wherever they are in a core schema, end at their first wrong item."""
+    """Let collections, wherever they are in a core schema, end at their first wrong item, and models that
+    forbid unknown fields at the first of these.
+    """
     if isinstance(part, dict):
         kind = part.get("type")
         is_schema = isinstance(kind, str)  # else fields or choices by name, of which one may be called "type"
         if is_schema and kind in _COLLECTIONS:
             part["fail_fast"] = True
+        if kind == "model" and part.get("config", {}).get("extra_fields_behavior") == "forbid":
+            fields = part["schema"]
+            if fields["type"] == "model-fields":
+                part["schema"] = no_info_before_validator_function(_one_unknown(fields["fields"]), fields)
         for key, inner in part.items():
             if not (is_schema and key in _NO_SCHEMAS):
                 _fail_fast(inner)
@@ -47,7 +53,33 @@ def _fail_fast(part: Any) -> None:
             _fail_fast(inner)
 
 
-class RequestModel(BaseModel):
+def _one_unknown(fields: Collection[str]) -> Callable[[Any], Any]:
+    """Leaves one unknown field in a value: an error for each could cost gigabytes."""
+
+    def cut(value: Any) -> Any:
+        if not isinstance(value, dict) or len(value) <= len(fields):
+            return value
+        known = {name: value[name] for name in fields if name in value}
+        unknown = next(name for name in value if name not in fields)
+        return {**known, unknown: value[unknown]}
+
+    return cut
+
+
+class BoundedModel(BaseModel):
+    """An object in a body. Its errors take little memory, whatever it holds; every model in a body's derives
+    from it, as pydantic compiles each by itself.
+    """
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Validate up to the first of many faults: an error for each could cost gigabytes."""
+        schema = handler(source)
+        _fail_fast(schema)
+        return schema
+
+
+class RequestModel(BoundedModel):
     """A JSON body. Fields that no one declared are kept apart, in `model_extra`.
 
     Attributes:
@@ -60,13 +92,6 @@ class RequestModel(BaseModel):
 
     refused: ClassVar[Mapping[str, str]] = {}
     harmless: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
-
-    @classmethod
-    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        """Validate collections up to their first wrong item: an error for each could cost gigabytes."""
-        schema = handler(source)
-        _fail_fast(schema)
-        return schema
 
 
 def examine(request: Request, body: RequestModel) -> None:

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from quire_server.service import Generation
 
@@ -51,12 +52,24 @@ def streamed(generation: Generation, events: AsyncIterator[bytes], media_type: s
     """
 
     async def body() -> AsyncIterator[bytes]:
-        async with generation, aclosing(events):  # type: ignore[type-var]
+        async with aclosing(events):  # type: ignore[type-var]
             async for event in events:
                 yield event
 
     headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-    return StreamingResponse(body(), media_type=media_type, headers=headers)
+    return _Streamed(generation, body(), media_type=media_type, headers=headers)
+
+
+class _Streamed(StreamingResponse):
+    """Ends its generation with itself, also if the client went away before the first event was asked for."""
+
+    def __init__(self, generation: Generation, body: AsyncIterator[bytes], **options: Any) -> None:
+        super().__init__(body, **options)
+        self._generation = generation
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with self._generation:
+            await super().__call__(scope, receive, send)
 
 
 async def _disconnected(request: Request) -> None:

@@ -84,10 +84,12 @@ class ObservedStream:
 
     async def aclose(self) -> None:
         """Close the stream, which aborts the request if it still runs."""
-        self._end("abort")
-        close = getattr(self._stream, "aclose", None)
-        if close is not None:
-            await close()
+        try:
+            self._end("abort")
+        finally:
+            close = getattr(self._stream, "aclose", None)
+            if close is not None:
+                await close()
 
     def _count(self, new: int, output: RequestOutput) -> None:
         self._tokens += new

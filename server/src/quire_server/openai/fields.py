@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, WithJsonSchema
+from pydantic import ConfigDict, WithJsonSchema
 
 from quire import EngineInfo, SamplingParams
 from quire_server.errors import bad_request
-from quire_server.http.fields import RequestModel
+from quire_server.http.fields import BoundedModel, RequestModel
 from quire_server.service.sampling import sampling_params
 
 _INTEGERS = {"type": "array", "items": {"type": "integer"}}
@@ -48,7 +48,7 @@ TEMPLATE_REASON = "templates come from the model's files alone."
 _MAX_BIASES, _MAX_KEY = 65_536, 20
 
 
-class StreamOptions(BaseModel):
+class StreamOptions(BoundedModel):
     """OpenAI's `stream_options`, and vLLM's `continuous_usage_stats`."""
 
     model_config = ConfigDict(strict=True, extra="allow")

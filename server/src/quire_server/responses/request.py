@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
-    BaseModel,
     ConfigDict,
     Discriminator,
     Field,
@@ -21,7 +20,7 @@ from pydantic import (
 )
 
 from quire_server.errors import ApiError, bad_request
-from quire_server.http.fields import RequestModel
+from quire_server.http.fields import BoundedModel, RequestModel
 
 LOGPROBS = "message.output_text.logprobs"
 MAX_TOP_LOGPROBS = 20
@@ -41,7 +40,7 @@ Key = Annotated[str, StringConstraints(max_length=64)]
 Value = Annotated[str, StringConstraints(max_length=512)]
 
 
-class Part(BaseModel):
+class Part(BoundedModel):
     """A piece of a message's content. Its other fields stay in `model_extra` until the type is known."""
 
     model_config = ConfigDict(extra="allow")
@@ -53,7 +52,7 @@ class Part(BaseModel):
 _Content = Annotated[Annotated[str, Tag("text")] | Annotated[list[Part], Tag("list")], _EITHER]
 
 
-class Item(BaseModel):
+class Item(BoundedModel):
     """An item of the input: a message, whether its type says so or not."""
 
     model_config = ConfigDict(extra="allow")
@@ -63,7 +62,7 @@ class Item(BaseModel):
     content: _Content | None = None
 
 
-class Format(BaseModel):
+class Format(BoundedModel):
     """Form of the text."""
 
     model_config = ConfigDict(extra="allow")
@@ -71,7 +70,7 @@ class Format(BaseModel):
     type: str = "text"
 
 
-class Text(BaseModel):
+class Text(BoundedModel):
     """How the text is to be."""
 
     model_config = ConfigDict(extra="forbid")
@@ -80,7 +79,7 @@ class Text(BaseModel):
     verbosity: str | None = None
 
 
-class StreamOptions(BaseModel):
+class StreamOptions(BoundedModel):
     """How the stream is to be."""
 
     model_config = ConfigDict(extra="forbid")

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from quire import RequestOutput
 from quire.errors import EngineError, InvalidRequestError, RequestFailedError
 from quire_server.errors import ApiError, failed, from_engine, unavailable
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -77,7 +80,7 @@ class Generation:
         """News of all prompts as they come.
 
         Raises:
-            ApiError: a request failed, the deadline passed, or the engine died.
+            ApiError: a request failed, for whatever reason; the deadline passed; or the engine died.
         """
         try:
             async with asyncio.timeout_at(self._loop_deadline()):
@@ -97,6 +100,9 @@ class Generation:
             raise failed(str(error)) from error
         except EngineError as error:
             raise unavailable(str(error), "engine_unavailable") from error
+        except Exception as error:
+            logger.exception("A generation failed")
+            raise failed("The server failed at this request; its log has the reason.") from error
         finally:
             await self.aclose()
 
@@ -114,11 +120,10 @@ class Generation:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for stream in self._streams:
-            close = getattr(stream, "aclose", None)
-            if close is not None:
-                await close()
-        self._ended()
+        try:
+            await _close_all(self._streams)
+        finally:
+            self._ended()
 
     async def __aenter__(self) -> Self:
         return self
@@ -168,3 +173,17 @@ class Generation:
             self.usage.cached_tokens += output.num_cached_tokens
         if self._deltas or output.finished:
             self.usage.completion_tokens += sum(len(one.token_ids) for one in output.outputs)
+
+
+async def _close_all(streams: Sequence[Any]) -> None:
+    """Close every stream, whatever closing another one raises."""
+    failure: Exception | None = None
+    for stream in streams:
+        close = getattr(stream, "aclose", None)
+        try:
+            if close is not None:
+                await close()
+        except Exception as error:
+            failure = error
+    if failure is not None:
+        raise failure

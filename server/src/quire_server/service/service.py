@@ -6,17 +6,20 @@ Knows no dialect and no HTTP but the statuses of `ApiError`.
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from quire import EngineInfo, SamplingParams
-from quire.errors import EngineError, InvalidRequestError, OverloadedError
+from quire.errors import CheckpointError, EngineError, InvalidRequestError, OverloadedError
 from quire_server.config import ServeConfig
-from quire_server.errors import bad_request, from_engine, not_found, overloaded, unavailable
+from quire_server.errors import bad_request, from_engine, not_found, overloaded, told, unavailable
 from quire_server.metrics import ServerMetrics
 from quire_server.service.engine import Engine
 from quire_server.service.generation import Generation
+
+logger = logging.getLogger(__name__)
 
 Prompt = str | list[int]
 
@@ -125,7 +128,8 @@ class Service:
                     add_special_tokens=work.add_special_tokens,
                     deltas=work.stream,
                 )
-                streams.append(self.metrics.observe(stream, params, deltas=work.stream))
+                streams.append(stream)
+                streams[-1] = self.metrics.observe(stream, params, deltas=work.stream)
         except BaseException as error:
             for stream in streams:
                 await stream.aclose()
@@ -149,12 +153,17 @@ class Service:
         """The prompt of a chat; options as for `AsyncLLM.render_chat`.
 
         Raises:
-            ApiError: 400, the messages or the model's template do not allow it.
+            ApiError: 400, the messages or the model's template do not allow it: it refuses them, fails at
+                them, or would go beyond its limits with them.
         """
         try:
             return await self.engine.render_chat(messages, **options)
         except InvalidRequestError as error:
             raise from_engine(error) from error
+        except CheckpointError as error:
+            # What a template fails at is, for all that is known, what the client gave it.
+            logger.warning("%s", error)
+            raise bad_request(told(str(error)), "messages") from error
 
     def _limited(self, work: Work) -> SamplingParams:
         """The parameters with the server's defaults and caps applied."""

@@ -1,17 +1,36 @@
-"""For authors of front ends: an engine that answers at once, and a real server around an app."""
+"""For authors of front ends: an engine that answers at once, a real server around an app, and the contract
+as a test suite (which needs pytest, and is imported only if asked for).
+"""
+
+from typing import TYPE_CHECKING, Any
 
 from quire_server.testing.fake_engine import BOS, EOS, MAX_MODEL_LEN, VOCAB_SIZE, FakeEngine
 from quire_server.testing.impatient import hang_up, wait_for
 from quire_server.testing.live_server import LiveServer, read_all
+
+if TYPE_CHECKING:
+    from quire_server.testing.route_suite import Example, RouteSuite, Target, refusals
 
 __all__ = [
     "BOS",
     "EOS",
     "MAX_MODEL_LEN",
     "VOCAB_SIZE",
+    "Example",
     "FakeEngine",
     "LiveServer",
+    "RouteSuite",
+    "Target",
     "hang_up",
     "read_all",
+    "refusals",
     "wait_for",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        from quire_server.testing import route_suite
+
+        return getattr(route_suite, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -56,7 +56,11 @@ class FakeEngine:
         delay: seconds before each token.
         refuse: raised by the next `submit`s while not None.
         fail_after: tokens after which every request fails; None for never.
+        failure: what it fails with; None for a `RequestFailedError`.
+        hold_after: tokens after which every request waits for ever; None for never.
+        holding: requests that do.
         prompts, params: what was submitted, in order.
+        served: prompt and completion tokens of each request that has finished.
         aborted: requests that were closed before they had finished.
     """
 
@@ -71,6 +75,10 @@ class FakeEngine:
         self.delay = delay
         self.refuse: Exception | None = None
         self.fail_after: int | None = None
+        self.failure: Exception | None = None
+        self.hold_after: int | None = None
+        self.holding = 0
+        self.served: list[tuple[int, int]] = []
         self.prompts: list[Any] = []
         self.params: list[SamplingParams] = []
         self.aborted = 0
@@ -165,7 +173,11 @@ class FakeEngine:
                 if self.health == "dead":
                     raise EngineError("The engine has failed.")
                 if self.fail_after is not None and len(made) >= self.fail_after:
-                    raise RequestFailedError("The request failed: on purpose", request_id=request_id)
+                    raise self.failure or RequestFailedError(
+                        "The request failed: on purpose", request_id=request_id
+                    )
+                if self.hold_after is not None and len(made) >= self.hold_after:
+                    await self._hold()
                 made.append(plain[len(made) % len(plain)])
                 times.first_token_time = times.first_token_time or time.monotonic()
                 for stop in stops:
@@ -176,6 +188,7 @@ class FakeEngine:
                     finished = "length"
                 if finished is not None:
                     times.finished_time = time.monotonic()
+                    self.served.append((len(ids), len(made) * params.n))
                 whole = kept if stop_reason is not None else _text(made)
                 if not deltas and finished is None:
                     continue
@@ -209,6 +222,13 @@ class FakeEngine:
             self.running -= 1
             if finished is None:
                 self.aborted += 1
+
+    async def _hold(self) -> None:
+        self.holding += 1
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.holding -= 1
 
 
 def _logprobs(token: int, count: int) -> dict[int, Logprob]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt
+from pydantic import ConfigDict, Field, StrictBool, StrictInt
 
 from quire_route_ollama.options import Options
 from quire_server.errors import bad_request
-from quire_server.http.fields import RequestModel
+from quire_server.http.fields import BoundedModel, RequestModel
 
 MAX_MESSAGES = 100_000
 MAX_TOP_LOGPROBS = 20
@@ -84,7 +84,7 @@ class GenerateRequest(Prompted):
         return [*turns, {"role": "user", "content": self.prompt or ""}]
 
 
-class Message(BaseModel):
+class Message(BoundedModel):
     """A turn of the chat. What else it holds stays in `model_extra`."""
 
     model_config = ConfigDict(extra="allow")
