@@ -236,6 +236,14 @@ def test_the_socket_takes_no_pickles_and_survives_nonsense(checkpoint: Checkpoin
                     await socket.send_multipart([data, data])
                 async with await AsyncLLM.connect(process.endpoint) as llm:
                     assert len((await collect(llm, 5, SHORT))[-1].outputs[0].token_ids) == 8
+                await socket.send(msgspec.msgpack.encode({"type": "Hello"}))
+                await socket.recv()
+                await socket.send(msgspec.msgpack.encode({"type": "Add", "request": {"request_id": "mine"}}))
+                refused: list[list[str]] = []
+                while not refused:
+                    refused = msgspec.msgpack.decode(await socket.recv()).get("refused", [])
+                assert refused[0][:2] == ["mine", "InvalidRequestError"]
+                assert "cannot read" in refused[0][2]
                 socket.close(0)
                 context.term()
             assert not os.path.exists(mark)

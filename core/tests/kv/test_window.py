@@ -54,7 +54,7 @@ def grown(kv: KVManager, token_ids: list[int], until: int) -> None:
 
 
 def test_what_left_the_window_goes_back_in_its_group_alone() -> None:
-    kv = KVManager(4, (12, 12), windows=(None, 6), step_tokens=4)
+    kv = KVManager(4, (12, 12), windows=(None, 6))
     grown(kv, list(range(20)), 20)
     whole, windowed = kv.block_table("a")
     assert 0 not in whole
@@ -66,14 +66,14 @@ def test_what_left_the_window_goes_back_in_its_group_alone() -> None:
 
 
 def test_without_prefix_caching_what_left_the_window_is_free() -> None:
-    kv = KVManager(4, (5,), enable_prefix_caching=False, windows=(6,), step_tokens=4)
+    kv = KVManager(4, (5,), enable_prefix_caching=False, windows=(6,))
     grown(kv, list(range(40)), 40)
     assert [(u.used, u.cached, u.free) for u in kv.usage()] == [(2, 0, 2)]
 
 
 def test_a_prefix_hit_needs_the_blocks_inside_the_window_alone() -> None:
     tokens = list(range(24))
-    kv = KVManager(4, (12,), windows=(6,), step_tokens=24)
+    kv = KVManager(4, (12,), windows=(6,))
     grown(kv, tokens, 24)
     table = kv._groups[0].prefix(chain_of(tokens), 6)
     kv.free("a")
@@ -91,7 +91,7 @@ def test_a_prefix_hit_needs_the_blocks_inside_the_window_alone() -> None:
 
 def test_a_prefix_ends_where_all_groups_have_what_they_see() -> None:
     tokens = list(range(24))
-    kv = KVManager(4, (12, 12, 12), windows=(6, None, 10), step_tokens=24)
+    kv = KVManager(4, (12, 12, 12), windows=(6, None, 10))
     assert kv.allocate("a", 24, step=0) is not None
     kv.commit("a", chain_of(tokens), 24)
     assert kv.find_prefix(chain_of(tokens), 24).num_tokens == 24
@@ -103,7 +103,7 @@ def test_a_prefix_ends_where_all_groups_have_what_they_see() -> None:
 
 
 def test_a_fork_holds_what_its_own_window_sees() -> None:
-    kv = KVManager(4, (12,), windows=(6,), step_tokens=24)
+    kv = KVManager(4, (12,), windows=(6,))
     assert kv.allocate("a", 22, step=0) is not None
     kv.fork("a", "child", 21)
     kv.trim("a", 22)
@@ -121,12 +121,15 @@ def test_a_fork_holds_what_its_own_window_sees() -> None:
     assert kv.usage()[0].used == 0
 
 
-def test_a_sequence_takes_its_quota_at_its_start_and_the_rest_as_it_goes() -> None:
-    kv = KVManager(4, (40, 40), windows=(None, 6), step_tokens=8)
+def test_a_window_takes_blocks_as_it_goes() -> None:
+    kv = KVManager(4, (40, 40), windows=(None, 6))
     grant = kv.allocate("a", 8, step=0, ahead=80)
     assert grant is not None
-    assert [len(ids) for ids in grant.new_blocks] == [20, window_quota(6, 8, 4)]
-    kv.trim("a", 8)
+    assert [len(ids) for ids in grant.new_blocks] == [20, 2]
+    grant = kv.allocate("a", 13, step=0)
+    assert grant is not None
+    assert [len(ids) for ids in grant.new_blocks] == [0, 2]
+    kv.check()
     assert kv.max_growth(8, 8) == (0 + 39) * 4 - 8
     assert kv.max_growth(8, 16) == 39 * 4 - 16
     assert kv.max_growth(16, 16) == (2 + 39) * 4 - 16

@@ -12,7 +12,7 @@ import pytest
 from quire.errors import CheckpointError, InvalidRequestError
 from quire.text import Tokenizer, encode_chat, load_tokenizer, render_chat
 from quire.text._renderer import TemplateRenderer
-from quire.text.chat import render_chat_request
+from quire.text.chat import RESERVED_VARIABLES
 
 Save = Callable[..., Path]
 
@@ -59,9 +59,11 @@ def test_renders_what_transformers_renders(
     tokenizer = chat_tokenizer(template)
     messages = [{"role": "system", "content": "Be <brief> & kind"}, *MESSAGES]
     tools = [{"type": "function", "function": {"name": "f", "description": "<é>"}}]
-    given: dict[str, Any] = {"tools": tools, "enable_thinking": False}
-    assert render_chat(tokenizer, messages, generate, **given) == tokenizer.hf.apply_chat_template(
-        messages, add_generation_prompt=generate, tokenize=False, **given
+    rendered = render_chat(
+        tokenizer, messages, generate, tools=tools, chat_template_kwargs={"enable_thinking": False}
+    )
+    assert rendered == tokenizer.hf.apply_chat_template(
+        messages, add_generation_prompt=generate, tokenize=False, tools=tools, enable_thinking=False
     )
 
 
@@ -130,15 +132,6 @@ def test_malformed_messages_are_refused(
 ) -> None:
     with pytest.raises(InvalidRequestError, match=part):
         render_chat(chat_tokenizer(CHATML), messages)
-
-
-@pytest.mark.parametrize("name", ["chat_template", "tokenize", "messages", "bos_token"])
-def test_a_request_brings_no_template_and_no_special_token(
-    chat_tokenizer: Callable[[Any], Tokenizer], name: str
-) -> None:
-    given: dict[str, Any] = {name: "{{ 7 * 7 }}"}
-    with pytest.raises((InvalidRequestError, TypeError)):
-        render_chat(chat_tokenizer(CHATML), MESSAGES, **given)
 
 
 @pytest.mark.parametrize("field", ["tools", "documents"])
@@ -219,33 +212,18 @@ def test_large_messages_go_through(renderer: TemplateRenderer) -> None:
 
 
 @pytest.mark.parametrize("value", [None, 1, "x", [1], {"a": 1}])
-@pytest.mark.parametrize(
-    "name",
-    [
-        *("add_generation_prompt", "bos_token", "chat_template", "continue_final_message", "messages"),
-        *("namespace", "raise_exception", "renderer", "strftime_now", "tokenize", "tokenizer"),
-    ],
-)
+@pytest.mark.parametrize("name", ["bos_token", *sorted(RESERVED_VARIABLES)])
 def test_template_arguments_from_outside_cannot_take_the_place_of_ours(
     chat_tokenizer: Callable[[Any], Tokenizer], name: str, value: Any
 ) -> None:
     with pytest.raises(InvalidRequestError, match=f"'{name}' cannot be given") as caught:
-        render_chat_request(chat_tokenizer(CHATML), MESSAGES, True, False, {name: value})
+        render_chat(chat_tokenizer(CHATML), MESSAGES, chat_template_kwargs={name: value})
     assert caught.value.field == "chat_template_kwargs"
-
-
-@pytest.mark.parametrize("name", ["tools", "documents"])
-@pytest.mark.parametrize("value", [1, True, "x", {"a": 1}, [1], [None]])
-def test_malformed_tools_and_documents_from_outside(
-    chat_tokenizer: Callable[[Any], Tokenizer], name: str, value: Any
-) -> None:
-    with pytest.raises(InvalidRequestError, match=f"{name} must be a list of mappings"):
-        render_chat_request(chat_tokenizer(CHATML), MESSAGES, True, False, {name: value})
 
 
 def test_template_arguments_from_outside_reach_the_template(
     chat_tokenizer: Callable[[Any], Tokenizer],
 ) -> None:
-    tokenizer = chat_tokenizer("{{ thinking }}{{ tools | length }}")
-    kwargs = {"thinking": False, "tools": [{"name": "f"}], "self": 1, "": 2, "\x00": 3, "import": 4}
-    assert render_chat_request(tokenizer, MESSAGES, False, False, kwargs) == "False1"
+    tokenizer = chat_tokenizer("{{ thinking }}{{ renderer }}")
+    kwargs = {"thinking": False, "renderer": 1, "self": 1, "": 2, "\x00": 3, "import": 4}
+    assert render_chat(tokenizer, MESSAGES, False, chat_template_kwargs=kwargs) == "False1"

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import msgspec
@@ -123,6 +123,8 @@ class Supervisor:
         self._endpoint = f"ipc://{self._directory / 'engine'}"
         self._signals = 0
         self._signalled = asyncio.Event()
+        self._failure: QuireError | None = None
+        self._failed = asyncio.Event()
         self._engine: EngineProcess | None = None
         self._workers: dict[int, ApiProcess] = {}
 
@@ -135,10 +137,48 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._signal)
+        signalled = asyncio.create_task(self._signalled.wait())
+        failed = asyncio.create_task(self._failed.wait())
+        async with contextlib.AsyncExitStack() as stack:
+            opening = asyncio.create_task(stack.enter_async_context(self.serving()))
+            await asyncio.wait({opening, signalled}, return_when=asyncio.FIRST_COMPLETED)
+            if not opening.done():  # told to stop before there was anything to finish
+                opening.cancel()
+                await asyncio.gather(opening, return_exceptions=True)
+                return 0
+            self._on_ready(*await opening)
+            await asyncio.wait({failed, signalled}, return_when=asyncio.FIRST_COMPLETED)
+        failed.cancel()
+        signalled.cancel()
+        if self._failure is not None:
+            raise self._failure
+        return 0
+
+    @contextlib.asynccontextmanager
+    async def serving(self) -> AsyncIterator[tuple[str, EngineInfo]]:
+        """A server that is up within the block, and drained and gone after it: its URL and facts.
+
+        Raises:
+            QuireError: the server could not start.
+        """
         shared = shared_metrics() if self._settings.api_workers > 1 else contextlib.nullcontext()
         try:
             with _listener(self._settings) as listener, shared:
-                return await self._run(listener)
+                for index in range(self._settings.api_workers):
+                    self._start_worker(index, listener)
+                info = await self._start_engine().ready()
+                await asyncio.gather(*(worker.listening() for worker in self._workers.values()))
+                tasks = [asyncio.create_task(self._keep_engine())]
+                tasks += [asyncio.create_task(self._keep_worker(index, listener)) for index in self._workers]
+                try:
+                    yield url(self._settings, listener), info
+                finally:
+                    if self._failure is not None:
+                        logger.error("%s", self._failure)
+                        await asyncio.sleep(_LINGER)
+                    for task in tasks:
+                        task.cancel()
+                    await self._drain()
         finally:
             for worker in self._workers.values():
                 worker.kill()
@@ -149,38 +189,6 @@ class Supervisor:
     def _signal(self) -> None:
         self._signals += 1
         self._signalled.set()
-
-    async def _run(self, listener: socket.socket) -> int:
-        signalled = asyncio.create_task(self._signalled.wait())
-        for index in range(self._settings.api_workers):
-            self._start_worker(index, listener)
-        starting = asyncio.create_task(self._start(listener))
-        await asyncio.wait({starting, signalled}, return_when=asyncio.FIRST_COMPLETED)
-        if not starting.done():
-            starting.cancel()
-            return 0  # told to stop before there was anything to finish
-        self._on_ready(url(self._settings, listener), await starting)
-        failure: list[QuireError] = []
-        tasks = [asyncio.create_task(self._keep_engine(failure))]
-        tasks += [asyncio.create_task(self._keep_worker(index, listener)) for index in self._workers]
-        try:
-            await asyncio.wait({tasks[0], signalled}, return_when=asyncio.FIRST_COMPLETED)
-            if failure:
-                logger.error("%s", failure[0])
-                await asyncio.sleep(_LINGER)
-        finally:
-            for task in tasks:
-                task.cancel()
-        await self._drain()
-        if failure:
-            raise failure[0]
-        return 0
-
-    async def _start(self, listener: socket.socket) -> EngineInfo:
-        engine = self._start_engine()
-        info = await engine.ready()
-        await asyncio.gather(*(worker.listening() for worker in self._workers.values()))
-        return info
 
     def _start_engine(self) -> EngineProcess:
         self._engine = EngineProcess(
@@ -196,7 +204,7 @@ class Supervisor:
         self._workers[index] = worker
         return worker
 
-    async def _keep_engine(self, failure: list[QuireError]) -> None:
+    async def _keep_engine(self) -> None:
         """Wait for the engine's end; start it anew if that is wanted. Returns when it has failed for good."""
         pause = 1.0
         while True:
@@ -205,7 +213,7 @@ class Supervisor:
             error = await self._engine.ended()
             self._engine.stop()
             if self._settings.on_engine_death == "exit":
-                failure.append(error)
+                self._fail(error)
                 return
             pause = 1.0 if time.monotonic() - began > _STEADY else min(2 * pause, _LONGEST_PAUSE)
             logger.error("%s Starting it anew in %.0f s.", error, pause)
@@ -213,9 +221,13 @@ class Supervisor:
             try:
                 await self._start_engine().ready()
             except QuireError as error:
-                failure.append(error)
+                self._fail(error)
                 return
             logger.warning("The engine is up again")
+
+    def _fail(self, error: QuireError) -> None:
+        self._failure = error
+        self._failed.set()
 
     async def _keep_worker(self, index: int, listener: socket.socket) -> None:
         """Start an API process anew whenever it ends."""

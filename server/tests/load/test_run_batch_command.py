@@ -48,8 +48,7 @@ def test_failures_are_counted_now_and_later(served: Served, run: Run, files: tup
     [
         ([], "--url or --model"),
         (["--url", "http://h", "--model", "tiny"], "--url or --model"),
-        (["--url", "http://h", "--config", "x.yaml"], "--config goes with --model"),
-        (["--model", "tiny"], "--url"),
+        (["--url", "http://h", "--max-num-seqs", "4"], "go with --model"),
         (["--url", "nowhere"], "URL"),
     ],
 )

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
+from quire.text.chat import RESERVED_VARIABLES
 from quire_server.config import ServeConfig
 from quire_server.testing import VOCAB_SIZE, FakeEngine
 
@@ -118,6 +119,13 @@ def test_a_bad_value_is_400_and_names_its_field(
 def test_a_bad_value_of_one_route(refused: Post) -> None:
     for path, name, value in PER_ROUTE:
         assert refused(path, START[path] | {name: value})["param"] == name, (name, value)
+
+
+@pytest.mark.parametrize("path", [CHATS, "/tokenize"])
+@pytest.mark.parametrize("name", sorted(RESERVED_VARIABLES))
+def test_template_arguments_do_not_reach_the_engines_own(refused: Post, path: str, name: str) -> None:
+    body = {"messages": START[CHATS]["messages"], "chat_template_kwargs": {name: []}}
+    assert refused(path, body)["param"] == "chat_template_kwargs"
 
 
 def test_more_logprobs_than_the_engine_gives(refused: Post) -> None:

@@ -40,6 +40,12 @@ def test_there_and_back(client: TestClient) -> None:
     assert client.post("/detokenize", json={"tokens": ids}).json() == {"prompt": "für"}
 
 
+def test_a_client_learns_of_the_special_tokens(client: TestClient) -> None:
+    answer = client.get("/tokenizer_info").json()
+    assert (answer["bos_token"], answer["eos_token"], answer["pad_token"]) == ("<bos>", "<eos>", None)
+    assert answer["model_max_length"] == MAX_MODEL_LEN
+
+
 @pytest.mark.parametrize(
     ("path", "body", "param"),
     [

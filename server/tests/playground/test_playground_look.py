@@ -114,10 +114,10 @@ CONTRAST = """() => {
     .map((c) => c / 255).map((c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4))
     .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0);
   const behind = (node) => {
-    for (; node; node = node.parentElement) {
-      const colour = rgb(getComputedStyle(node).backgroundColor);
-      if (colour[3] === 255) return colour;
-    }
+    const [r, g, b, a] = rgb(getComputedStyle(node).backgroundColor);
+    if (a === 255 || !node.parentElement) return [r, g, b];
+    const below = behind(node.parentElement);
+    return [r, g, b].map((c, i) => (c * a + below[i] * (255 - a)) / 255);
   };
   const poor = [];
   for (const node of document.querySelectorAll("body *")) {
@@ -138,6 +138,7 @@ def test_text_stands_out_from_what_is_behind_it(page: Page, scheme: Any) -> None
     page.press("#composer-text", "Enter")
     expect(page.locator(".turn .facts")).to_have_count(1)
     page.locator(".plugins summary").click()
+    page.evaluate("document.querySelectorAll('.word').forEach((word, i) => (word.dataset.surprise = i % 5))")
     assert page.evaluate(CONTRAST) == []
 
 

@@ -45,6 +45,7 @@ results = lm_eval.simple_evaluate(
         "model": "tiny",
         "base_url": os.environ["QUIRE_URL"] + "/v1/completions",
         "tokenizer_backend": "remote",
+        "auth_token": os.environ["QUIRE_KEY"],
         "num_concurrent": 2,
         "max_length": 2048,
     },

@@ -21,7 +21,7 @@ from quire.outputs import RequestOutput
 from quire.request import StepOutput
 from quire.sampling import SamplingParams
 from quire.scheduler import SchedulerStats
-from quire.text.chat import render_chat_request
+from quire.text.chat import render_chat
 from quire.text.tokenizer import Tokenizer, load_tokenizer
 
 _LONG_TEXT = 4096
@@ -222,12 +222,12 @@ class AsyncLLM:
             InvalidRequestError: see `quire.text.chat.render_chat`.
         """
         return await asyncio.to_thread(
-            render_chat_request,
+            render_chat,
             self._tokenizer,
             messages,
-            add_generation_prompt,
-            continue_final_message,
-            chat_template_kwargs,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=continue_final_message,
+            chat_template_kwargs=chat_template_kwargs,
         )
 
     async def tokenize(self, text: str, add_special_tokens: bool = True) -> list[int]:

@@ -17,7 +17,7 @@ from quire.errors import InvalidRequestError
 from quire.outputs import RequestOutput
 from quire.sampling import SamplingParams
 from quire.scheduler import SchedulerStats
-from quire.text.chat import render_chat_request
+from quire.text.chat import render_chat
 
 Messages = Sequence[Mapping[str, Any]]
 """One conversation: mappings with "role" and "content"."""
@@ -205,8 +205,12 @@ class LLM:
         continue_final_message: bool,
         template_kwargs: Mapping[str, Any] | None,
     ) -> PreparedRequest:
-        text = render_chat_request(
-            self._engine.tokenizer, messages, add_generation_prompt, continue_final_message, template_kwargs
+        text = render_chat(
+            self._engine.tokenizer,
+            messages,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=continue_final_message,
+            chat_template_kwargs=template_kwargs,
         )
         return self._engine.inputs.prepare(text, params, add_special_tokens=False)
 

@@ -47,6 +47,16 @@ HEARTBEAT = 1.0
 _read: Callable[[bytes], FromClient] = decoder(FromClient)
 
 
+class _Named(msgspec.Struct):
+    request_id: str
+
+
+class _Identified(msgspec.Struct):
+    """As much of an `Add` as it takes to answer it."""
+
+    request: _Named
+
+
 class _Client:
     """One front end, and its requests that have not ended.
 
@@ -121,9 +131,21 @@ class EngineServer:
             try:
                 message = _read(data)
             except (msgspec.DecodeError, QuireError, ValueError, TypeError, RecursionError) as error:
-                logger.warning("A message that is not of the protocol was ignored: %s", error)
+                self._refuse(identity, data, error)
                 continue
             self._obey(identity, message)
+
+    def _refuse(self, identity: bytes, data: bytes, error: Exception) -> None:
+        """Answer a message that does not decode: whoever sent a request waits for a word about it."""
+        logger.warning("A message that is not of the protocol was refused: %s", error)
+        client = self._clients.get(identity)
+        try:
+            request_id = msgspec.msgpack.decode(data, type=_Identified).request.request_id
+        except (msgspec.DecodeError, ValueError, RecursionError):
+            return
+        if client is not None:
+            message = f"The engine cannot read this request: {error}"
+            client.refused.append(Refusal(request_id, InvalidRequestError.__name__, message))
 
     def _obey(self, identity: bytes, message: FromClient) -> None:
         client = self._clients.get(identity)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from quire.kv.block_pool import NULL_BLOCK, BlockPool
 from quire.kv.prefix_index import PrefixIndex, TokenChain
-from quire.kv.window import first_block, window_quota
+from quire.kv.window import first_block
 
 __all__ = ["KVGroup"]
 
@@ -22,24 +22,18 @@ class KVGroup:
         pool, index: its blocks, and how to find them by content.
         block_size: tokens per block.
         window: tokens that its layers look back, the query's own among them; None for all.
-        quota: blocks of a window that a sequence is given from its start, lest it lacks them later.
     """
 
     pool: BlockPool
     index: PrefixIndex
     block_size: int
     window: int | None
-    quota: int
 
     @classmethod
-    def of(cls, num_blocks: int, block_size: int, window: int | None, step_tokens: int) -> KVGroup:
+    def of(cls, num_blocks: int, block_size: int, window: int | None) -> KVGroup:
         """A group with every block free."""
         index = PrefixIndex()
-        pool = BlockPool(num_blocks, index.remove)
-        quota = pool.num_usable
-        if window is not None:
-            quota = min(quota, window_quota(window, step_tokens, block_size))
-        return cls(pool, index, block_size, window, quota)
+        return cls(BlockPool(num_blocks, index.remove), index, block_size, window)
 
     def first_block(self, num_tokens: int) -> int:
         """Number of the first block that a query at position `num_tokens` or later may see."""
@@ -60,17 +54,15 @@ class KVGroup:
         found = [self.index.get(chain.digest(i)) for i in range(first, num_blocks)]
         return [NULL_BLOCK] * first + [block for block in found if block is not None]
 
-    def wanted(self, first: int, num_tokens: int, ahead: int) -> int:
+    def wanted(self, num_tokens: int, ahead: int) -> int:
         """Blocks a table should have, null ones included.
 
         Args:
-            first: blocks of the table that are out of the window already.
             num_tokens: tokens it must have room for.
-            ahead: tokens it should have room for, as far as the quota goes; at least `num_tokens`.
+            ahead: tokens it will need room for, at least `num_tokens`. Without a window it gets it at once;
+                with one, what leaves the window makes up for most of what it takes later.
         """
-        must = -(-num_tokens // self.block_size)
-        should = -(-ahead // self.block_size)
-        return should if self.window is None else max(must, min(should, first + self.quota))
+        return -(-(ahead if self.window is None else num_tokens) // self.block_size)
 
     def hold(self, blocks: list[int]) -> None:
         """One holder more for each but the null block."""

@@ -85,7 +85,6 @@ class KVManager:
         enable_prefix_caching: bool = True,
         *,
         windows: Sequence[int | None] | None = None,
-        step_tokens: int = 1,
     ) -> None:
         """Build the groups' pools.
 
@@ -94,7 +93,6 @@ class KVManager:
             num_blocks: per group its block ids, the null block included.
             enable_prefix_caching: without it nothing is indexed and no prefix is ever found.
             windows: per group its sliding window in tokens, None for none; None if no group has any.
-            step_tokens: most tokens that one request computes in a step.
 
         Raises:
             ConfigError: a group has no usable block.
@@ -105,7 +103,7 @@ class KVManager:
         self._prefix_queries = 0
         self._prefix_hits = 0
         self._groups = [
-            KVGroup.of(count, block_size, window, step_tokens)
+            KVGroup.of(count, block_size, window)
             for count, window in zip(num_blocks, windows or [None] * len(num_blocks), strict=True)
         ]
         self._windowed = [(g, group) for g, group in enumerate(self._groups) if group.window is not None]
@@ -192,8 +190,7 @@ class KVManager:
             holder: a request; its table is made at its first call.
             num_tokens: tokens the table must have room for, those it has room for already included.
             step: holder of the sources of the returned copies; `release` it when the step is done.
-            ahead: tokens it should have room for, if more: all of them in groups without a window,
-                in the others as many as fit into the quota of one sequence.
+            ahead: tokens it should have room for, if more, in groups without a window.
             prefix: what `find_prefix` just found, for a holder without a table.
             reserve: blocks that must stay available in each group.
 
@@ -208,8 +205,8 @@ class KVManager:
             table = self._new_table(prefix)
         ahead = max(ahead, num_tokens)
         need = [
-            group.wanted(first, num_tokens, ahead) - len(blocks)
-            for group, first, blocks in zip(self._groups, table.firsts, table.blocks, strict=True)
+            group.wanted(num_tokens, ahead) - len(blocks)
+            for group, blocks in zip(self._groups, table.blocks, strict=True)
         ]
         if not self._fits(need, reserve, table.blocks if fresh else ()):
             return None

@@ -84,8 +84,9 @@ class Planner:
     def _start(self, sequence: Sequence, step: StepDraft) -> bool:
         """Seat a waiting sequence, with blocks for all of its tokens; False if it has to wait.
 
-        Where a window bounds what it needs at a time, it gets that: blocks that leave the window make up
-        for those it takes later.
+        Where a window bounds what it needs at a time, it gets those of its first step: blocks that leave
+        the window make up for most of those it takes later. (To give each a window and a step from its start
+        saves few preemptions, and makes others wait.)
 
         One that was preempted leaves a block for each running sequence to grow into, lest the same
         happen again at once.

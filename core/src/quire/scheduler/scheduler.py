@@ -67,7 +67,6 @@ class Scheduler:
             config.num_blocks,
             config.enable_prefix_caching,
             windows=config.windows or None,
-            step_tokens=config.max_num_batched_tokens,
         )
         self._roster = Roster(self._kv, config.max_num_seqs)
         self._policy = make_policy(config.policy)

@@ -16,14 +16,17 @@ from quire.errors import InvalidRequestError
 from quire.text._renderer import TemplateRenderer, shared_renderer
 from quire.text.tokenizer import Tokenizer
 
-__all__ = ["encode_chat", "render_chat", "render_chat_request"]
+__all__ = ["RESERVED_VARIABLES", "encode_chat", "render_chat"]
 
 _ROLE = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}\Z")
-_RESERVED = frozenset(
-    {"add_generation_prompt", "chat_template", "continue_final_message", "messages"}
-    | {"namespace", "raise_exception", "renderer", "strftime_now", "tokenize", "tokenizer"}
+RESERVED_VARIABLES = frozenset(
+    {
+        *("chat_template", "messages", "tokenize", "tools", "documents"),
+        *("add_generation_prompt", "continue_final_message"),
+        *("namespace", "raise_exception", "strftime_now"),
+    }
 )
-"""What template arguments may not be called: parameters of the rendering, functions of templates."""
+"""Variables of templates that no `chat_template_kwargs` may set: the engine does, or they are functions."""
 
 
 def render_chat(
@@ -34,8 +37,8 @@ def render_chat(
     *,
     tools: Sequence[Mapping[str, Any]] | None = None,
     documents: Sequence[Mapping[str, Any]] | None = None,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
     renderer: TemplateRenderer | None = None,
-    **chat_template_kwargs: Any,
 ) -> str:
     """The prompt text for a chat.
 
@@ -50,15 +53,16 @@ def render_chat(
         continue_final_message: leave the last message open, for the model to go on with.
         tools: JSON schemas of tools, for templates that show them.
         documents: documents, for templates that show them.
+        chat_template_kwargs: further variables of the template, e.g. `{"enable_thinking": False}`.
         renderer: where templates are run; the process's shared one if None.
-        chat_template_kwargs: further variables of the template, e.g. `enable_thinking=False`.
 
     Raises:
         InvalidRequestError: malformed messages, a model without a template, or a template that
             refuses these messages.
         CheckpointError: the template is broken or went beyond its limits.
     """
-    _check_kwargs(tokenizer, chat_template_kwargs)
+    variables = dict(chat_template_kwargs or {})
+    _check_kwargs(tokenizer, variables)
     if continue_final_message and add_generation_prompt:
         raise InvalidRequestError(
             "continue_final_message and add_generation_prompt exclude each other: "
@@ -78,7 +82,7 @@ def render_chat(
         template,
         {
             **tokenizer.special_tokens,
-            **chat_template_kwargs,
+            **variables,
             "messages": chat,
             "tools": _check_objects(tools, "tools"),
             "documents": _check_objects(documents, "documents"),
@@ -86,23 +90,6 @@ def render_chat(
         },
     )
     return _cut(text, end) if continue_final_message else text
-
-
-def render_chat_request(
-    tokenizer: Tokenizer,
-    messages: Sequence[Mapping[str, Any]],
-    add_generation_prompt: bool,
-    continue_final_message: bool,
-    template_kwargs: Mapping[str, Any] | None,
-) -> str:
-    """`render_chat` with template arguments that come from outside, as one mapping with any names in it.
-
-    Raises:
-        InvalidRequestError: also for an argument of a name that is reserved.
-    """
-    kwargs = dict(template_kwargs or {})
-    _check_kwargs(tokenizer, kwargs)
-    return render_chat(tokenizer, messages, add_generation_prompt, continue_final_message, **kwargs)
 
 
 def encode_chat(
@@ -136,15 +123,14 @@ def _choose_template(tokenizer: Tokenizer, *, with_tools: bool) -> str:
 
 def _check_kwargs(tokenizer: Tokenizer, kwargs: Mapping[str, Any]) -> None:
     for name in kwargs:
-        if name in _RESERVED:
+        if name in RESERVED_VARIABLES:
             reason = (
                 "templates come from the model's files alone"
                 if name == "chat_template"
                 else "it is set by the engine"
             )
             raise InvalidRequestError(
-                f"{name!r} cannot be given as a template argument: {reason}.",
-                field="chat_template_kwargs",
+                f"{name!r} cannot be given as a template argument: {reason}.", field="chat_template_kwargs"
             )
         if name in tokenizer.special_tokens:
             raise InvalidRequestError(
@@ -156,8 +142,7 @@ def _check_kwargs(tokenizer: Tokenizer, kwargs: Mapping[str, Any]) -> None:
 def _check_objects(values: Sequence[Mapping[str, Any]] | None, field: str) -> list[dict[str, Any]] | None:
     if values is None:
         return None
-    listed = isinstance(values, Sequence) and not isinstance(values, str | bytes)
-    if not listed or not all(isinstance(value, Mapping) for value in values):
+    if isinstance(values, str | bytes | Mapping) or not all(isinstance(value, Mapping) for value in values):
         raise InvalidRequestError(f"{field} must be a list of mappings.", field=field)
     return [dict(value) for value in values]
 

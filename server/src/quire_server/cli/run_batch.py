@@ -11,11 +11,16 @@ import httpx
 import uvloop
 from tqdm import tqdm
 
-from quire.config import EngineConfig
+from quire.cli.options import (
+    SettingsCommand,
+    configuration,
+    current_registry,
+    engine_flags_given,
+    engine_options,
+)
 from quire_server.batch import BatchSettings, Counts, run_batch
-from quire_server.batch.server import open_server
+from quire_server.batch.server import Served, open_server
 from quire_server.bench import Address
-from quire_server.config import ServeConfig
 
 __all__ = ["command"]
 
@@ -23,12 +28,11 @@ _CONNECT_SECONDS = 30.0
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
 
-@click.command("run-batch")
+@click.command("run-batch", cls=SettingsCommand)
 @click.option("-i", "--input", "source", type=_FILE, required=True, help="Requests, a JSON object a line.")
 @click.option("-o", "--output", "target", type=_FILE, required=True, help="Results; continued if it exists.")
 @click.option("--url", metavar="URL", help="Base URL of a running server.")
 @click.option("--model", metavar="NAME", help="Serve this model for the length of the batch instead.")
-@click.option("--config", type=_FILE, metavar="FILE", help="Configuration of the engine, with --model.")
 @click.option("--api-key", envvar="OPENAI_API_KEY", show_envvar=True, help="Key to show the server.")
 @click.option(
     "--concurrency", type=click.IntRange(min=1), default=32, show_default=True, help="Requests in flight."
@@ -47,12 +51,12 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
     show_default=True,
     help="Seconds per attempt.",
 )
+@engine_options
 def command(
     source: Path,
     target: Path,
     url: str | None,
     model: str | None,
-    config: Path | None,
     api_key: str | None,
     concurrency: int,
     max_retries: int,
@@ -65,20 +69,27 @@ def command(
     """
     if (url is None) == (model is None):
         raise click.UsageError("Give either --url or --model.")
-    if config is not None and model is None:
-        raise click.UsageError("--config goes with --model.")
-    engine = (
-        None if model is None else EngineConfig.load(config, sections={"serve": ServeConfig}, model=model)
-    )
+    if model is None and engine_flags_given():
+        raise click.UsageError("Flags of the engine go with --model.")
     settings = BatchSettings(concurrency=concurrency, max_retries=max_retries)
 
     async def run() -> Counts:
-        served = nullcontext(Address.parse(url or "").url) if engine is None else open_server(engine)
+        served = (
+            nullcontext(Served(Address.parse(url or "").url, api_key))
+            if model is None
+            else open_server(configuration(model), current_registry())
+        )
         limits = httpx.Limits(max_connections=concurrency, max_keepalive_connections=concurrency)
         patience = httpx.Timeout(timeout, connect=min(timeout, _CONNECT_SECONDS))
-        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-        async with served as base:
-            client = httpx.AsyncClient(base_url=base, headers=headers, timeout=patience, limits=limits)
+        async with served as server:
+            headers = {"Authorization": f"Bearer {server.key}"} if server.key else {}
+            client = httpx.AsyncClient(
+                base_url=server.url,
+                headers=headers,
+                timeout=patience,
+                limits=limits,
+                trust_env=model is None,  # no proxy stands before a server of our own
+            )
             async with client:
                 with tqdm(unit="line", disable=None, leave=False) as bar:
                     return await run_batch(

@@ -25,7 +25,6 @@ from quire_server.service.sampling import priority
 _TOOLS = "tools are not built yet; leave it out."
 _REASONING = "reasoning fields are not built yet; leave it out."
 _MEDIA = "the model reads and writes text only."
-
 Messages = Annotated[
     Any,
     WithJsonSchema(
@@ -153,8 +152,6 @@ async def render(service: Service, body: Any) -> str:
     kwargs = body.chat_template_kwargs
     if kwargs is not None and not isinstance(kwargs, dict):
         raise bad_request("chat_template_kwargs must be an object.", "chat_template_kwargs")
-    if kwargs and "chat_template" in kwargs:
-        raise bad_request(f"chat_template cannot be given: {TEMPLATE_REASON}", "chat_template_kwargs")
     going_on = bool(body.continue_final_message)
     begin = body.add_generation_prompt
     return await service.render_chat(

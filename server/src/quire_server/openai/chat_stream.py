@@ -37,7 +37,10 @@ async def chat_events(
             for one in completions:
                 if not going[one.index]:
                     continue
-                if one.text or (one.token_ids and (body.top is not None or body.return_token_ids)):
+                # A token whose text is held back, or has none, is still news: clients time the tokens by it.
+                # The last one's is the end of the text, and said by the finish reason.
+                told = one.finish_reason is None or body.top is not None or body.return_token_ids
+                if one.text or (one.token_ids and told):
                     yield chunks.chunk(_content(one, body))
                 if one.finish_reason is not None:
                     going[one.index] = False

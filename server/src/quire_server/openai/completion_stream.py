@@ -64,8 +64,8 @@ class _Choice:
         if body.nothing_new:
             self._ended = True
             return self._chunk("", [], [], "length", None, output)
-        silent = self._logprobs is None and not body.return_token_ids
-        if one.finish_reason is None and not one.text and (silent or not one.token_ids):
+        # A token whose text is held back, or has none, is still news: clients time the tokens by the chunks.
+        if one.finish_reason is None and not one.text and not one.token_ids:
             return None
         self._ended = one.finish_reason is not None
         return self._chunk(

@@ -20,4 +20,4 @@ def front_end(service: Service, options: Any) -> FrontEnd:
     router = APIRouter()
     for add in (add_models, add_completions, add_chat, add_tokens, add_embeddings):
         add(router, service)
-    return FrontEnd(router=router, error_prefixes=("/v1", "/tokenize", "/detokenize"))
+    return FrontEnd(router=router, error_prefixes=("/v1", "/tokenize", "/tokenizer_info", "/detokenize"))

@@ -1,4 +1,4 @@
-"""`/tokenize` and `/detokenize`, in vLLM's forms."""
+"""`/tokenize`, `/detokenize` and `/tokenizer_info`, in vLLM's forms."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from quire_server.openai.chat import Messages, render
 from quire_server.openai.fields import TEMPLATE_REASON, Object, TokenIds
 from quire_server.openai.prompts import read_ids
 from quire_server.service import Service
+
+_SPECIAL = ("bos_token", "eos_token", "pad_token", "unk_token")
 
 
 class TokenizeBody(RequestModel):
@@ -72,6 +74,21 @@ def add_tokens(router: APIRouter, service: Service) -> None:
                 "max_model_len": service.info.max_model_len,
                 "tokens": ids,
                 "token_strs": names,
+            }
+        )
+
+    @router.get("/tokenizer_info")
+    async def tokenizer_info() -> Response:
+        """What a client needs to count and cut prompts as the server does."""
+        service.check_ready()
+        tokenizer = service.engine.get_tokenizer()
+        special = {name: getattr(tokenizer, name, None) for name in _SPECIAL}
+        return _json(
+            {
+                "tokenizer_class": type(tokenizer).__name__,
+                "model_max_length": service.info.max_model_len,
+                **{name: None if token is None else str(token) for name, token in special.items()},
+                "chat_template": getattr(tokenizer, "chat_template", None),
             }
         )
 

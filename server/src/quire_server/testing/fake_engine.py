@@ -25,6 +25,7 @@ from quire import (
 from quire.contracts import ModelFiles
 from quire.errors import EngineError, InvalidRequestError, RequestFailedError
 from quire.outputs import FinishReason, RequestMetrics
+from quire.text.chat import RESERVED_VARIABLES
 from quire_server.service import Health
 
 BOS, EOS = 256, 257
@@ -33,6 +34,10 @@ VOCAB_SIZE, MAX_MODEL_LEN = 258, 512
 
 class FakeTokenizer:
     """Bytes; what front ends ask of a transformers tokenizer."""
+
+    bos_token = "<bos>"
+    eos_token = "<eos>"
+    chat_template = None
 
     def convert_ids_to_tokens(self, ids: Sequence[int]) -> list[str]:
         """Names of ids."""
@@ -138,6 +143,10 @@ class FakeEngine:
         chat_template_kwargs: Mapping[str, Any] | None = None,
     ) -> str:
         """`role: content` a line."""
+        for name in sorted(RESERVED_VARIABLES.intersection(chat_template_kwargs or ())):
+            raise InvalidRequestError(
+                f"{name!r} cannot be given as a template argument.", field="chat_template_kwargs"
+            )
         if not messages:
             raise InvalidRequestError(
                 "messages is empty: a chat needs at least one message.", field="messages"
