@@ -6,23 +6,17 @@ classified here and has an example in `route_examples`.
 
 from __future__ import annotations
 
-import asyncio
 import gzip
 import json
 import random
-import threading
 import tracemalloc
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-import httpx
 import pytest
 from starlette.testclient import TestClient
 
-from quire import RequestOutput, SamplingParams
-from quire_server.metrics import ServerMetrics
-from quire_server.metrics.observed import ObservedStream
-from quire_server.testing import Example, FakeEngine, LiveServer, hang_up, wait_for
+from quire_server.testing import Example, LiveServer
 from quire_server.testing.route_rig import SECRETS, check_quiet, concrete
 
 from .route_examples import EVERY
@@ -146,175 +140,6 @@ def test_a_template_in_a_request_is_refused_or_plays_no_part(
         assert whole.engine.prompts in ([], prompts)
 
 
-# One request fails
-
-BAD = "BAD"
-
-
-class Faulty(FakeEngine):
-    """Fails at one place for requests that say so."""
-
-    def __init__(self, place: str) -> None:
-        super().__init__()
-        self.place = place
-        self.delay = 0.001
-
-    def _meet(self, place: str, what: Any) -> None:
-        if place == self.place and BAD in str(what):
-            raise RuntimeError(SECRETS)
-
-    async def submit(self, prompt: Any, *args: Any, **kwargs: Any) -> Any:
-        self._meet("submit", prompt)
-        stream = await super().submit(prompt, *args, **kwargs)
-        return self._watch(prompt, stream)
-
-    async def _watch(self, prompt: Any, stream: Any) -> Any:
-        try:
-            async for output in stream:
-                self._meet("stream", prompt)
-                yield output
-        finally:
-            await stream.aclose()
-
-    async def tokenize(self, text: str, add_special_tokens: bool = True) -> list[int]:
-        self._meet("tokenize", text)
-        return await super().tokenize(text, add_special_tokens)
-
-    async def detokenize(self, token_ids: Sequence[int], skip_special_tokens: bool = True) -> str:
-        self._meet("detokenize", bytes(one for one in token_ids if one < 256))
-        return await super().detokenize(token_ids, skip_special_tokens)
-
-    async def render_chat(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> str:
-        self._meet("render", messages)
-        return await super().render_chat(messages, **options)
-
-
-class FaultyMetrics(ServerMetrics):
-    """Fails at one place, once, as soon as it is armed."""
-
-    def __init__(self, place: str) -> None:
-        super().__init__()
-        self.place = place
-        self.armed = False
-
-    def _meet(self, place: str) -> None:
-        if self.armed and place == self.place:
-            self.armed = False
-            raise RuntimeError(SECRETS)
-
-    def observe(self, stream: Any, params: SamplingParams, *, deltas: bool = False) -> ObservedStream:
-        self._meet("observe")
-        return super().observe(stream, params, deltas=deltas)
-
-    def first_token(self, seconds: float) -> None:
-        self._meet("first_token")
-        super().first_token(seconds)
-
-    def finished(self, reason: Any, **figures: Any) -> None:
-        self._meet("finished")
-        super().finished(reason, **figures)
-
-
-def saying(body: Mapping[str, Any], text: str) -> dict[str, Any]:
-    """A body with other texts and tokens in it."""
-    said = json.dumps(body).replace('"abc"', f'"{text}"').replace('"say it"', f'"{text}"')
-    changed: dict[str, Any] = json.loads(said.replace("[97, 98]", json.dumps(list(text.encode()))))
-    return changed
-
-
-async def together(whole: WholeApp, example: Example, bodies: Sequence[Any]) -> list[str]:
-    """Answers to requests that run at once: their text, "" for those that failed."""
-    transport = httpx.ASGITransport(whole.app, raise_app_exceptions=False)
-    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
-
-        async def ask(body: Any) -> str:
-            answer = await client.post(example.url, json=body)
-            check_quiet(answer)
-            return answer.text if answer.status_code == example.status else ""
-
-        return await asyncio.gather(*(ask(body) for body in bodies))
-
-
-@pytest.mark.parametrize("place", ["submit", "stream", "tokenize", "detokenize", "render"])
-@pytest.mark.parametrize("example", READING, ids=named(READING))
-def test_a_request_that_fails_inside_fails_alone(example: Example, place: str) -> None:
-    for way in example.ways:
-        whole = WholeApp(Faulty(place))
-        good = {**saying(example.body or {}, "good"), **way}
-        bad = {**saying(example.body or {}, BAD), **way}
-        answers = asyncio.run(together(whole, example, [good, good, bad, good, good]))
-        assert all(answers[index] for index in (0, 1, 3, 4))
-        assert whole.idle
-
-
-@pytest.mark.parametrize("place", ["observe", "first_token", "finished"])
-@pytest.mark.parametrize("example", GENERATING, ids=named(GENERATING))
-def test_books_that_cannot_be_kept_cost_one_request(example: Example, place: str) -> None:
-    for way in example.ways:
-        metrics = FaultyMetrics(place)
-        whole = WholeApp(metrics=metrics)
-        metrics.armed = True
-        answers = asyncio.run(together(whole, example, [{**(example.body or {}), **way}] * 4))
-        assert sum(map(bool, answers)) >= 3
-        assert not metrics.armed
-        assert whole.idle
-
-
-# Clients that leave before their stream begins
-
-
-class Slow(FakeEngine):
-    """Takes a request only when told to."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.asked, self.go, self.closed = threading.Event(), threading.Event(), threading.Event()
-        self.hold_after = 2
-
-    async def submit(self, *args: Any, **kwargs: Any) -> Any:
-        stream = Watched(await super().submit(*args, **kwargs), self.closed)
-        self.asked.set()
-        try:
-            while not self.go.is_set():
-                await asyncio.sleep(0.001)
-            await asyncio.sleep(0.02)
-        except BaseException:
-            await stream.aclose()
-            raise
-        return stream
-
-
-class Watched:
-    """A stream that tells when it is closed, which one that was never begun does not."""
-
-    def __init__(self, stream: Any, closed: threading.Event) -> None:
-        self.stream, self.closed = stream, closed
-
-    def __aiter__(self) -> Watched:
-        return self
-
-    async def __anext__(self) -> Any:
-        return await anext(self.stream)
-
-    async def aclose(self) -> None:
-        await self.stream.aclose()
-        self.closed.set()
-
-
-@pytest.mark.parametrize("example", GENERATING, ids=named(GENERATING))
-def test_a_client_that_leaves_while_it_is_being_admitted_leaves_nothing(example: Example) -> None:
-    for way in example.ways:
-        engine = Slow()
-        whole = WholeApp(engine)
-        with LiveServer(whole.app) as server:
-            hang_up(server, example.url, {**(example.body or {}), **way}, engine.asked.is_set)
-            engine.go.set()
-            wait_for(engine.closed.is_set)
-            wait_for(lambda whole=whole: whole.idle)  # type: ignore[misc]
-            with httpx.Client(base_url=server.url) as client:
-                assert client.get("/ready").status_code == 200
-
-
 # Sizes
 
 HUGE: tuple[dict[str, Any], ...] = (
@@ -413,13 +238,3 @@ def test_the_number_of_series_is_bounded() -> None:
 
         series()
         assert series() == series()
-
-
-def test_outputs_are_what_the_watch_expects() -> None:
-    """`Faulty` wraps the stream that `FakeEngine` gives, which is one of outputs."""
-
-    async def first() -> Any:
-        stream = await Faulty("nowhere").submit("abc", SamplingParams(max_tokens=1))
-        return await anext(stream)
-
-    assert isinstance(asyncio.run(first()), RequestOutput)
