@@ -35,7 +35,7 @@ STATIC = "/playground/"
 KEYED = {
     *("/openapi.json", "/version", "/metrics", "/quire/engine", "/v1/models", "/v1/models/{model_id:path}"),
     *("/v1/responses/{response_id}", "/v1/responses/{response_id}/input_items"),
-    *("/api/tags", "/api/ps", "/api/version"),
+    *("/api/tags", "/api/ps", "/api/version", "/tokenizer_info"),
     *(one.path for one in EVERY),
 }
 ROUTES = sorted(WholeApp().routes())
