@@ -30,6 +30,8 @@ bench: $(VENV)/.dev
 	$(BIN)/python bench/startup.py
 	$(BIN)/python bench/linear.py
 	$(BIN)/python bench/offline.py
+	$(BIN)/python bench/http_layer.py
+	$(BIN)/python bench/serve.py
 
 docs: $(VENV)/.dev
 	$(BIN)/mkdocs build --strict

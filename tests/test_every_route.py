@@ -30,7 +30,7 @@ KEYED = {
     *("/openapi.json", "/version", "/metrics", "/quire/engine", "/v1/models", "/v1/models/{model_id:path}"),
     "/tokenizer_info",
     *("/v1/responses/{response_id}", "/v1/responses/{response_id}/input_items"),
-    *("/api/tags", "/api/ps", "/api/version"),
+    *("/api/tags", "/api/ps", "/api/version", "/tokenizer_info"),
     *(one.path for one in EVERY),
 }
 ROUTES = sorted(WholeApp().routes())

@@ -100,9 +100,9 @@ class SamplingParams:
 
     def __new__(cls, *args: object, **kwargs: object) -> SamplingParams:
         """Refuse unknown names with the nearest known one; `__init__` stays the dataclass's own."""
-        known = [f.name for f in fields(cls)]
         for name in kwargs:
-            if name not in known:
+            if name not in cls.__dataclass_fields__:
+                known = [f.name for f in fields(cls)]
                 near = difflib.get_close_matches(name, known, n=1)
                 hint = f" Did you mean {near[0]!r}?" if near else f" Known are: {', '.join(sorted(known))}."
                 raise InvalidRequestError(f"Unknown sampling parameter {name!r}.{hint}", field=name)

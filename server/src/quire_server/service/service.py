@@ -181,13 +181,15 @@ class Service:
                 raise bad_request(f"{name} is {asked}; at most {settings.max_n} is allowed here.", name)
         if work.stream and params.best_of is not None and params.best_of > params.n:
             raise bad_request("best_of cannot be streamed: the best are known only at the end.", "best_of")
-        most, cap = params.max_tokens, settings.max_tokens_cap
-        if most is None:
-            most = settings.default_max_tokens
-        if cap is not None:
-            most = cap if params.max_tokens is None and most is None else most
-            if most is not None and most > cap:
-                raise bad_request(f"max_tokens is {most}; at most {cap} is allowed here.", "max_tokens")
+        if params.max_tokens is not None:
+            cap = settings.max_tokens_cap
+            if cap is not None and params.max_tokens > cap:
+                raise bad_request(
+                    f"max_tokens is {params.max_tokens}; at most {cap} is allowed here.", "max_tokens"
+                )
+            return params
+        bounds = (settings.default_max_tokens, settings.max_tokens_cap)
+        most = min((bound for bound in bounds if bound is not None), default=None)
         try:
             return dataclasses.replace(params, max_tokens=most)
         except InvalidRequestError as error:  # min_tokens is beyond the server's own limit
