@@ -28,7 +28,6 @@ STATIC = "/playground/"
 """The playground's files, each a route, hold nothing of the model."""
 KEYED = {
     *("/openapi.json", "/version", "/metrics", "/quire/engine", "/v1/models", "/v1/models/{model_id:path}"),
-    "/tokenizer_info",
     *("/v1/responses/{response_id}", "/v1/responses/{response_id}/input_items"),
     *("/api/tags", "/api/ps", "/api/version", "/tokenizer_info"),
     *(one.path for one in EVERY),

@@ -248,8 +248,6 @@ def test_token_ids_that_do_not_exist(server: LiveServer, token: int) -> None:
     "kwargs",
     [
         {"chat_template": "{{ 1 }}"},
-        {"tokenizer": {"chat_template": "x"}},
-        {"renderer": {"render": 1}},
         {"messages": []},
         {"add_generation_prompt": True},
         {"tools": 1},
@@ -267,6 +265,15 @@ def test_template_arguments_cannot_reach_the_renderer(
     answer = afresh(server, path, body)
     assert answer.status_code == 400, answer.text
     assert answer.json()["error"]["param"] in ("chat_template_kwargs", "tools", "documents")
+
+
+@pytest.mark.parametrize("name", ["tokenizer", "renderer", "template", "self", "environment"])
+def test_other_names_are_variables_that_the_template_does_not_know(server: LiveServer, name: str) -> None:
+    body = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}
+    given = {**body, "chat_template_kwargs": {name: {"chat_template": "{{ 7 * 191 }}", "render": 1}}}
+    plain, other = (afresh(server, "/tokenize", one) for one in (body, given))
+    assert other.status_code == 200, other.text
+    assert other.json()["tokens"] == plain.json()["tokens"]
 
 
 # Log probabilities
