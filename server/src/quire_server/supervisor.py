@@ -119,8 +119,7 @@ class Supervisor:
         self._routes = routes
         self._show_progress = show_progress
         self._on_ready = on_ready
-        self._directory = Path(tempfile.mkdtemp(prefix="quire-"))  # only this user may enter it
-        self._endpoint = f"ipc://{self._directory / 'engine'}"
+        self._endpoint = ""
         self._signals = 0
         self._signalled = asyncio.Event()
         self._failure: QuireError | None = None
@@ -162,6 +161,8 @@ class Supervisor:
             QuireError: the server could not start.
         """
         shared = shared_metrics() if self._settings.api_workers > 1 else contextlib.nullcontext()
+        directory = Path(tempfile.mkdtemp(prefix="quire-"))  # only this user may enter it
+        self._endpoint = f"ipc://{directory / 'engine'}"
         try:
             with _listener(self._settings) as listener, shared:
                 for index in range(self._settings.api_workers):
@@ -184,7 +185,7 @@ class Supervisor:
                 worker.kill()
             if self._engine is not None:
                 self._engine.stop()
-            shutil.rmtree(self._directory, ignore_errors=True)
+            shutil.rmtree(directory, ignore_errors=True)
 
     def _signal(self) -> None:
         self._signals += 1
