@@ -117,6 +117,18 @@ def test_waiting_requests_of_a_client_that_goes_away_are_aborted(server: LiveSer
     eventually(server, "quire_num_requests_running", 0)
 
 
+def test_a_client_that_goes_away_during_its_prompt_is_aborted() -> None:
+    with LiveServer("--max-num-batched-tokens", "8", "--max-num-seqs", "8") as server:
+        host, port = server.url.removeprefix("http://").split(":")
+        data = json.dumps({"model": "tiny", "prompt": [7, 8, 9, 10] * 500, "max_tokens": 5}).encode()
+        with socket.create_connection((host, int(port))) as raw:
+            raw.sendall(HEAD % len(data) + data)
+            eventually(server, "quire_num_requests_running", 1)
+        eventually(server, "quire_num_requests_running", 0)
+        assert metric(server, "quire_prompt_tokens_total") < 2000
+        assert metric(server, "quire_generation_tokens_total") == 0
+
+
 def test_a_hung_engine_is_unready_and_comes_back(server: LiveServer) -> None:
     server.engine.suspend()
     try:

@@ -165,3 +165,24 @@ def test_no_server_is_said_so() -> None:
         port = free.getsockname()[1]
     with pytest.raises(ConfigError, match=f"127.0.0.1:{port}"):
         asyncio.run(run_load(Address.parse(f"http://127.0.0.1:{port}"), LoadSettings()))
+
+
+def test_a_server_that_goes_away_is_not_asked_a_million_times() -> None:
+    async def body() -> Run:
+        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            models = b'{"object": "list", "data": [{"id": "m", "object": "model"}]}'
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\nConnection: close\r\n\r\n" % len(models))
+            writer.write(models)
+            await writer.drain()
+            writer.close()
+            server.close()
+
+        server = await asyncio.start_server(answer, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        settings = LoadSettings(num_requests=None, duration=0.6, concurrency=2, warmup=0)
+        return await run_load(Address.parse(f"http://127.0.0.1:{port}"), settings)
+
+    run = asyncio.run(body())
+    assert {sample.failure for sample in run.samples} == {"connect"}
+    assert 2 <= len(run.samples) <= 8

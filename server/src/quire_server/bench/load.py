@@ -25,6 +25,9 @@ from quire_server.bench.connection import Pool
 from quire_server.bench.settings import LoadSettings
 from quire_server.bench.workload import Request
 
+RECONNECT_SECONDS = 0.25
+"""That a sender of a closed loop waits after a server could not be reached."""
+
 SPIN_SECONDS = 0.0015
 """Event loops round timers up to whole milliseconds: the last bit before a due time is yielded away."""
 
@@ -137,7 +140,10 @@ class _Load:
     async def _sender(self) -> None:
         while (request := self._take(self._now())) is not None:
             body = self._body(request)
-            await self._measure(request, body, due=self._now())
+            sample = await self._measure(request, body, due=self._now())
+            if sample.failure == "connect":
+                # A server that is gone refuses a million times a minute; nobody learns from the rest.
+                await asyncio.sleep(RECONNECT_SECONDS)
 
     async def _open_loop(self, tasks: asyncio.TaskGroup, rate: float) -> None:
         room = asyncio.Semaphore(self._settings.concurrency)
@@ -180,11 +186,12 @@ class _Load:
         while self._now() < due:
             await asyncio.sleep(0)
 
-    async def _measure(self, request: Request, body: bytes, due: float) -> None:
+    async def _measure(self, request: Request, body: bytes, due: float) -> Sample:
         sample = Sample(request.index, request.input_len, request.output_len, due=due)
         self.samples.append(sample)
         await self._send(request, body, sample)
         self._on_done(sample)
+        return sample
 
     async def _send(self, request: Request, body: bytes, sample: Sample) -> None:
         try:
