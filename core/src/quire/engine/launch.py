@@ -55,11 +55,9 @@ class EngineProcess:
         self._reports: BinaryIO = os.fdopen(reading, "rb")
         data = encode(Launch(config.model_dump(mode="json"), endpoint, max_queue, show_progress))
         assert self._process.stdin is not None
-        try:
+        with contextlib.suppress(BrokenPipeError):  # it died at once; `ready` says so
             self._process.stdin.write(len(data).to_bytes(4, "big") + data)
             self._process.stdin.flush()
-        except BrokenPipeError:
-            pass  # it died at once; `ready` says so
 
     @property
     def pid(self) -> int:
