@@ -5,8 +5,8 @@ Without a compiler the package still installs: the reason is kept beside the lib
 
 from __future__ import annotations
 
-import importlib.util
 import platform
+import runpy
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +22,11 @@ class CustomBuildHook(BuildHookInterface[Any]):
         """Called before a wheel, editable or not, is put together."""
         if self.target_name != "wheel":
             return
-        spec = importlib.util.spec_from_file_location("compile", PACKAGE / "compile.py")
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        build = module.compile_library()
+        module = runpy.run_path(str(PACKAGE / "compile.py"))
+        build = module["compile_library"]()
         if build.error is None:
             self.app.display_info(f"Compiled for {', '.join(build.names)} with {build.compiler}")
             build_data["pure_python"] = False
-            build_data["tag"] = f"py3-none-{module.platform_tag(platform.system(), platform.machine())}"
+            build_data["tag"] = f"py3-none-{module['platform_tag'](platform.system(), platform.machine())}"
         else:
             self.app.display_warning(f"Not compiled, Quire will take slower paths: {build.error}")
