@@ -7,7 +7,7 @@ import torch
 
 from quire.contracts import KernelsInit, KernelsNeed
 from quire.ops import Kernels
-from quire.ops.torch_cpu import TorchCpuKernels
+from quire.ops.torch_cpu import TorchCpuKernels, padded_rows
 from quire.testing.kernels import KernelsSuite
 
 
@@ -49,3 +49,17 @@ def test_torch_cpu_packs_what_onednn_multiplies(dtype: str, packs: bool) -> None
     kernels = TorchCpuKernels(KernelsInit(need=KernelsNeed(device="cpu", dtype=dtype), device="cpu"))
     weight = torch.randn(8, 8, dtype=getattr(torch, dtype))
     assert kernels.pack_linear(weight).weight.is_mkldnn == packs
+
+
+def test_torch_cpu_meets_few_numbers_of_rows_and_pads_little() -> None:
+    padded = {rows: padded_rows(rows) for rows in range(8193)}
+    assert len(set(padded.values())) < 96  # oneDNN keeps a primitive for each, in every shape
+    assert all(rows <= wide <= rows + rows // 8 for rows, wide in padded.items())
+
+
+@pytest.mark.parametrize("shape", [(17, 16), (3, 11, 16), (33, 16), (1, 16)])
+def test_torch_cpu_gives_back_the_rows_it_was_given(shape: tuple[int, ...]) -> None:
+    kernels = TorchCpuKernels(KernelsInit(need=KernelsNeed(device="cpu", dtype="float32"), device="cpu"))
+    weight, x = torch.randn(24, 16), torch.randn(*shape)
+    out = kernels.linear(x, kernels.pack_linear(weight))
+    torch.testing.assert_close(out, x @ weight.T)

@@ -61,8 +61,30 @@ class TorchCpuKernels(Kernels):
         """`[..., K] -> [..., N]`, bias included; x in the weight's dtype."""
         if not packed.weight.is_mkldnn:
             return super().linear(x, packed)
-        out: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, packed.weight, packed.bias, "none", [], "")
-        return out
+        rows = x.numel() // x.shape[-1]
+        padded = padded_rows(rows)
+        if padded == rows:
+            return _multiply(x, packed)
+        wide = x.new_empty(padded, x.shape[-1])
+        wide[:rows] = x.reshape(rows, -1)
+        wide[rows:] = 0
+        return _multiply(wide, packed)[:rows].view(*x.shape[:-1], -1)
+
+
+def _multiply(x: torch.Tensor, packed: PackedLinear) -> torch.Tensor:
+    out: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, packed.weight, packed.bias, "none", [], "")
+    return out
+
+
+def padded_rows(rows: int) -> int:
+    """`rows`, or the next of few numbers: oneDNN compiles, and keeps, a primitive for each number of rows.
+
+    Above 16 rows there are eight numbers to the octave, so that at most an eighth is computed for nothing.
+    """
+    if rows <= 16:
+        return rows
+    step = 1 << (rows.bit_length() - 4)
+    return -(-rows // step) * step
 
 
 def _packs(dtype: torch.dtype) -> bool:
