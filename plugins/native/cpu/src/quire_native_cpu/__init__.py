@@ -1,0 +1,10 @@
+"""Quire's C++ for processors, compiled for several instruction sets; the best one is loaded.
+
+A library for Quire's CPU plugins, and no plugin itself: it registers nothing.
+"""
+
+from __future__ import annotations
+
+from quire_native_cpu.library import Library, UnavailableError, load
+
+__all__ = ["Library", "UnavailableError", "load"]

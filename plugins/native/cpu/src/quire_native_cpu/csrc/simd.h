@@ -1,0 +1,120 @@
+// Sixteen floats at a time on every instruction set, and pairs of bf16 as the processors multiply them.
+// GCC's vector extensions split a vector into as many registers as it takes; intrinsics only where they do more.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+namespace quire {
+
+constexpr int LANES = 16;
+
+typedef float floats __attribute__((vector_size(64)));
+typedef int32_t ints __attribute__((vector_size(64)));
+typedef uint32_t words __attribute__((vector_size(64)));
+typedef uint16_t halves __attribute__((vector_size(32)));
+
+struct bf16 {
+    uint16_t bits;
+};
+
+template <typename To, typename From>
+inline To bits_of(const From& from) {
+    static_assert(sizeof(To) == sizeof(From), "a reinterpretation keeps the size");
+    To to;
+    std::memcpy(&to, &from, sizeof(to));
+    return to;
+}
+
+inline floats splat(float x) {
+    return x - floats{};
+}
+inline words splat(uint32_t x) {
+    return x - words{};
+}
+
+template <typename V, typename T>
+inline V load_as(const T* from) {
+    V v;
+    std::memcpy(&v, from, sizeof(v));
+    return v;
+}
+
+inline float widen(float x) {
+    return x;
+}
+inline float widen(bf16 x) {
+    return bits_of<float>(uint32_t(x.bits) << 16);
+}
+
+// Round to nearest even; NaN stays NaN (its quiet bit is set, for rounding could make it an infinity).
+inline void narrow(float x, float* to) {
+    *to = x;
+}
+inline void narrow(float x, bf16* to) {
+    uint32_t bits = bits_of<uint32_t>(x);
+    if ((bits & 0x7fffffffu) > 0x7f800000u) {
+        to->bits = uint16_t((bits >> 16) | 0x40u);
+    } else {
+        to->bits = uint16_t((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
+    }
+}
+
+inline floats load(const float* from) {
+    return load_as<floats>(from);
+}
+inline floats load(const bf16* from) {
+    const words wide = __builtin_convertvector(load_as<halves>(from), words);
+    return bits_of<floats>(wide << 16);
+}
+
+inline void store(floats x, float* to) {
+    std::memcpy(to, &x, sizeof(x));
+}
+inline void store(floats x, bf16* to) {
+    const words bits = bits_of<words>(x);
+    const words rounded = (bits + splat(0x7fffu) + ((bits >> 16) & splat(1u))) >> 16;
+    const words nan = bits_of<words>((bits & splat(0x7fffffffu)) > splat(0x7f800000u));  // all ones where it is
+    const words quiet = (bits >> 16) | splat(0x40u);
+    const halves narrow = __builtin_convertvector((rounded & ~nan) | (quiet & nan), halves);
+    std::memcpy(to, &narrow, sizeof(narrow));
+}
+
+// The first n of sixteen elements; the others read as zero.
+template <typename T>
+inline floats load_first(const T* from, int n) {
+    T some[LANES] = {};
+    std::memcpy(some, from, n * sizeof(T));
+    return load(some);
+}
+template <typename T>
+inline void store_first(floats x, T* to, int n) {
+    T some[LANES];
+    store(x, some);
+    std::memcpy(to, some, n * sizeof(T));
+}
+
+inline float sum(floats x) {
+    float total[LANES];
+    store(x, total);
+    for (int width = LANES / 2; width > 0; width /= 2)  // as a tree: the order never depends on the caller
+        for (int i = 0; i < width; i++) total[i] += total[i + width];
+    return total[0];
+}
+
+// acc + a.even * b.even + a.odd * b.odd in every lane, for lanes of two bf16 beside each other.
+inline floats dot_pairs(floats acc, words a, words b) {
+#if defined(__AVX512BF16__)
+    return bits_of<floats>(
+        _mm512_dpbf16_ps(bits_of<__m512>(acc), bits_of<__m512bh>(a), bits_of<__m512bh>(b)));
+#else
+    const words high = splat(0xffff0000u);
+    acc += bits_of<floats>(a << 16) * bits_of<floats>(b << 16);
+    return acc + bits_of<floats>(a & high) * bits_of<floats>(b & high);
+#endif
+}
+
+}  // namespace quire

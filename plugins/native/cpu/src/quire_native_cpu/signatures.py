@@ -1,0 +1,17 @@
+"""The functions that the library exports, with their types; `csrc/` says what each does.
+
+Every pointer is `c_void_p`, given as an address (`tensor.data_ptr()`).
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+_P, _I, _L, _F, _B = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64, ctypes.c_float, ctypes.c_bool
+
+SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
+    # prepare.cpp
+    "quire_prepare": (_B, []),
+}
+"""Name -> (result, arguments)."""
