@@ -1,7 +1,7 @@
 """Compiles the library: the same sources once for each instruction set, side by side.
 
 Knows the compiler and the standard library only, for it runs while the package is being built; the sources need
-no headers of Python's or PyTorch's. `python -m quire_native_cpu.compile` compiles anew after a change.
+no headers of Python's or PyTorch's. `python -m quire_native_cpu` compiles anew after a change.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import os
 import platform
 import shutil
 import subprocess
-import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -34,7 +33,7 @@ INSTRUCTION_SETS: dict[str, tuple[str, ...]] = {
 }
 """Name -> the compiler's flags, best first. On processors other than x86-64 only `plain` is compiled."""
 
-_FLAGS = ("-std=c++17", "-O3", "-fPIC", "-shared", "-fopenmp", "-fvisibility=hidden", "-fno-math-errno", "-Wall", "-Wextra", "-Wno-psabi")
+_FLAGS = ("-std=c++17", "-O3", "-fPIC", "-shared", "-fopenmp", "-fvisibility=hidden", "-fno-math-errno", "-ffp-contract=fast", "-Wall", "-Wextra", "-Wno-psabi")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -121,8 +120,3 @@ def _digest(version: str, names: tuple[str, ...]) -> str:
         digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()
 
-
-if __name__ == "__main__":
-    outcome = compile_library()
-    print(outcome.error or f"Compiled for {', '.join(outcome.names)} with {outcome.compiler}")
-    sys.exit(outcome.error is not None)

@@ -75,12 +75,17 @@ inline void store(floats x, float* to) {
     std::memcpy(to, &x, sizeof(x));
 }
 inline void store(floats x, bf16* to) {
+#if defined(__AVX512BF16__)
+    const __m256bh narrow = _mm512_cvtneps_pbh(bits_of<__m512>(x));  // denormals become zero
+    std::memcpy(to, &narrow, sizeof(narrow));
+#else
     const words bits = bits_of<words>(x);
     const words rounded = (bits + splat(0x7fffu) + ((bits >> 16) & splat(1u))) >> 16;
     const words nan = bits_of<words>((bits & splat(0x7fffffffu)) > splat(0x7f800000u));  // all ones where it is
     const words quiet = (bits >> 16) | splat(0x40u);
     const halves narrow = __builtin_convertvector((rounded & ~nan) | (quiet & nan), halves);
     std::memcpy(to, &narrow, sizeof(narrow));
+#endif
 }
 
 // The first n of sixteen elements; the others read as zero.

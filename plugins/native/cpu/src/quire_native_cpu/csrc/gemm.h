@@ -1,0 +1,159 @@
+// Matrix products with packed weights, shared out among a team.
+#pragma once
+#include <algorithm>
+
+#include "product_block.h"
+#include "simd_math.h"
+#include "team.h"
+#include "weight.h"
+
+namespace quire {
+
+// Which panels are computed beside each other. Plain: the matrix's columns in order. Gated: the columns of
+// its first half beside those of its second (gate and up), so that they meet before they are stored.
+struct Columns {
+    const Weight& weight;
+    bool gated;
+
+    int count() const {  // of things that `panels` can name: panels, or pairs of them
+        return gated ? weight.panels() / 2 : weight.panels();
+    }
+    // Panels of `n` things from `first` on: n, or 2n with the gates first.
+    int panels(int first, int n, int* index) const {
+        for (int i = 0; i < n; i++) index[i] = first + i;
+        if (!gated) return n;
+        for (int i = 0; i < n; i++) index[n + i] = first + i + weight.panels() / 2;
+        return 2 * n;
+    }
+};
+
+// Where products go. `sums` as in product_block.h; `row`: which row of the result is its first.
+template <typename T>
+struct Output {
+    T* to;
+    int64_t stride;
+    Columns columns;
+    Activation activation;  // of gated columns
+    int limit;              // columns of the result, up to which it is written
+
+    // Blocks lie within the result's columns but for the last, whose end is cut off.
+    void operator()(const float* sums, int row, int rows, const int* panel, int panels) const {
+        const int n = columns.gated ? panels / 2 : panels;
+        for (int p = 0; p < n; p++) {
+            const int column = panel[p] * PANEL, left = limit - column;
+            const floats shift = bias(panel[p]), shift_up = columns.gated ? bias(panel[n + p]) : floats{};
+            const float* from = sums + p * PANEL;
+            T* line = to + row * stride + column;
+            for (int r = 0; r < rows; r++, from += BLOCK_STRIDE, line += stride) {
+                floats x = load(from) + shift;
+                if (columns.gated) x = rounded(activate(activation, rounded(x))) * rounded(load(from + n * PANEL) + shift_up);
+                if (left >= PANEL)
+                    store(x, line);
+                else
+                    store_first(x, line, left);
+            }
+        }
+    }
+
+    floats bias(int panel) const {
+        if (columns.weight.bias == nullptr) return floats{};
+        const int left = columns.weight.n - panel * PANEL;
+        return load_first(static_cast<const T*>(columns.weight.bias) + panel * PANEL, left < PANEL ? left : PANEL);
+    }
+
+    // As if it had been stored in between.
+    static floats rounded(floats x) {
+        T some[LANES];
+        store(x, some);
+        return load(some);
+    }
+};
+
+// Rows [first, last) of `a` times one group of panels.
+template <typename T>
+inline void multiply_group(
+    const T* a, int64_t a_stride, int first, int last, const Weight& weight, const int* panel, int panels,
+    const Output<T>& output) {
+    const T* b[MOST_PANELS];
+    for (int p = 0; p < MOST_PANELS; p++) b[p] = weight.panel<T>(panel[std::min(p, panels - 1)]);
+    alignas(64) float sums[32 * BLOCK_STRIDE];
+    const int k = weight.padded_k();
+#if defined(__AMX_BF16__)
+    if constexpr (sizeof(T) == 2) {
+        const int rows = last - first;
+        if (rows <= 16) {
+            tile_row(a + first * a_stride, a_stride, b, k, sums);
+            return output(sums, first, rows, panel, panels);
+        }
+        // The last tile begins early rather than being short: some rows are computed twice, to the same bits.
+        for (int row = first; row < last; row += 32) {
+            const int upper = std::min(row, last - 16), lower = std::min(row + 16, last - 16);
+            if (panels > 2 || lower <= upper) {
+                tile_row(a + upper * a_stride, a_stride, b, k, sums);
+                output(sums, upper, 16, panel, panels);
+                if (lower <= upper) continue;
+                tile_row(a + lower * a_stride, a_stride, b, k, sums);
+                output(sums, lower, 16, panel, panels);
+            } else {
+                tile_square(a + upper * a_stride, a + lower * a_stride, a_stride, b, k, sums);
+                output(sums, upper, 16, panel, panels);
+                output(sums + 16 * BLOCK_STRIDE, lower, 16, panel, panels);
+            }
+        }
+        return;
+    }
+#endif
+    for (int row = first; row < last; row += VECTOR_ROWS) {
+        const int rows = std::min(VECTOR_ROWS, last - row);
+        vector_product(a + row * a_stride, a_stride, rows, b, panels, k, sums);
+        output(sums, row, rows, panel, panels);
+    }
+}
+
+// Panels of one group: what the registers take.
+template <typename T>
+inline int panels_at_once(int rows) {
+#if defined(__AMX_BF16__)
+    if (sizeof(T) == 2) return rows <= 16 ? 4 : 2;
+#endif
+    (void)rows;
+    return MOST_PANELS;
+}
+
+constexpr int64_t ROWS_BYTES = 1 << 20;  // rows of A that stay in a core's second-level cache meanwhile
+
+// a [m, K] times the weight, by all of a team; ends without a barrier. a's rows hold padded_k() elements.
+template <typename T>
+inline void multiply(const T* a, int64_t a_stride, int m, const Output<T>& output, Team& team) {
+    const Columns& columns = output.columns;
+    const Weight& weight = columns.weight;
+    if (m == 0) return;
+#if defined(__AMX_BF16__)
+    if (sizeof(T) == 2) shape_tiles(std::min(m, 16));
+#endif
+    const int at_once = panels_at_once<T>(m) / (columns.gated ? 2 : 1);
+    const int groups = (columns.count() + at_once - 1) / at_once;
+    // Chunks of rows, none shorter than 16 unless all are; chunks of groups, some for each thread.
+    const int64_t fits = ROWS_BYTES / (int64_t(weight.padded_k()) * sizeof(T));
+    const int most = int(std::max<int64_t>(64, fits / 32 * 32));
+    const int row_chunks = (m + most - 1) / most;
+    const int wanted = std::max(1, 8 * team.size / row_chunks);
+    const int per_task = std::max(1, groups / wanted);
+    const int column_chunks = (groups + per_task - 1) / per_task;
+    for (int task; (task = team.next()) < row_chunks * column_chunks;) {
+        const int chunk = task / column_chunks, column = task % column_chunks;
+        const int first = int(int64_t(m) * chunk / row_chunks), last = int(int64_t(m) * (chunk + 1) / row_chunks);
+        const int end = std::min(groups, (column + 1) * per_task);
+        for (int group = column * per_task; group < end; group++) {
+            int panel[MOST_PANELS];
+            const int start = group * at_once;
+            const int panels = columns.panels(start, std::min(at_once, columns.count() - start), panel);
+            multiply_group(a, a_stride, first, last, weight, panel, panels, output);
+        }
+    }
+#if defined(__AMX_BF16__)
+    if (sizeof(T) == 2) _tile_release();
+#endif
+}
+
+}  // namespace quire
