@@ -21,6 +21,7 @@ import pytest
 import torch
 
 from quire.contracts import AttentionBackend
+from quire.testing.attention_invariance import AttentionInvarianceChecks
 from quire.testing.attention_rig import AttentionRig, Request, Shape
 
 SHAPES = {
@@ -41,7 +42,7 @@ SHAPES = {
 }
 
 
-class AttentionSuite:
+class AttentionSuite(AttentionInvarianceChecks):
     """Subclass with a `backend_class` fixture; override `device` and `dtypes` where they differ."""
 
     dtypes: Sequence[str] = ("float32", "bfloat16")

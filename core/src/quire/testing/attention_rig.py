@@ -75,6 +75,7 @@ class AttentionRig:
         device: str,
         dtype: str,
         num_blocks: int = 64,
+        deterministic: bool = False,
         seed: int = 0,
     ) -> None:
         self.shape, self.device, self.dtype = shape, device, getattr(torch, dtype)
@@ -83,6 +84,7 @@ class AttentionRig:
         need = AttentionNeed(
             device=torch.device(device).type,
             dtype=dtype,
+            deterministic=deterministic,
             cache=CacheSpec(
                 kind=kind,
                 num_kv_heads=shape.kv_heads,

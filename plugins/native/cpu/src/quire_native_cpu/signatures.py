@@ -26,5 +26,9 @@ SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "quire_attention_workspace": (_L, [_P]),
     "quire_attention_counts": (None, [_P, _P]),
     "quire_attention": (None, [_P, _P, _L, _I]),
+    # gemm_int8.cpp
+    "quire_int8_bytes": (_L, [_I, _I]),
+    "quire_int8_pack": (None, [_P, _I, _I, _P, _P, _I]),
+    "quire_int8_linear": (None, [_P, _L, _I, _I, _P, _P, _P, _P, _I, _I, _P, _I]),
 }
 """Name -> (result, arguments)."""
