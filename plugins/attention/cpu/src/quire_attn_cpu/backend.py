@@ -74,7 +74,7 @@ class CpuAttention(AttentionBackend):
             window=need.cache.window or 0,
             dtype=DTYPES[self._dtype],
             layout=int(self._in_words),
-            deterministic=int(getattr(need, "deterministic", False)),
+            deterministic=int(need.deterministic),
         )
         self._workspace, self._rotated = Memory(), Memory()
         self._calls: dict[int, Call] = {}
