@@ -111,7 +111,7 @@ void run(const Layer& layer, const LayerCall& call, Team& team) {
     attention.positions = call.positions;
     attention.cos_sin = layer.cos_sin;
     attention.rotary_dim = layer.rotary_dim;
-    attention.interleaved = layer.interleaved != 0;
+    attention.interleaved = layer.interleaved;
     attention.k_cache = call.k_cache;
     attention.v_cache = call.v_cache;
     attention.out = s.mixed;
