@@ -10,7 +10,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quire.contracts import AttentionBackend, AttentionInit, AttentionNeed, CacheKind, CacheSpec, KernelsInit, Rope
+from quire.contracts import (
+    AttentionBackend,
+    AttentionInit,
+    AttentionNeed,
+    CacheKind,
+    CacheSpec,
+    KernelsInit,
+    KernelsNeed,
+    Rope,
+)
 from quire.errors import PluginError
 from quire.ops import Kernels
 from quire.testing.attention_rig import AttentionRig, Request, Shape
@@ -100,7 +109,9 @@ def test_long_contexts_are_attended_in_parts(isa: str, dtype: str, window: int |
 @settings(max_examples=10, deadline=None)
 def test_shared_prefixes_equal_dense_attention(isa: str, data: st.DataObject) -> None:
     head_dim, block_size = data.draw(st.sampled_from([(32, 16), (20, 8), (16, 32)]))
-    shape = Shape(kv_heads=1, ratio=data.draw(st.sampled_from([1, 3])), head_dim=head_dim, block_size=block_size)
+    shape = Shape(
+        kv_heads=1, ratio=data.draw(st.sampled_from([1, 3])), head_dim=head_dim, block_size=block_size
+    )
     rig = rig_of(isa, shape, data.draw(st.sampled_from(DTYPES)))
     owner, stranger = rig.add(320), rig.add(150)
     rig.run([owner, stranger], [319, 149])
@@ -127,7 +138,9 @@ def test_a_shared_prefix_is_attended_once() -> None:
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("window", [None, 1100])
-def test_parts_of_long_contexts_have_the_same_bits_in_any_chunk(isa: str, dtype: str, window: int | None) -> None:
+def test_parts_of_long_contexts_have_the_same_bits_in_any_chunk(
+    isa: str, dtype: str, window: int | None
+) -> None:
     rig = rig_of(isa, Shape(kv_heads=1, ratio=2, head_dim=32, window=window), dtype, deterministic=True)
     subject, other = rig.add(2200), rig.add(2150)
     whole = rig.run([subject], [2200])[0]
@@ -151,12 +164,14 @@ def test_rotation_equals_the_reference(isa: str, dtype: str, interleaved: bool, 
     angles = torch.randn(64, rotary_dim // 2)
     rope = Rope(torch.cat((angles.cos(), angles.sin()), dim=-1), interleaved)
     batch = rig.batch([sequence], [50])
-    kernels = Kernels(KernelsInit(device="cpu", dtype=dtype))
+    kernels = Kernels(KernelsInit(need=KernelsNeed(device="cpu", dtype=dtype), device="cpu"))
     q, k = kernels.rotary(sequence.q, sequence.k, rope.cos_sin, batch.positions, interleaved=interleaved)
     before = sequence.q.clone()
     plan = rig.backend.plan(batch)
     out = rig.backend.forward(sequence.q, sequence.k, sequence.v, rig.kv, plan, rig.layer, rope)
-    torch.testing.assert_close(out, rig.backend.forward(q, k, sequence.v, rig.kv, plan, rig.layer), atol=3e-2, rtol=3e-2)
+    torch.testing.assert_close(
+        out, rig.backend.forward(q, k, sequence.v, rig.kv, plan, rig.layer), atol=3e-2, rtol=3e-2
+    )
     assert torch.equal(sequence.q, before)
 
 
@@ -228,4 +243,6 @@ def test_says_why_there_is_no_library(monkeypatch: pytest.MonkeyPatch) -> None:
     assert CpuAttention.reject(need) == "no None here"
     backend: type[AttentionBackend] = on("avx1")
     with pytest.raises(PluginError, match=r"attention\.cpu: no avx1 here"):
-        backend(AttentionInit(need=need, device="cpu", max_num_seqs=1, max_num_batched_tokens=1, max_model_len=1))
+        backend(
+            AttentionInit(need=need, device="cpu", max_num_seqs=1, max_num_batched_tokens=1, max_model_len=1)
+        )

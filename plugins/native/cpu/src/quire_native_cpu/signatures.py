@@ -20,7 +20,6 @@ SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     # linear.cpp
     "quire_packed_bytes": (_L, [_I, _I, _I]),
     "quire_pack": (None, [_P, _I, _I, _I, _P, _I]),
-    "quire_linear": (None, [_P, _L, _I, _P, _P, _I, _I, _I, _P, _I]),
     # attention.cpp
     "quire_attention_plan": (_P, [_P, _P, _P, _P, _L, _P]),
     "quire_attention_free": (None, [_P]),
