@@ -1,4 +1,4 @@
-"""Ragged batches, parts of long contexts and shared prefixes against dense attention; what else the backend promises."""
+"""Ragged batches, long contexts, shared prefixes against dense attention; what else the backend promises."""
 
 from __future__ import annotations
 
@@ -115,9 +115,8 @@ def test_shared_prefixes_equal_dense_attention(isa: str, data: st.DataObject) ->
     rig = rig_of(isa, shape, data.draw(st.sampled_from(DTYPES)))
     owner, stranger = rig.add(320), rig.add(150)
     rig.run([owner, stranger], [319, 149])
-    heirs = []
-    for tokens in data.draw(st.lists(st.sampled_from([128, 160, 192, 256, 288]), min_size=1, max_size=7)):
-        heirs.append(share(rig, owner, tokens, tokens + data.draw(st.integers(2, 60))))
+    prefixes = data.draw(st.lists(st.sampled_from([128, 160, 192, 256, 288]), min_size=1, max_size=7))
+    heirs = [share(rig, owner, prefix, prefix + data.draw(st.integers(2, 60))) for prefix in prefixes]
     rig.run(heirs, [heir.q.shape[0] - heir.computed - 1 for heir in heirs])
     crowd = data.draw(st.permutations([owner, stranger, *heirs]))
     assert counts(rig.backend.plan(rig.batch(crowd, [1] * len(crowd))))[1] >= 1 + len(heirs)

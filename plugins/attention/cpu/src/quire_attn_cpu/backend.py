@@ -43,9 +43,10 @@ _LANES = 16
 class CpuAttention(AttentionBackend):
     """Attention for processors in fp32 and bf16.
 
-    Where blocks hold a multiple of 16 tokens and heads have a multiple of 16 elements, K and V are kept in words of
-    4 bytes (an fp32, or two bf16), as the products take them: sixteen keys make one vector, u elements
-    of a head (K) or u tokens (V) one word. Elsewhere they are plain rows, turned to fp32 while they are read.
+    Where blocks hold a multiple of 16 tokens and heads have a multiple of 16 elements, K and V are kept in
+    words of 4 bytes (an fp32, or two bf16), as the products take them: sixteen keys make one vector, u
+    elements of a head (K) or u tokens (V) one word. Elsewhere they are plain rows, turned to fp32 while
+    they are read.
     """
 
     applies_rotary = True

@@ -23,7 +23,7 @@ LARGEST_HEAD = 512
 
 
 class Shape(ctypes.Structure):
-    """`AttentionShape` in `csrc/attention_plan.h`: what all steps of a KV group share, and the number of requests."""
+    """`AttentionShape` in `csrc/attention_plan.h`: a KV group's, and the number of requests."""
 
     _fields_ = (
         ("requests", ctypes.c_int32),
