@@ -29,6 +29,7 @@ lint: $(VENV)/.dev
 bench: $(VENV)/.dev
 	$(BIN)/python bench/startup.py
 	$(BIN)/python bench/linear.py
+	$(BIN)/python bench/attention.py
 	$(BIN)/python bench/offline.py
 	$(BIN)/python bench/http_layer.py
 	$(BIN)/python bench/serve.py
