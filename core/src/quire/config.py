@@ -182,9 +182,11 @@ class EngineConfig(BaseSettings):
         default="fcfs",
         description="Who runs next: first come first served, or the lowest `priority` value.",
     )
-    deterministic: Annotated[
-        bool, not_built("must be false: bitwise determinism across batches is not built yet", False)
-    ] = Field(default=False, description="Same bits in any batch. Not built; must be false.")
+    deterministic: bool = Field(
+        default=False,
+        description="A request's logits are the same bit for bit whatever runs beside it, and however its "
+        "prompt is split or cached. Plugins that cannot hold this are not chosen.",
+    )
     plugins: PluginsConfig = Field(
         default_factory=PluginsConfig, description="Allowed plugins, options of plugins, routes to mount."
     )

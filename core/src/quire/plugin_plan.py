@@ -144,6 +144,10 @@ class PlanBuilder:
         self._explanations.append(explanation)
         return self.registry.load(found)
 
+    def options(self, role: str) -> BaseModel | None:
+        """The validated options of what was chosen for a role."""
+        return self._plugins[role].load_options()
+
     def build(self) -> PluginPlan:
         """The frozen plan of everything chosen so far."""
         return PluginPlan(dict(self._plugins), tuple(self._explanations))

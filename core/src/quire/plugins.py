@@ -33,6 +33,9 @@ __all__ = ["OK", "Found", "PluginRegistry", "Skipped", "discover"]
 GROUP = "quire"
 OK = "ok"
 
+_DETERMINISTIC = {("kernels", "cpu"): "quire-kernels-cpu", ("attention", "cpu"): "quire-attn-cpu"}
+"""Distributions that serve a deterministic need where the usual plugins do not, by kind and device."""
+
 
 @dataclass(frozen=True, slots=True)
 class Found:
@@ -166,8 +169,10 @@ class PluginRegistry:
             matches: Collection[str] = getattr(found.spec, "matches", ())
             if found.status != OK:
                 rejected.append((found.qualified, found.status))
+            elif key is not None and not matches:
+                rejected.append((found.qualified, "is only used when it is asked for by name"))
             elif key is not None and key not in matches:
-                rejected.append((found.qualified, f"is for {', '.join(sorted(matches)) or 'nothing'}"))
+                rejected.append((found.qualified, f"is for {', '.join(sorted(matches))}"))
             else:
                 candidates.append(found)
         self._refuse_duplicates(kind, candidates)
@@ -218,9 +223,17 @@ class PluginRegistry:
 
     def _nothing_serves(self, kind: str, need: Need, key: str | None, rejected: list[tuple[str, str]]) -> str:
         wanted = f"{key!r}" if key is not None else f"device {need.device!r} and dtype {need.dtype!r}"
+        wanted += ", deterministic" if need.deterministic else ""
         asked = "; ".join(f"{name} {reason}" for name, reason in rejected) or "none is installed"
         skipped = "".join(f"; {one.distribution}: {one.reason}" for one in self.skipped)
-        return f"No plugin of the kind {kind!r} serves {wanted}. Asked: {asked}{skipped}."
+        hint = f" {_way_out(kind, need)}" if need.deterministic else ""
+        return f"No plugin of the kind {kind!r} serves {wanted}. Asked: {asked}{skipped}.{hint}"
+
+
+def _way_out(kind: str, need: Need) -> str:
+    """What would make a deterministic engine possible."""
+    package = _DETERMINISTIC.get((kind, need.device))
+    return "Leave out `deterministic`" + (f", or install {package}." if package is not None else ".")
 
 
 def discover(allow: Collection[str] | None = None) -> PluginRegistry:

@@ -57,6 +57,21 @@ def test_converts_floats(checkpoint: Checkpoint, tensors: dict[str, torch.Tensor
     assert weights[1].target.equal(tensors["a.weight"].bfloat16())
 
 
+def test_what_a_weight_fills_itself_is_given_to_it(
+    checkpoint: Checkpoint, tensors: dict[str, torch.Tensor]
+) -> None:
+    given: list[torch.Tensor] = []
+    weight = _weight("b.weight", 3, dtype=torch.int8)
+    weight.fill = given.append
+    load([weight, *_all()[1:]], checkpoint, PLAIN)
+    assert weight.loaded
+    assert weight.target.tolist() == [-1] * 3
+    assert given[0].equal(tensors["b.weight"])
+    initialise_dummy([weight])
+    assert given[1].dtype == torch.float32
+    assert given[1].shape == (3,)
+
+
 def test_reads_the_asked_part_and_twice_if_asked_twice(
     checkpoint: Checkpoint, tensors: dict[str, torch.Tensor]
 ) -> None:

@@ -23,10 +23,15 @@ class Need:
     Attributes:
         device: device type the worker runs on, "cpu" or "cuda".
         dtype: compute dtype's name, e.g. "bfloat16".
+        deterministic: the bits of a row's result may depend on nothing but that row's own request (and on
+            the machine and its number of threads): not on other rows, nor on how many there are, nor
+            on how the request's tokens were split into steps, nor on what of it came from a cache. A
+            candidate that cannot hold this for all it computes rejects the need.
     """
 
     device: str
     dtype: str
+    deterministic: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,7 @@ below; and asks the kernels to pack and multiply. It owns no device code.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -136,9 +136,12 @@ class Weight:
         name: tensor name in the checkpoint (after the model's renames).
         shape: its full shape on disk; a different one is an error that names file and tensor.
         target: tensor it is copied into (dtype conversion included); has the shape of `take`.
+        fill: called with what was read, in the file's dtype and the shape of `take`, instead of copying it
+            into `target`: for a format that quantizes what it loads, so that it is never held whole. It
+            must not keep what it is given.
         take: per axis the span this worker reads.
         required: an absent optional weight leaves `target` as it is.
-        loaded: set by the loader.
+        loaded: set by `store`, which the loader calls.
         dtypes: safetensors dtypes that may be converted into `target`; the default is any float.
     """
 
@@ -146,9 +149,18 @@ class Weight:
     shape: tuple[int, ...]
     target: torch.Tensor
     take: tuple[Span, ...]
+    fill: Callable[[torch.Tensor], None] | None = None
     required: bool = True
     loaded: bool = False
     dtypes: frozenset[str] = frozenset({"F64", "F32", "F16", "BF16"})
+
+    def store(self, part: torch.Tensor) -> None:
+        """Put what was read where it belongs."""
+        if self.fill is None:
+            self.target.copy_(part)
+        else:
+            self.fill(part)
+        self.loaded = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -242,3 +254,10 @@ class Quantization(ABC):
     @abstractmethod
     def linear(self, spec: LinearSpec) -> Sequence[LinearMethod]:
         """Methods for `spec`: one for all parts, or one per run of parts, in order, each part once."""
+
+    def tied_head(self, spec: LinearSpec) -> LinearMethod | None:
+        """A method for a language-model head that has the embedding's weights; None, the default, keeps them.
+
+        Its one required weight is filled from the embedding's table, after loading; `finish` follows.
+        """
+        return None

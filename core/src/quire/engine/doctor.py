@@ -140,7 +140,11 @@ def _with_model(
 def _without_model(config: EngineConfig, registry: PluginRegistry) -> list[ChoiceReport]:
     """Only kernels can be chosen for a device alone; the rest depends on a model."""
     device = resolve_device(config.device)
-    need = KernelsNeed(device=device, dtype="bfloat16" if config.dtype == "auto" else config.dtype)
+    need = KernelsNeed(
+        device=device,
+        dtype="bfloat16" if config.dtype == "auto" else config.dtype,
+        deterministic=config.deterministic,
+    )
     _, why = registry.choose("kernels", need, requested=config.kernels)
     return [ChoiceReport(why.role, f"{need.dtype} on {device}", why.chosen, why.reason, list(why.rejected))]
 

@@ -103,9 +103,9 @@ class EnginePlan:
             max_num_batched_tokens=config.max_num_batched_tokens,
             max_model_len=self.max_model_len,
             attention=self.attention,
-            quantization=_quantization_need(self.device, self.dtype, self.model_config),
-            kernels=KernelsNeed(device=self.device, dtype=self.dtype),
-            sampler=SamplerNeed(device=self.device, dtype=self.dtype, vocab_size=self.vocab_size),
+            quantization=_quantization_need(config, self.device, self.dtype, self.model_config),
+            kernels=_kernels_need(config, self.device, self.dtype),
+            sampler=_sampler_need(config, self.device, self.dtype, self.vocab_size),
             load_format="dummy" if config.load_format == "dummy" else "safetensors",
             seed=config.seed,
             eos_token_ids=self.generation.eos_token_ids,
@@ -147,10 +147,10 @@ def make_plan(
     device = resolve_device(config.device)
     dtype = _dtype(config.dtype, model_config)
     builder = PlanBuilder(registry, config.plugins.options)
-    model_class = _choose_model(builder, model_config, device, dtype)
+    model_class = _choose_model(builder, config, model_config, device, dtype)
     quantization = builder.choose(
         "quantization",
-        _quantization_need(device, dtype, model_config),
+        _quantization_need(config, device, dtype, model_config),
         requested=config.quantization,
         key=_quant_method(model_config),
     )
@@ -161,16 +161,16 @@ def make_plan(
         device=device,
         quantization=quantization,
         headers=_headers(config, files, model_class),
+        options=builder.options("quantization"),
     )
     vocab_size = int(model_config["vocab_size"])
-    builder.choose("kernels", KernelsNeed(device=device, dtype=dtype), requested=config.kernels)
-    builder.choose(
-        "sampler", SamplerNeed(device=device, dtype=dtype, vocab_size=vocab_size), requested=config.sampler
-    )
+    builder.choose("kernels", _kernels_need(config, device, dtype), requested=config.kernels)
+    builder.choose("sampler", _sampler_need(config, device, dtype, vocab_size), requested=config.sampler)
     attention = tuple(
         AttentionNeed(
             device=device,
             dtype=dtype,
+            deterministic=config.deterministic,
             cache=group.cache,
             num_q_heads=group.num_q_heads,
             block_size=config.block_size,
@@ -208,7 +208,7 @@ def _sources(registry: PluginRegistry) -> list[ModelSource]:
 
 
 def _choose_model(
-    builder: PlanBuilder, model_config: Mapping[str, Any], device: str, dtype: str
+    builder: PlanBuilder, config: EngineConfig, model_config: Mapping[str, Any], device: str, dtype: str
 ) -> type[Model]:
     """The first of the checkpoint's architectures that a plugin serves."""
     architectures = [str(name) for name in model_config.get("architectures") or ()]
@@ -219,7 +219,13 @@ def _choose_model(
         )
     reasons = []
     for name in architectures:
-        need = ModelNeed(device=device, dtype=dtype, architecture=name, config=model_config)
+        need = ModelNeed(
+            device=device,
+            dtype=dtype,
+            deterministic=config.deterministic,
+            architecture=name,
+            config=model_config,
+        )
         try:
             model_class: type[Model] = builder.choose("model", need, key=name)
         except PluginError as error:
@@ -240,9 +246,19 @@ def _quant_method(model_config: Mapping[str, Any]) -> str:
     return str(settings.get("quant_method", "none"))
 
 
-def _quantization_need(device: str, dtype: str, model_config: Mapping[str, Any]) -> QuantizationNeed:
+def _quantization_need(
+    config: EngineConfig, device: str, dtype: str, model_config: Mapping[str, Any]
+) -> QuantizationNeed:
     settings = model_config.get("quantization_config") or {}
-    return QuantizationNeed(device=device, dtype=dtype, config=settings)
+    return QuantizationNeed(device=device, dtype=dtype, deterministic=config.deterministic, config=settings)
+
+
+def _kernels_need(config: EngineConfig, device: str, dtype: str) -> KernelsNeed:
+    return KernelsNeed(device=device, dtype=dtype, deterministic=config.deterministic)
+
+
+def _sampler_need(config: EngineConfig, device: str, dtype: str, vocab_size: int) -> SamplerNeed:
+    return SamplerNeed(device=device, dtype=dtype, deterministic=config.deterministic, vocab_size=vocab_size)
 
 
 def _dtype(asked: str, model_config: Mapping[str, Any]) -> str:

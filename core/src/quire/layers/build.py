@@ -164,10 +164,15 @@ class Build:
         self, name: str, vocab_size: int, hidden_size: int, *, tied_to: Embedding | None = None
     ) -> LMHead:
         """The language-model head, with weights of its own or the embedding's."""
-        projection = None
+        projection = method = None
+        rows = self.parallel.shard_vocab(vocab_size)
         if tied_to is None:
-            rows = self.parallel.shard_vocab(vocab_size)
             projection = self.linear(name, hidden_size, rows, style="column")
+        else:
+            spec = LinearSpec(
+                name=name, parts=(LinearPart(name, rows),), inp=Span.whole(hidden_size), style="column"
+            )
+            method = self.quantization.tied_head(spec)
         return LMHead(
             name,
             vocab_size,
@@ -175,6 +180,7 @@ class Build:
             parallel=self.parallel,
             projection=projection,
             tied_to=tied_to,
+            method=method,
         )
 
     def norm(self, name: str, size: int, eps: float) -> RMSNorm:

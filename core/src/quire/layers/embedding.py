@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 
-from quire.contracts import Span, Weight
+from quire.contracts import LinearMethod, Span, Weight
 from quire.layers.layer import Layer
 from quire.layers.linear import Linear
 from quire.layers.parallel import ParallelGroup
@@ -73,7 +73,8 @@ class LMHead(Layer):
     """Hidden states to logits over the whole vocabulary, on every worker.
 
     The head's rows are shared out as the embedding's are. Exactly one of `projection` (weights of
-    its own) and `tied_to` (the embedding's) is given.
+    its own) and `tied_to` (the embedding's) is given; with the latter perhaps a `method` that stores
+    these weights in another form for the head.
     """
 
     def __init__(
@@ -85,6 +86,7 @@ class LMHead(Layer):
         parallel: ParallelGroup,
         projection: Linear | None = None,
         tied_to: Embedding | None = None,
+        method: LinearMethod | None = None,
     ) -> None:
         super().__init__()
         assert (projection is None) != (tied_to is None)
@@ -92,6 +94,7 @@ class LMHead(Layer):
         self.projection = projection
         # Held out of the module tree: the embedding is a layer of the model already.
         self._table = None if tied_to is None else tied_to.table
+        self._method = method
         self._packed: PackedLinear | None = None
         self._kernels = kernels
         self._parallel = parallel
@@ -101,6 +104,8 @@ class LMHead(Layer):
         """`[R, H] -> [R, V]`."""
         if self.projection is not None:
             logits: torch.Tensor = self.projection(hidden)
+        elif self._method is not None:
+            logits = self._method.apply(hidden)
         else:
             assert self._packed is not None
             logits = self._kernels.linear(hidden, self._packed)
@@ -114,10 +119,17 @@ class LMHead(Layer):
 
     def finish(self) -> None:
         self._weights = []
-        if self._table is not None:
+        if self._table is not None and self._method is not None:
+            for weight in self._method.create_weights():
+                if weight.required:  # not a bias that a checkpoint happens to carry
+                    weight.store(self._table)
+            self._method.finish()
+        elif self._table is not None:
             self._packed = self._kernels.pack_linear(self._table, None)
 
     def nbytes(self) -> int:
+        if self._method is not None:
+            return self._method.nbytes()
         if self._packed is None or self._packed.weight is self._table:
             return 0
         return self._packed.nbytes

@@ -35,7 +35,14 @@ class Kernels(
 
     @classmethod
     def reject(cls, need: KernelsNeed) -> str | None:
-        """The reason these kernels cannot serve `need`, or None. Must not allocate."""
+        """The reason these kernels cannot serve `need`, or None. Must not allocate.
+
+        The reference itself refuses a deterministic need: BLAS sums a row's products in another order for
+        another number of rows. A subclass that holds it overrides this, and passes
+        `quire.testing.batch_invariance`.
+        """
+        if need.deterministic:
+            return "is not deterministic: a product's rounding varies with the number of rows"
         return None
 
     def __init__(self, init: KernelsInit) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-_SLICE_ELEMENTS = 1 << 22
-"""Logits widened to fp32 at a time: 16 MiB, whatever the number of rows."""
+_SLICE_ELEMENTS = 1 << 21
+"""Logits widened to fp32 at a time: twice 8 MiB, whatever the number of rows."""
 
 
 class LogprobOps:
@@ -36,10 +36,12 @@ class LogprobOps:
         for start in range(0, rows, step):
             part = slice(start, start + step)
             wide = logits[part].float()  # [r, V]
-            norm = wide.logsumexp(-1, keepdim=True)  # [r, 1]
-            own = wide.gather(1, ids[part].long().unsqueeze(1))  # [r, 1]
-            chosen[part] = (own - norm).squeeze(1)
-            rank[part] = (wide > own).sum(-1) + 1
-            values, top_ids[part] = wide.topk(k, dim=-1)
-            top[part] = values - norm
+            index = ids[part].long().unsqueeze(1)  # [r, 1]
+            # Unlike logsumexp, log_softmax sums a row in an order that the number of rows does not change.
+            logprobs = wide.log_softmax(-1)  # [r, V]
+            chosen[part] = logprobs.gather(1, index).squeeze(1)
+            rank[part] = (wide > wide.gather(1, index)).sum(-1) + 1
+            best = wide.topk(k, dim=-1).indices  # [r, k]
+            top_ids[part] = best
+            top[part] = logprobs.gather(1, best)
         return chosen, rank, top, top_ids

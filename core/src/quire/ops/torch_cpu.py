@@ -23,14 +23,14 @@ class TorchCpuKernels(Kernels):
 
     @classmethod
     def reject(cls, need: KernelsNeed) -> str | None:
-        """Refuses other devices, and builds of PyTorch without oneDNN."""
+        """Refuses other devices, builds of PyTorch without oneDNN, and what the reference refuses."""
         if need.device != "cpu":
             return f"runs on cpu, not on {need.device}"
         if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
             return "this build of PyTorch has no oneDNN (mkldnn)"
         if not hasattr(torch.ops.mkldnn, "_reorder_linear_weight"):
             return f"PyTorch {torch.__version__} has no packed oneDNN linear"
-        return None
+        return super().reject(need)
 
     def __init__(self, init: KernelsInit) -> None:
         super().__init__(init)

@@ -68,7 +68,20 @@ def gather(
     """
     width = logits.shape[-1]
     asked = [width if count < 0 else min(count, width) for count in counts]
-    chosen, rank, top, top_ids = kernels.log_softmax_gather(logits, ids, max(asked, default=0))
+    distinct = sorted(set(asked))
+    if len(distinct) <= 1:
+        return GatheredLogprobs(*kernels.log_softmax_gather(logits, ids, max(asked, default=0)), asked)
+    # Which of several equals are among the k most likely depends on k: no row is to see its neighbours' k.
+    rows, most = logits.shape[0], distinct[-1]
+    chosen = torch.empty(rows, dtype=torch.float32, device=logits.device)
+    rank = torch.empty(rows, dtype=torch.int64, device=logits.device)
+    top = torch.empty(rows, most, dtype=torch.float32, device=logits.device)
+    top_ids = torch.empty(rows, most, dtype=torch.int64, device=logits.device)
+    for k in distinct:
+        part = [row for row, count in enumerate(asked) if count == k]
+        chosen[part], rank[part], top[part, :k], top_ids[part, :k] = kernels.log_softmax_gather(
+            logits[part], ids[part], k
+        )
     return GatheredLogprobs(chosen, rank, top, top_ids, asked)
 
 

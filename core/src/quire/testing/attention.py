@@ -21,6 +21,7 @@ import pytest
 import torch
 
 from quire.contracts import AttentionBackend
+from quire.testing.attention_invariance import AttentionInvarianceChecks
 from quire.testing.attention_rig import AttentionRig, Request, Shape
 
 SHAPES = {
@@ -41,7 +42,7 @@ SHAPES = {
 }
 
 
-class AttentionSuite:
+class AttentionSuite(AttentionInvarianceChecks):
     """Subclass with a `backend_class` fixture; override `device` and `dtypes` where they differ."""
 
     dtypes: Sequence[str] = ("float32", "bfloat16")
@@ -200,7 +201,7 @@ class AttentionSuite:
         first, second = rig.add(20), rig.add(33)
         metadata = rig.backend.plan(rig.batch([first, second], [20, 33]))
         for _ in range(2):
-            layer_kv = {name: torch.full_like(tensor, float("nan")) for name, tensor in rig.kv.items()}
+            layer_kv = {name: torch.zeros_like(tensor) for name, tensor in rig.kv.items()}
             for sequence in (first, second):
                 for name in ("q", "k", "v"):
                     setattr(sequence, name, rig.normal(*getattr(sequence, name).shape))

@@ -75,6 +75,7 @@ class AttentionRig:
         device: str,
         dtype: str,
         num_blocks: int = 64,
+        deterministic: bool = False,
         seed: int = 0,
     ) -> None:
         self.shape, self.device, self.dtype = shape, device, getattr(torch, dtype)
@@ -83,6 +84,7 @@ class AttentionRig:
         need = AttentionNeed(
             device=torch.device(device).type,
             dtype=dtype,
+            deterministic=deterministic,
             cache=CacheSpec(
                 kind=kind,
                 num_kv_heads=shape.kv_heads,
@@ -125,7 +127,8 @@ class AttentionRig:
         self.free = self.random.sample(range(1, num_blocks), num_blocks - 1)
         self.rope: Rope | None = None
         if backend_class.applies_rotary:
-            angles = torch.randn(1024, shape.head_dim // 2, generator=self.generator)
+            same = torch.Generator().manual_seed(0)  # whatever the rig's seed: one model, many requests
+            angles = torch.randn(1024, shape.head_dim // 2, generator=same)
             self.rope = Rope(torch.cat((angles.cos(), angles.sin()), dim=-1).to(device))
 
     def normal(self, *size: int) -> torch.Tensor:

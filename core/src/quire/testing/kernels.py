@@ -18,9 +18,11 @@ from collections.abc import Callable, Sequence
 import pytest
 import torch
 
-from quire.contracts import KernelsInit, KernelsNeed, QuantizedWeight
+from quire.contracts import KernelsInit, KernelsNeed
 from quire.ops import Kernels, dequantize
+from quire.testing.batch_invariance import BatchInvarianceChecks
 from quire.testing.decoder_layer import DecoderLayerChecks
+from quire.testing.quantized_weights import by_definition, quantized
 
 TOLERANCES = {torch.float32: 2e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
 """Largest difference from fp64, absolute and relative, for results of about unit size."""
@@ -34,7 +36,7 @@ WNA16 = [
 """Forms of quantized weight, and their bits."""
 
 
-class KernelsSuite(DecoderLayerChecks):
+class KernelsSuite(DecoderLayerChecks, BatchInvarianceChecks):
     """Subclass with a `kernels_class` fixture; override `device` and `dtypes` where they differ.
 
     Kernels that return something from `decoder_layer` override `attention_class` too, with the backend whose
@@ -212,10 +214,10 @@ class KernelsSuite(DecoderLayerChecks):
     def test_wna16_is_the_dequantized_product(
         self, kernels: Kernels, device: str, each_dtype: list[torch.dtype], form: str, bits: int
     ) -> None:
-        weight = _quantized(form, bits, device)
+        weight = quantized(form, bits, device)
         packed = kernels.pack_wna16(weight)
         assert packed.nbytes > 0
-        dense = _by_definition(weight)
+        dense = by_definition(weight)
         torch.testing.assert_close(dequantize(weight).double(), dense, atol=1e-6, rtol=1e-5)
         for dtype in each_dtype:
             for leading in LEADING:
@@ -235,10 +237,10 @@ class KernelsSuite(DecoderLayerChecks):
         activation: str,
         form: str,
     ) -> None:
-        weight = _quantized(form, 8, device, activation)
+        weight = quantized(form, 8, device, activation)
         packed, expected = kernels.pack_w8a8(weight), reference.pack_w8a8(weight)
         assert weight.bias is not None
-        dense, bias = _by_definition(weight), weight.bias.double()
+        dense, bias = by_definition(weight), weight.bias.double()
         bound = 0.5 / 127 if activation == "int8_per_token" else 2.0**-4
         for dtype in each_dtype:
             for leading in LEADING:
@@ -309,8 +311,8 @@ def _row_operations(
     cos_sin, ids = torch.randn(8, 32, device=device), torch.arange(6, device=device)
     weight = torch.randn(32).to(device, dtype)
     linear = kernels.pack_linear((torch.randn(24, 32) * 0.1).to(device, dtype))
-    wna16 = kernels.pack_wna16(_quantized("grouped", 4, device, rows=32))
-    w8a8 = kernels.pack_w8a8(_quantized("centred", 8, device, "int8_per_token", rows=32))
+    wna16 = kernels.pack_wna16(quantized("grouped", 4, device, rows=32))
+    w8a8 = kernels.pack_w8a8(quantized("centred", 8, device, "int8_per_token", rows=32))
     return [
         lambda x: kernels.rms_norm(x, weight, 1e-5),
         lambda x: kernels.add_rms_norm(x, x, weight, 1e-5)[0],
@@ -337,47 +339,3 @@ def _close(actual: torch.Tensor, expected: torch.Tensor, dtype: torch.dtype) -> 
     torch.testing.assert_close(
         actual.double(), expected.to(actual.device).double(), atol=tolerance, rtol=tolerance
     )
-
-
-def _quantized(
-    form: str, bits: int, device: str, activation: str | None = None, rows: int = 96
-) -> QuantizedWeight:
-    """A random weight of 40 outputs whose product with unit rows is of about unit size."""
-    groups = 1 if form in ("per-channel", "centred") else 4
-    codes = torch.randint(2**bits, (rows, 40), dtype=torch.uint8)
-    scales = (torch.rand(groups, 40) + 0.5) / 2**bits * rows**-0.5
-    zeros: torch.Tensor | None = torch.randint(2**bits, (groups, 40), dtype=torch.int32)
-    index = order = None
-    if form == "float-zeros":
-        zeros = torch.rand(groups, 40) * 2**bits
-    elif form == "centred":
-        codes, zeros = (codes.int() - 128).to(torch.int8), None
-    elif form == "act-order":
-        index = torch.arange(rows, dtype=torch.int32)[torch.randperm(rows)] // (rows // groups)
-        order = index.argsort(stable=True)
-
-    def place(tensor: torch.Tensor | None) -> torch.Tensor | None:
-        return None if tensor is None else tensor.to(device)
-
-    return QuantizedWeight(
-        codes=codes.to(device),
-        bits=bits,
-        scales=scales.to(device),
-        zeros=place(zeros),
-        group_index=place(index),
-        permutation=place(order),
-        activation=activation,  # type: ignore[arg-type] # a plain string keeps parametrized tests short
-        bias=torch.randn(40).to(device),
-    )
-
-
-def _by_definition(weight: QuantizedWeight) -> torch.Tensor:
-    """`scale * (code - zero)` element by element's row, `[K, N]` fp64."""
-    rows = weight.codes.shape[0]
-    size = rows // weight.scales.shape[0]
-    out = []
-    for row in range(rows):
-        group = row // size if weight.group_index is None else int(weight.group_index[row])
-        zero = 0.0 if weight.zeros is None else weight.zeros[group].double()
-        out.append(weight.scales[group].double() * (weight.codes[row].double() - zero))
-    return torch.stack(out)

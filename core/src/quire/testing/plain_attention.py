@@ -1,4 +1,7 @@
-"""`PlainAttention`: the attention contract by its words, for suites that need some backend and no speed."""
+"""`PlainAttention`: the attention contract by its words, for suites that need some backend and no speed.
+
+Row by row, so that nothing of a row's arithmetic depends on its step: it serves a deterministic need.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from quire.contracts import AttentionBackend, AttentionBatch, AttentionLayer, KV
 
 
 class PlainAttention(AttentionBackend):
-    """Request by request, dense, in fp32; K and V are kept as `[num_blocks, block_size, heads, head_dim]`."""
+    """Row by row, dense, in fp32; K and V are kept as `[num_blocks, block_size, heads, head_dim]`."""
 
     def kv_layout(self, num_blocks: int) -> KVLayout:
         need = self.init.need
@@ -38,28 +41,32 @@ class PlainAttention(AttentionBackend):
         start = 0
         for request, rows in enumerate(metadata.query_lens_host):
             length = metadata.seq_lens_host[request]
-            part = slice(start, start + rows)
-            out[part] = _attend(q[part], kv, metadata.block_table[request], length, layer)
+            k_all, v_all = _gather(kv, metadata.block_table[request], length, layer)
+            for row in range(rows):
+                seen = length - rows + row + 1
+                out[start + row] = _attend(q[start + row], k_all[:seen], v_all[:seen], layer)
             start += rows
         return out
 
 
-def _attend(
-    q: torch.Tensor, kv: Mapping[str, torch.Tensor], table: torch.Tensor, length: int, layer: AttentionLayer
-) -> torch.Tensor:
-    """The last rows of a request of `length` tokens, `[r, Hq, D]`."""
+def _gather(
+    kv: Mapping[str, torch.Tensor], table: torch.Tensor, length: int, layer: AttentionLayer
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """K and V of a request of `length` tokens, for every query head: `[L, Hq, D]` fp32 each."""
     ratio = layer.num_q_heads // layer.num_kv_heads
     k, v = (
-        kv[name][table.long()].flatten(0, 1)[:length].float().repeat_interleave(ratio, dim=1)  # [L, Hq, D]
+        kv[name][table.long()].flatten(0, 1)[:length].float().repeat_interleave(ratio, dim=1)
         for name in ("k", "v")
     )
-    scores = torch.einsum("rhd,lhd->hrl", q.float(), k) * layer.scale
+    return k, v
+
+
+def _attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layer: AttentionLayer) -> torch.Tensor:
+    """A row `[Hq, D]` at the last of the positions of k and v `[L, Hq, D]`."""
+    # The copy is aligned as any row's: BLAS may sum in another order where memory is not.
+    scores = torch.einsum("hd,lhd->hl", q.float().clone(), k) * layer.scale
     if layer.soft_cap is not None:
         scores = torch.tanh(scores / layer.soft_cap) * layer.soft_cap
-    positions = torch.arange(length, device=q.device)
-    distance = positions[length - q.shape[0] :, None] - positions
-    unseen = distance < 0
     if layer.window is not None:
-        unseen |= distance >= layer.window
-    weights = scores.masked_fill(unseen, float("-inf")).softmax(-1)
-    return torch.einsum("hrl,lhd->rhd", weights, v).to(q.dtype)
+        scores[:, : -layer.window] = float("-inf")
+    return torch.einsum("hl,lhd->hd", scores.softmax(-1), v).to(q.dtype)

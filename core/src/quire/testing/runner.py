@@ -78,6 +78,7 @@ class PagedRunner:
         max_model_len: int = 128,
         device: str = "cpu",
         dtype: torch.dtype = torch.float32,
+        deterministic: bool = False,
         seed: int = 0,
     ) -> None:
         """Build, load (random weights if `checkpoint` is None) and repack a model; allocate its cache."""
@@ -86,17 +87,22 @@ class PagedRunner:
         self._max_model_len = max_model_len
         self._max_tokens = num_blocks * block_size
         self._device = device
+        self._deterministic = deterministic
         self._dtype_name = str(dtype).removeprefix("torch.")
         device_type = torch.device(device).type
 
         kernels = kernels_class(
-            KernelsInit(need=KernelsNeed(device=device_type, dtype=self._dtype_name), device=device)
+            KernelsInit(
+                need=KernelsNeed(device=device_type, dtype=self._dtype_name, deterministic=deterministic),
+                device=device,
+            )
         )
         quantization = quantization_class(
             QuantizationInit(
                 need=QuantizationNeed(
                     device=device_type,
                     dtype=self._dtype_name,
+                    deterministic=deterministic,
                     config=config.get("quantization_config") or {},
                 ),
                 headers={} if checkpoint is None else renamed_headers(checkpoint, model_class.mapping),
@@ -202,6 +208,7 @@ class PagedRunner:
             need = AttentionNeed(
                 device=torch.device(self._device).type,
                 dtype=self._dtype_name,
+                deterministic=self._deterministic,
                 cache=cache,
                 num_q_heads=num_q_heads,
                 block_size=self._block_size,

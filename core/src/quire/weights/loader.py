@@ -75,8 +75,7 @@ def load(
     for weight in tqdm(wanted, desc="Loading weights", unit="tensor", disable=not progress):
         # One part at a time: freed before the next is read.
         part = checkpoint.read(on_disk[weight.name], weight.take)
-        weight.target.copy_(part)
-        weight.loaded = True
+        weight.store(part)
         total += part.nbytes
         del part
     return total
@@ -90,6 +89,8 @@ def initialise_dummy(model_weights: Iterable[Weight], seed: int = 0) -> None:
     """
     for index, weight in enumerate(model_weights):
         target = weight.target
+        if weight.fill is not None:  # what is in the file is a float, whatever becomes of it
+            target = torch.empty_like(target, dtype=torch.float32)
         generator = torch.Generator(device=target.device).manual_seed((seed + 1) * 1_000_003 + index)
         if not target.dtype.is_floating_point:
             limit = 2 if target.dtype == torch.bool else min(torch.iinfo(target.dtype).max, 2**31 - 1)
@@ -99,6 +100,8 @@ def initialise_dummy(model_weights: Iterable[Weight], seed: int = 0) -> None:
         else:
             bound = (3 / weight.shape[-1]) ** 0.5
             target.uniform_(-bound, bound, generator=generator)
+        if weight.fill is not None:
+            weight.fill(target)
         weight.loaded = True
 
 

@@ -45,7 +45,13 @@ class TorchAttention(AttentionBackend):
 
     @classmethod
     def reject(cls, need: AttentionNeed) -> str | None:
-        """Refuses caches that are not K and V in a float dtype."""
+        """Refuses caches that are not K and V in a float dtype, and to be deterministic.
+
+        Requests are padded to a common length and chunks attended as matrices: either changes the order
+        in which a row's sums are taken.
+        """
+        if need.deterministic:
+            return "is not deterministic: a row's rounding varies with its batch and its chunk"
         if need.cache.kind not in _KINDS:
             return f"keeps K and V, not {need.cache.kind.value} state"
         if need.cache.dtype not in _DTYPES:

@@ -20,6 +20,16 @@ SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     # linear.cpp
     "quire_packed_bytes": (_L, [_I, _I, _I]),
     "quire_pack": (None, [_P, _I, _I, _I, _P, _I]),
+    # attention.cpp
+    "quire_attention_plan": (_P, [_P, _P, _P, _P, _L, _P]),
+    "quire_attention_free": (None, [_P]),
+    "quire_attention_workspace": (_L, [_P]),
+    "quire_attention_counts": (None, [_P, _P]),
+    "quire_attention": (None, [_P, _P, _L, _I]),
+    # gemm_int8.cpp
+    "quire_int8_bytes": (_L, [_I, _I]),
+    "quire_int8_pack": (None, [_P, _I, _I, _P, _P, _I]),
+    "quire_int8_linear": (None, [_P, _L, _I, _I, _P, _P, _P, _P, _I, _I, _P, _I]),
     "quire_linear": (None, [_P, _L, _I, _P, _P, _I]),
     # layer.cpp
     "quire_layer_scratch": (_L, [_P, _I]),
