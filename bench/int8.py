@@ -14,8 +14,8 @@ from collections.abc import Callable
 from itertools import cycle
 
 import torch
-from linear import ROWS, SHAPES, best_times
 
+from linear import ROWS, SHAPES, best_times
 from quire.contracts import KernelsInit, KernelsNeed, QuantizedWeight
 from quire.ops import Kernels
 from quire.ops.torch_cpu import TorchCpuKernels

@@ -1,4 +1,4 @@
-"""int8 products equal the reference on every instruction set this processor has, and one another bit for bit."""
+"""int8 products equal the reference on every instruction set there is here, and one another bit for bit."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from quire.testing.batch_invariance import TOTAL, check_parts, same_bits
 from quire.testing.kernels import TOLERANCES
 from quire_kernels_cpu.int8 import Int8Ops
 from quire_native_cpu import UnavailableError, load
+from quire_native_cpu.arena import Arena
 
 INIT = KernelsInit(need=KernelsNeed(device="cpu", dtype="bfloat16"), device="cpu")
 SETS = ("amx", "avx512bf16", "avx512", "avx2", "plain")
@@ -28,7 +29,8 @@ class Int8Kernels(Int8Ops, Kernels):
 
     def __init__(self, init: KernelsInit, name: str) -> None:
         super().__init__(init)
-        self.library = load(name)
+        self._library = load(name)
+        self._arena = Arena(self._library)
 
 
 def kernels(name: str) -> Int8Kernels:
@@ -112,7 +114,7 @@ def test_the_largest_sums_are_exact(name: str) -> None:
 
 @pytest.mark.parametrize("name", SETS)
 def test_codes_are_rounded_as_the_reference_rounds_them(name: str) -> None:
-    """One input and one weight of 1: the result is the code times the scale, halves and their neighbours too."""
+    """Weights of 1: the result is the code times the scale, of halves and their neighbours too."""
     fast, reference = kernels(name), Kernels(INIT)
     given = QuantizedWeight(
         codes=torch.eye(64, dtype=torch.int8), bits=8, scales=torch.ones(1, 64), activation="int8_per_token"

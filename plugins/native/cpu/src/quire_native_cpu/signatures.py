@@ -13,13 +13,17 @@ _P, _I, _L, _F, _B = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64, ctypes.c_flo
 SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     # prepare.cpp
     "quire_prepare": (_B, []),
+    "quire_huge_pages": (None, [_P, _L]),
     # rows.cpp
     "quire_rms_norm": (None, [_P, _L, _P, _L, _P, _F, _I, _I, _I, _P, _P, _I]),
     "quire_gate": (None, [_P, _L, _I, _I, _I, _I, _P, _I]),
     # linear.cpp
     "quire_packed_bytes": (_L, [_I, _I, _I]),
     "quire_pack": (None, [_P, _I, _I, _I, _P, _I]),
-    "quire_linear": (None, [_P, _L, _I, _P, _P, _I, _I, _I, _P, _I]),
+    "quire_linear": (None, [_P, _L, _I, _P, _P, _I]),
+    # layer.cpp
+    "quire_layer_scratch": (_L, [_P, _I]),
+    "quire_layer": (None, [_P, _P]),
     # gemm_int8.cpp
     "quire_int8_bytes": (_L, [_I, _I]),
     "quire_int8_pack": (None, [_P, _I, _I, _P, _P, _I]),

@@ -102,12 +102,8 @@ void run(const Layer& layer, const LayerCall& call, Team& team) {
     AttentionCall attention{};
     attention.plan = call.plan;
     attention.dtype = layer.qkv.dtype;
-    attention.q_heads = layer.q_heads;
-    attention.kv_heads = layer.kv_heads;
-    attention.head_dim = layer.head_dim;
     attention.scale = layer.scale;
     attention.soft_cap = layer.soft_cap;
-    attention.window = layer.window;
     attention.q = s.qkv;
     attention.k = k;
     attention.v = k + layer.kv_width();
@@ -115,7 +111,7 @@ void run(const Layer& layer, const LayerCall& call, Team& team) {
     attention.positions = call.positions;
     attention.cos_sin = layer.cos_sin;
     attention.rotary_dim = layer.rotary_dim;
-    attention.interleaved = layer.interleaved != 0;
+    attention.interleaved = layer.interleaved;
     attention.k_cache = call.k_cache;
     attention.v_cache = call.v_cache;
     attention.out = s.mixed;

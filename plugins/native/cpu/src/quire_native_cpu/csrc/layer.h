@@ -11,13 +11,12 @@ struct Norm {
     float eps;
 };
 
-// Layout shared with quire_native_cpu/layer.py.
+// Python fills it in by `layer.py`: the two must agree.
 struct Layer {
     Norm input_norm, post_norm, q_norm, k_norm;
     Weight qkv, out, gate_up, down;
     int32_t q_heads, kv_heads, head_dim;
     float scale, soft_cap;  // soft_cap 0: none
-    int32_t window;         // 0: none
     const float* cos_sin;   // null: no rotation
     int32_t rotary_dim, interleaved;
     Activation activation;
@@ -40,6 +39,7 @@ struct Layer {
     }
 };
 
+// As `Layer`.
 struct LayerCall {
     int32_t rows, threads;
     const void* x;             // [T, H]

@@ -56,13 +56,10 @@ QUIRE_API void quire_pack(const void* from, int k, int n, int dtype, void* to, i
     });
 }
 
-// out [m, N] = x [m, K] times the packed weight, plus its bias (or null).
-QUIRE_API void quire_linear(
-    const void* x, int64_t stride, int m, const void* data, const void* bias, int k, int n, int dtype, void* out,
-    int threads) {
-    const Weight weight{data, bias, k, n, DType(dtype)};
-    if (weight.dtype == DType::bf16)
-        linear(static_cast<const bf16*>(x), stride, m, weight, static_cast<bf16*>(out), threads);
+// out [m, N] = x [m, K] times the packed weight, plus its bias.
+QUIRE_API void quire_linear(const void* x, int64_t stride, int m, const Weight* weight, void* out, int threads) {
+    if (weight->dtype == DType::bf16)
+        linear(static_cast<const bf16*>(x), stride, m, *weight, static_cast<bf16*>(out), threads);
     else
-        linear(static_cast<const float*>(x), stride, m, weight, static_cast<float*>(out), threads);
+        linear(static_cast<const float*>(x), stride, m, *weight, static_cast<float*>(out), threads);
 }

@@ -1,4 +1,8 @@
 // What a process has to ask for before it uses these instructions.
+#include <sys/mman.h>
+
+#include <cstdint>
+
 #include "api.h"
 
 #if defined(__AMX_TILE__)
@@ -14,5 +18,15 @@ QUIRE_API bool quire_prepare() {
     return syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0;
 #else
     return true;
+#endif
+}
+
+// Ask for huge pages in memory that was not written to yet. Without them it is slower and nothing else, so a
+// refusal is no error.
+QUIRE_API void quire_huge_pages(void* memory, int64_t bytes) {
+#if defined(MADV_HUGEPAGE)
+    madvise(memory, size_t(bytes), MADV_HUGEPAGE);
+#else
+    (void)memory, (void)bytes;
 #endif
 }

@@ -1,0 +1,68 @@
+"""Weights packed by the library, and products with them."""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+
+import torch
+
+from quire.ops.linear import PackedLinear
+from quire_native_cpu.arena import Arena
+from quire_native_cpu.library import Library
+
+DTYPES: dict[torch.dtype, int] = {torch.float32: 0, torch.bfloat16: 1}
+"""`DType` in `csrc/attention.h`."""
+
+
+class Weight(ctypes.Structure):
+    """`Weight` in `csrc/weight.h`."""
+
+    _fields_ = (
+        ("data", ctypes.c_void_p),
+        ("bias", ctypes.c_void_p),
+        ("k", ctypes.c_int32),
+        ("n", ctypes.c_int32),
+        ("dtype", ctypes.c_int32),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class NativeLinear(PackedLinear):
+    """A linear layer whose weight lies in panels of sixteen columns.
+
+    Attributes:
+        native: the same as the library reads it; points into `weight` and `bias`.
+        dtype: of weight, bias, inputs and outputs.
+    """
+
+    native: Weight
+    dtype: torch.dtype
+
+
+def pack(library: Library, arena: Arena, weight: torch.Tensor, bias: torch.Tensor | None) -> NativeLinear:
+    """Pack a weight `[N, K]`, fp32 or bf16; it may be dropped afterwards."""
+    n, k = weight.shape
+    code = DTYPES[weight.dtype]
+    calls = library.calls
+    data = arena.take(calls.quire_packed_bytes(k, n, code))
+    rows = weight.detach().contiguous()
+    bias = None if bias is None else bias.detach().contiguous().clone()
+    calls.quire_pack(rows.data_ptr(), k, n, code, data.data_ptr(), torch.get_num_threads())
+    native = Weight(data.data_ptr(), None if bias is None else bias.data_ptr(), k, n, code)
+    return NativeLinear(data, bias, data.nbytes + (0 if bias is None else bias.nbytes), native, weight.dtype)
+
+
+def multiply(library: Library, x: torch.Tensor, packed: NativeLinear) -> torch.Tensor:
+    """`[..., K] -> [..., N]`, bias included; x in the weight's dtype."""
+    rows = x if x.dim() == 2 and x.stride(1) == 1 else x.reshape(-1, x.shape[-1]).contiguous()
+    out = torch.empty((*x.shape[:-1], packed.native.n), dtype=x.dtype)
+    library.calls.quire_linear(
+        rows.data_ptr(),
+        rows.stride(0),
+        rows.shape[0],
+        ctypes.byref(packed.native),
+        out.data_ptr(),
+        torch.get_num_threads(),
+    )
+    return out
