@@ -17,8 +17,8 @@ from quire_native_cpu.arena import Arena
 
 INIT = KernelsInit(need=KernelsNeed(device="cpu", dtype="bfloat16"), device="cpu")
 SETS = ("amx", "avx512bf16", "avx512", "avx2", "plain")
-SHAPES = [(57, 33), (64, 96), (1, 5), (40, 1), (576, 200), (1536, 100), (130, 16), (65, 17)]
-ROWS = (0, 1, 2, 4, 5, 7, 16, 17, 31, 32, 33, 47, 100)
+SHAPES = [(57, 33), (64, 96), (1, 5), (40, 1), (576, 100), (130, 16), (65, 17)]
+ROWS = (0, 1, 4, 5, 16, 17, 33, 47)
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 
 Make = Callable[[str], Kernels]
@@ -75,8 +75,9 @@ def test_products_equal_the_reference(name: str, inputs: int, outputs: int) -> N
 
 
 def test_all_instruction_sets_agree_to_the_bit() -> None:
+    """But for a bias, which is added without a rounding in between where the processor can."""
     results = []
-    x, given = torch.randn(37, 300), weight(300, 70)
+    x, given = torch.randn(37, 300), weight(300, 70, bias=False)
     for name in SETS:
         try:
             one = Int8Kernels(INIT, name)
