@@ -6,11 +6,12 @@ every other form is left to the reference.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
-from quire.contracts import QuantizedWeight
+from quire.contracts import KernelsInit, QuantizedWeight
 from quire.ops import PackedQuantized
 from quire.ops.quantized import QuantizedOps
 from quire_native_cpu import Library
@@ -52,6 +53,7 @@ class Int8Ops(QuantizedOps):
     Whole numbers are summed exactly and the rest is done per row, so a row's bits depend on that row alone.
     """
 
+    init: KernelsInit
     _library: Library
     _arena: Arena
 
@@ -64,7 +66,8 @@ class Int8Ops(QuantizedOps):
         """`[..., K] -> [..., N]`, bias included, in x's dtype. fp16 goes through fp32."""
         weight = packed.data
         if not isinstance(weight, _Int8Weight):
-            return super().w8a8_linear(x, packed)
+            reference = super().w8a8_linear
+            return self._by_reference(x, lambda rows: reference(rows, packed))
         if x.dtype not in DTYPES:
             return self.w8a8_linear(x.float(), packed).to(x.dtype)
         rows = x.reshape(-1, weight.inputs)
@@ -87,6 +90,20 @@ class Int8Ops(QuantizedOps):
                 torch.get_num_threads(),
             )
         return out.view(*x.shape[:-1], weight.outputs)
+
+    def wna16_linear(self, x: torch.Tensor, packed: PackedQuantized) -> torch.Tensor:
+        """As the reference."""
+        reference = super().wna16_linear
+        return self._by_reference(x, lambda rows: reference(rows, packed))
+
+    def _by_reference(self, x: torch.Tensor, product: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+        """The reference's product; row by row where bits count, for it sums in an order that rows change."""
+        if not self.init.need.deterministic or x.numel() == 0:
+            return product(x)
+        rows = x.reshape(-1, x.shape[-1])
+        # The copy is aligned as any row's: BLAS may sum in another order where memory is not.
+        out = torch.cat([product(rows[i : i + 1].clone()) for i in range(rows.shape[0])])
+        return out.view(*x.shape[:-1], out.shape[-1])
 
     def _pack(self, weight: QuantizedWeight) -> PackedQuantized:
         inputs, outputs = weight.codes.shape
