@@ -70,6 +70,8 @@ class Worker:
         """
         self.config = config
         self.device = open_device(config.device)
+        if config.device == "cpu":
+            torch.set_num_threads(config.threads.count)
         loaded = load_model(config, self.device.name)
         self.model = loaded.model
         self.kernels = loaded.kernels
