@@ -11,6 +11,7 @@ never split a row among threads (softmax, cumsum, blocks of fixed size), maxima 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -165,11 +166,19 @@ def _argmax_of_bits(logits: torch.Tensor) -> torch.Tensor | None:
     """
     if 0 in logits.shape:
         return None
-    bits = logits.detach().view(torch.int16)
-    best = torch.from_numpy(bits.numpy().argmax(-1))  # [R]
     # A NaN may be negative, and then its bits are not the greatest. It makes the sum one all the same.
-    usual = (bits.gather(1, best.unsqueeze(1)) > 0).all() & logits.sum(-1).isfinite().all()
-    return best if bool(usual) else None
+    if not bool(logits.sum(-1).isfinite().all()):
+        return None
+    # Maxima of blocks first: all threads look for them, and what is left to search is small.
+    width = math.gcd(logits.shape[1], _BLOCK)
+    blocks = logits.detach().view(torch.int16).unflatten(1, (-1, width))  # [R, N, W]
+    tops = blocks.amax(-1).numpy()  # [R, N]
+    block = tops.argmax(-1)
+    rows = np.arange(len(tops))
+    if tops[rows, block].min() <= 0:
+        return None
+    inside = blocks.numpy()[rows, block].argmax(-1)
+    return torch.from_numpy(block * width + inside)
 
 
 @dataclass(frozen=True, slots=True)
