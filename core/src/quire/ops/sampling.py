@@ -171,7 +171,7 @@ def _argmax_of_bits(logits: torch.Tensor) -> torch.Tensor | None:
         return None
     # Maxima of blocks first: all threads look for them, and what is left to search is small.
     width = math.gcd(logits.shape[1], _BLOCK)
-    blocks = logits.detach().view(torch.int16).unflatten(1, (-1, width))  # [R, N, W]
+    blocks = logits.detach().view(torch.int16).reshape(len(logits), -1, width)  # [R, N, W]
     tops = blocks.amax(-1).numpy()  # [R, N]
     block = tops.argmax(-1)
     rows = np.arange(len(tops))
