@@ -12,12 +12,10 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import json
 import random
 import shlex
 import statistics
 import sys
-import tempfile
 import time
 from importlib.metadata import version
 from pathlib import Path
@@ -31,18 +29,6 @@ from quire import LLM, SamplingParams
 
 STEPS = 24  # tokens of each request: enough that all decode together for most of them
 BLOCK_SLACK = 64  # tokens of the cache beyond a request's own
-
-
-def long_checkpoint(name: str, length: int, folder: Path) -> Path:
-    """The checkpoint with a longer context in its configuration: the weights know no length."""
-    source = make_checkpoint(name)
-    for path in source.iterdir():
-        (folder / path.name).symlink_to(path)
-    config = json.loads((source / "config.json").read_text())
-    config["max_position_embeddings"] = max(config["max_position_embeddings"], length)
-    (folder / "config.json").unlink()
-    (folder / "config.json").write_text(json.dumps(config))
-    return folder
 
 
 def cache_bytes(name: str, requests: int, tokens: int) -> int:
@@ -96,21 +82,23 @@ def main() -> None:
     most = max(batch for batch, _ in points)
     length = max(context for _, context in points) + STEPS
     started = datetime.datetime.now().isoformat(timespec="seconds")
-    with tempfile.TemporaryDirectory() as folder:
-        settings: dict[str, Any] = {
-            "dtype": "bfloat16",
-            "max_num_seqs": most,
-            "max_model_len": length,
-            "kv_cache_memory_bytes": cache_bytes(args.model, most, args.most_tokens),
-        }
-        llm = LLM(str(long_checkpoint(args.model, length, Path(folder))), **settings, show_progress=False)
-        draw = random.Random(0)
+    settings: dict[str, Any] = {
+        "dtype": "bfloat16",
+        "max_num_seqs": most,
+        "max_model_len": length,
+        "kv_cache_memory_bytes": cache_bytes(args.model, most, args.most_tokens),
+        # random weights know no length: any will do
+        "hf_overrides": {
+            "max_position_embeddings": max(length, SHAPES[args.model]["max_position_embeddings"])
+        },
+    }
+    draw = random.Random(0)
+    measured = []
+    with LLM(str(make_checkpoint(args.model)), **settings, show_progress=False) as llm:
         measure(llm, 1, min(64, length - STEPS), 1, draw)  # warms up
-        measured = []
         for batch, context in points:
             measured.append(measure(llm, batch, context, args.rounds, draw))
             print(f"{measured[-1]}", file=sys.stderr, flush=True)
-        llm.shutdown()
     report = SizeReport(
         started=started,
         command=shlex.join(sys.argv[1:]),

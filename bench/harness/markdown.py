@@ -96,7 +96,7 @@ def page_part(report: Report, plot: str) -> str:
             if peer.state == "measured" and name in {one.peer for one in run.samples}:
                 versions |= peer.versions
     where = (
-        f"{days}; {machine.cores} cores of an {machine.processor} ({', '.join(machine.instructions)}), "
+        f"{days}; {machine.processor}, {machine.cores} cores ({', '.join(machine.instructions)}), "
         f"{machine.memory_gib:.0f} GiB, {max(run.threads for run in report.runs)} threads, "
         f"Python {report.runs[-1].python}; "
         + ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))

@@ -83,7 +83,7 @@ def sizes_text(report: SizeReport) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in sorted(report.versions.items()))
     where = (
         f"{report.started[:10]}, `python bench/sizes.py {report.command}`, {report.model} in bf16; "
-        f"{machine.cores} cores of an {machine.processor}; {versions}."
+        f"{machine.processor}, {machine.cores} cores; {versions}."
     )
     return "\n\n".join(
         [
