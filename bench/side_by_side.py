@@ -19,6 +19,7 @@ import datetime
 import os
 import platform
 import shlex
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -35,7 +36,7 @@ from harness.turns import Repeated, groups
 from harness.workloads import WORKLOADS
 from quire.errors import ConfigError
 
-BENCH = Path(__file__).resolve().parent
+PEERS_FILE = Path(__file__).resolve().parent / "peers.toml"
 ROOM = 0.8  # of the available memory that peers may take together
 WEIGHT_COPIES = 3  # a peer may hold the checkpoint, a packed copy, and pages of its file
 
@@ -60,7 +61,7 @@ def arguments(specs: dict[str, PeerSpec]) -> argparse.ArgumentParser:
     add("--together", type=int, default=0, help="most peers loaded at once, quire and roofline aside")
     add("--work", type=Path, default=Path(folder), help="folder of the peers' environments; BENCH_WORK")
     add("--python", action="append", default=[], metavar="PEER=PATH", help="interpreter of a peer")
-    add("--peers-file", type=Path, default=BENCH / "peers.toml", help="tables of the peers")
+    add("--peers-file", type=Path, default=PEERS_FILE, help="tables of the peers")
     add("--json", type=Path, help="add the results to this file")
     return parser
 
@@ -135,8 +136,13 @@ def measure(args: argparse.Namespace, specs: dict[str, PeerSpec]) -> Run:
             else:
                 records[one.name] = PeerRecord(state="measured", versions=one.versions, **state)
         present = [one for one in found if isinstance(one, Peer)]
-        for number, group in enumerate(split(present, checkpoint, args.together)):
-            samples += session.measure(group, number)
+        try:
+            for number, group in enumerate(split(present, checkpoint, args.together)):
+                for sample in session.measure(group, number):
+                    samples.append(sample)  # noqa: PERF402 - what there is, is kept when this is interrupted
+        except KeyboardInterrupt:
+            say("Interrupted: what was measured until now is kept.")
+            break
         for name, reason in session.failures.items():
             records[name] = records[name].model_copy(update={"state": "failed", "note": reason})
     return Run(
@@ -152,8 +158,10 @@ def measure(args: argparse.Namespace, specs: dict[str, PeerSpec]) -> Run:
 
 def main() -> None:
     """Measure, save, print the tables."""
-    specs_file = arguments({}).parse_known_args()[0].peers_file
-    specs = read_specs(specs_file)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that peers are ended, and results kept
+    first = argparse.ArgumentParser(add_help=False)  # the names that the others may take stand in the file
+    first.add_argument("--peers-file", type=Path, default=PEERS_FILE)
+    specs = read_specs(first.parse_known_args()[0].peers_file)
     parser = arguments(specs)
     args = parser.parse_args()
     if any("=" not in pair for pair in args.python):
