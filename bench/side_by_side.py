@@ -156,12 +156,18 @@ def measure(args: argparse.Namespace, specs: dict[str, PeerSpec]) -> Run:
     )
 
 
+def peers_file(given: list[str]) -> Path:
+    """The file of peers, which has the names that other arguments may take: read before them."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--peers-file", type=Path, default=PEERS_FILE)
+    path: Path = first.parse_known_args(given)[0].peers_file
+    return path
+
+
 def main() -> None:
     """Measure, save, print the tables."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that peers are ended, and results kept
-    first = argparse.ArgumentParser(add_help=False)  # the names that the others may take stand in the file
-    first.add_argument("--peers-file", type=Path, default=PEERS_FILE)
-    specs = read_specs(first.parse_known_args()[0].peers_file)
+    specs = read_specs(peers_file(sys.argv[1:]))
     parser = arguments(specs)
     args = parser.parse_args()
     if any("=" not in pair for pair in args.python):

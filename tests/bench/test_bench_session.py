@@ -20,7 +20,7 @@ from harness.session import Plan, Session
 from harness.turns import Repeated
 from harness.worker_process import WorkerProcess
 from quire.errors import ConfigError
-from side_by_side import arguments, chosen, measure
+from side_by_side import PEERS_FILE, arguments, chosen, measure, peers_file
 
 HERE = Path(__file__).resolve().parent
 FAKE = str(HERE / "fake_peer.py")
@@ -122,6 +122,11 @@ def test_unknown_names_are_refused() -> None:
     assert chosen("a,b", ["a", "b", "c"], "peer") == ["a", "b"]
     with pytest.raises(ConfigError, match=r"Unknown peer 'd'\. Choose of: a, b, c"):
         chosen("a,d", ["a", "b", "c"], "peer")
+
+
+def test_the_file_of_peers_is_no_abbreviation() -> None:
+    assert peers_file(["--peers", "quire", "--rounds", "1"]) == PEERS_FILE
+    assert peers_file(["--peers", "quire", "--peers-file", "own.toml"]) == Path("own.toml")
 
 
 @pytest.mark.slow
