@@ -3,12 +3,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
-PACKAGES := core plugins/native/cpu plugins/attention/torch plugins/attention/cpu plugins/models/llama plugins/models/tiny plugins/samplers/standard plugins/quant/int8 plugins/routes/ollama server
+PACKAGES := core plugins/native/cpu plugins/attention/torch plugins/attention/cpu plugins/kernels/cpu plugins/models/llama plugins/models/tiny plugins/samplers/standard plugins/quant/int8 plugins/routes/ollama server
 SOURCES := $(PACKAGES:%=%/src)
 TESTS := $(PACKAGES:%=%/tests) tests
 PROMPT ?= def fibonacci(n):
+BENCH ?=
 
-.PHONY: demo test test-clients lint bench docs clean
+.PHONY: demo test test-clients lint bench bench-parts docs clean
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/.packages  ## generate text with the bundled model
@@ -26,13 +27,14 @@ lint: $(VENV)/.dev
 	$(BIN)/mypy $(SOURCES) $(TESTS) tools bench
 	$(BIN)/lint-imports
 
-bench: $(VENV)/.dev
+bench: $(VENV)/.dev  ## Quire beside other engines and the machine's limit; BENCH="--peers quire,vllm --workloads ragged"
+	$(BIN)/python bench/side_by_side.py $(BENCH)
+
+bench-parts: $(VENV)/.dev  ## what single parts cost: start-up, packed linears, attention, the HTTP layer
 	$(BIN)/python bench/startup.py
 	$(BIN)/python bench/linear.py
 	$(BIN)/python bench/attention.py
-	$(BIN)/python bench/offline.py
 	$(BIN)/python bench/http_layer.py
-	$(BIN)/python bench/serve.py
 
 docs: $(VENV)/.dev
 	$(BIN)/mkdocs build --strict

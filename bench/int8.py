@@ -14,8 +14,8 @@ from collections.abc import Callable
 from itertools import cycle
 
 import torch
-from linear import ROWS, SHAPES, best_times
 
+from linear import ROWS, SHAPES, best_times
 from quire.contracts import KernelsInit, KernelsNeed, QuantizedWeight
 from quire.ops import Kernels
 from quire.ops.torch_cpu import TorchCpuKernels
@@ -61,7 +61,9 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     torch_cpu, native = kernels_of(TorchCpuKernels), kernels_of(CpuKernels)
     print(f"torch {torch.__version__}, {options.threads} threads; microseconds per call")
-    print(f"{'shape':>14} {'rows':>5} {'torch bf16':>11} {'bf16':>9} {'int8':>9} {'bf16/int8':>10} {'GB/s':>6}")
+    print(
+        f"{'shape':>14} {'rows':>5} {'torch bf16':>11} {'bf16':>9} {'int8':>9} {'bf16/int8':>10} {'GB/s':>6}"
+    )
     for inputs, outputs in SHAPES:
         weight = (torch.randn(outputs, inputs) * inputs**-0.5).bfloat16()
         for rows in ROWS:

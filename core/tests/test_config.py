@@ -177,6 +177,9 @@ def test_enforce_eager_takes_both(value: bool) -> None:
         ({"max_num_seqs": 0}, "max_num_seqs: must be greater than or equal to 1, got 0"),
         ({"max_num_seqs": True}, "max_num_seqs: must be a number, got True"),
         ({"max_num_seqs": 1.5}, "got 1.5"),
+        ({"threads": 0}, "threads: must be 'auto' or a number of at least 1, got 0"),
+        ({"threads": "many"}, "threads: must be 'auto' or a number of at least 1, got 'many'"),
+        ({"threads": True}, "threads: must be 'auto' or a number of at least 1, got True"),
         ({"gpu_memory_utilization": 0}, "must be greater than 0, got 0"),
         ({"gpu_memory_utilization": 1.01}, "must be less than or equal to 1, got 1.01"),
         ({"gpu_memory_utilization": float("nan")}, "must be a finite number"),
@@ -356,3 +359,8 @@ def test_what_was_dumped_validates_again() -> None:
 def test_importing_the_config_imports_no_torch() -> None:
     code = "import sys, quire.config; sys.exit(bool({'torch', 'transformers', 'numpy'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(("text", "threads"), [("auto", "auto"), ("3", 3)])
+def test_threads_are_a_number_or_chosen(text: str, threads: object) -> None:
+    assert EngineConfig.load(environ={"QUIRE_THREADS": text}).threads == threads

@@ -24,6 +24,7 @@ __all__ = [
     "Dtype",
     "Name",
     "PluginKey",
+    "Threads",
     "field_shape",
     "not_built",
     "parse_bytes",
@@ -60,6 +61,14 @@ def _dtype_name(value: object) -> object:
     return str(value).removeprefix("torch.") if type(value).__module__ == "torch" else value
 
 
+def _thread_count(value: object) -> object:
+    """Accepts "auto", or a number of at least 1 however it is written."""
+    number = int(value) if isinstance(value, str) and value.strip().isdigit() else value
+    if value == "auto" or (isinstance(number, int) and not isinstance(number, bool) and number > 0):
+        return number
+    raise ValueError(f"must be 'auto' or a number of at least 1, got {value!r}")
+
+
 def _path_text(value: object) -> object:
     """Accepts a `pathlib.Path` where a name may also be a path."""
     return os.fspath(value) if isinstance(value, os.PathLike) else value
@@ -90,6 +99,7 @@ Bytes = Annotated[int, Field(ge=1), NOT_BOOL, BeforeValidator(parse_bytes, json_
 Dtype = Annotated[
     Literal["auto", "half", "float16", "bfloat16", "float", "float32"], BeforeValidator(_dtype_name)
 ]
+Threads = Annotated[int | Literal["auto"], BeforeValidator(_thread_count)]
 Name = Annotated[str, BeforeValidator(_path_text)]
 PluginKey = Annotated[str, AfterValidator(_plugin_key)]
 

@@ -87,3 +87,11 @@ def quire_commands() -> Iterable[CommandSpec]:
         summary="One request at a time: time to first token, and between tokens.",
         order=20,
     )
+    yield CommandSpec(
+        name="profile",
+        api=1,
+        target="quire.cli.bench_profile:command",
+        summary="Where a step's time goes, and how near each part is to the machine's limit.",
+        group="bench",
+        order=25,
+    )

@@ -23,7 +23,7 @@ from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSett
 from quire._config_errors import explain
 from quire._config_file import read_file
 from quire._config_sources import KeyPath, Layer, read_environment
-from quire._config_types import NOT_BOOL, Bytes, Count, Dtype, Name, PluginKey, not_built, shapes_of
+from quire._config_types import NOT_BOOL, Bytes, Count, Dtype, Name, PluginKey, Threads, not_built, shapes_of
 from quire.errors import ConfigError
 
 __all__ = ["EngineConfig", "PluginsConfig"]
@@ -141,6 +141,14 @@ class EngineConfig(BaseSettings):
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
         default="auto", description="Device to run on. `auto` is CUDA where there is one, else the CPU."
+    )
+    threads: Threads = Field(
+        default="auto",
+        description="Threads to compute with on the CPU. `auto` is `OMP_NUM_THREADS` where that is set, else "
+        "one per physical core that the process may use, within its control group's limit.",
+    )
+    cpu_pinning: bool = Field(
+        default=False, description="Bind each of these threads to a processor of its own (Linux)."
     )
     kv_cache_dtype: Annotated[
         str, not_built("must be 'auto': a KV cache of another type than the model's is not built yet", "auto")

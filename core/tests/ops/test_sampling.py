@@ -243,3 +243,28 @@ def test_uniforms_depend_on_seed_position_and_purpose_alone() -> None:
 
 def test_the_reference_normalises() -> None:
     assert reference_probabilities([0.0, math.log(3.0), -math.inf]) == pytest.approx([0.25, 0.75, 0.0])
+
+
+@given(
+    # Bit patterns rather than numbers: signed zeros, infinities and NaN of either sign are among them.
+    st.integers(1, 70).flatmap(
+        lambda vocab: st.lists(
+            st.lists(
+                st.sampled_from([0, -0x8000, 0x3F80, 0x3F81, -0x4080, 0x7F80, -0x80, 0x7FC0, -0x40]),
+                min_size=vocab,
+                max_size=vocab,
+            ),
+            min_size=1,
+            max_size=3,
+        )
+    )
+)
+def test_argmax_of_bf16_is_that_of_its_values(bits: list[list[int]]) -> None:
+    logits = torch.tensor(bits, dtype=torch.int16).view(torch.bfloat16)
+    assert OPS.argmax(logits).tolist() == logits.float().numpy().argmax(-1).tolist()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_argmax_takes_views(dtype: torch.dtype) -> None:
+    logits = torch.randn(3, 2, 40, generator=torch.Generator().manual_seed(1)).to(dtype)[:, 1]
+    assert torch.equal(OPS.argmax(logits), logits.argmax(-1))

@@ -43,6 +43,7 @@ _RARE: frozenset[KeyPath] = frozenset(
     (name,)
     for name in (
         "block_size",
+        "cpu_pinning",
         "deterministic",
         "enable_chunked_prefill",
         "enforce_eager",

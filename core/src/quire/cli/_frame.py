@@ -21,6 +21,9 @@ __all__ = ["GROUPS", "PluginGroup", "current_registry", "root_group"]
 GROUPS = {"bench": ("Measure throughput and latency.", 60)}
 """The core's command groups: summary, and position in the help text. Plugins may add commands to them."""
 
+_AS_FLAG = {("bench", "--profile"): "profile"}
+"""Commands of a group that can also be asked for as a flag of the group."""
+
 
 class PluginGroup(click.Group):
     """A group whose commands are plugins of the kind "command".
@@ -47,6 +50,12 @@ class PluginGroup(click.Group):
         if group is None:
             for name, (text, _) in GROUPS.items():
                 self.add_command(PluginGroup(registry, name, text), name)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """A command may be spelt as a flag: `quire bench --profile`."""
+        if args and (command := _AS_FLAG.get((self.name or "", args[0]))) is not None:
+            args = [command, *args[1:]]
+        return super().parse_args(ctx, args)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Names in the order of the help text."""

@@ -22,6 +22,7 @@ from quire.contracts.fusion import (
     FusedLayer,
     GatedMLPParts,
     NormParts,
+    ProfiledLayer,
     ProjectionParts,
 )
 from quire.contracts.kernels import KernelsInit, KernelsNeed, KernelsSpec
@@ -92,6 +93,7 @@ __all__ = [
     "Need",
     "NormParts",
     "PluginSpec",
+    "ProfiledLayer",
     "ProjectionParts",
     "Quantization",
     "QuantizationInit",

@@ -6,9 +6,9 @@ callable that takes the place of the layer's own operations. Parts are described
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from quire.contracts.attention import AttentionBackend, AttentionLayer, Rope
 from quire.contracts.quantization import LinearSpec
@@ -131,4 +131,24 @@ class FusedLayer(Protocol):
 
         Returns:
             This layer's output, not yet added, and the stream before it, both `[T, H]`.
+        """
+
+
+@runtime_checkable
+class ProfiledLayer(Protocol):
+    """What a `FusedLayer` may offer besides: where the time of its calls went.
+
+    `quire bench --profile` asks; a layer without it is one line of the table.
+    """
+
+    def profile(self, on: bool) -> None:
+        """Begin or end keeping time. While it is off, nothing is to be paid for it."""
+
+    def phases(self) -> Mapping[str, float]:
+        """Seconds per phase since the last call of this, and back to zero.
+
+        A phase is "norm", "rotary", "attention" or "activation", or for a projection the last component of
+        its `LinearSpec.name` ("qkv_proj"); one that does several at once joins them with "+"
+        ("gate_up_proj+activation"). Wall time as the calling thread sees it; together no more than its
+        calls took.
         """

@@ -86,7 +86,8 @@ class Distribution:
 
     Attributes:
         logits: `[R, V]` fp32 processed logits, -inf where a token is excluded; softmax of a row
-            is the distribution that `draw` samples from. In a row of `greedy` only the argmax counts.
+            is the distribution that `draw` samples from. In a row of `greedy` only the argmax counts; if all
+            rows are, the logits may be of the incoming dtype.
         greedy: R booleans on the host; True where the row takes its argmax.
         invalid: `[R]` bool on the device; True where the incoming row had NaN, or nothing was left to sample.
     """

@@ -107,7 +107,8 @@ def load_core(config: EngineConfig, *, show_progress: bool, with_tokenizer: bool
             if not plan.generation.eos_token_ids and tokenizer.eos_token_id is not None:
                 plan = plan.with_eos(tokenizer.eos_token_id)
     with watch.phase("weights"):
-        executor = InProcessExecutor(plan.worker_config(show_progress=show_progress))
+        worker_config = plan.worker_config(show_progress=show_progress)
+        executor = InProcessExecutor(worker_config)
     with watch.phase("profile"):
         profile = executor.profile()
         budget = _budget(plan, profile)
@@ -124,6 +125,7 @@ def load_core(config: EngineConfig, *, show_progress: bool, with_tokenizer: bool
         memory=budget,
         plugins=plan.plugins,
         measured_rows=profile.measured_rows,
+        threads=str(worker_config.threads) if plan.device == "cpu" else "",
         phases=watch.phases,
     )
     return LoadedCore(EngineCore(scheduler, executor), plan, _info(plan, budget, report), report, tokenizer)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -17,6 +16,7 @@ from quire.engine.units import size
 from quire.errors import QuireError
 from quire.plugins import PluginRegistry, discover
 from quire.runtime.device import open_device, resolve_device
+from quire.runtime.threads import choose_threads, read_machine
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ def examine(config: EngineConfig) -> DoctorReport:
     the choices that need none are made.
     """
     registry = discover(config.plugins.allow)
-    sections = [_software(), _hardware()]
+    sections = [_software(), _hardware(config)]
     problems = [
         f"{one.distribution} {one.version}: {one.reason}" for one in registry.skipped if not one.by_allowlist
     ]
@@ -90,10 +90,12 @@ def _software() -> tuple[str, list[tuple[str, str]]]:
     ]
 
 
-def _hardware() -> tuple[str, list[tuple[str, str]]]:
+def _hardware(config: EngineConfig) -> tuple[str, list[tuple[str, str]]]:
     cpu = open_device("cpu").memory()
+    threads = choose_threads(config.threads, read_machine())
+    pinned = f"; pinned to {', '.join(map(str, threads.cpus))}" if config.cpu_pinning else ""
     lines = [
-        ("cpu", f"{os.cpu_count()} processors, {torch.get_num_threads()} threads in use"),
+        ("threads", f"{threads}{pinned}"),
         ("cpu capability", torch.backends.cpu.get_cpu_capability()),
         ("memory", f"{size(cpu.free)} free of {size(cpu.total)}"),
     ]

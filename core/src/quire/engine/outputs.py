@@ -1,4 +1,8 @@
-"""From token ids to what callers get: text, stop strings, log probabilities. Runs at the client's side."""
+"""From token ids to what callers get: text, stop strings, log probabilities. Runs at the client's side.
+
+Text is made when somebody looks at it: while nobody watches a request, and no stop string is looked for,
+a step costs it no more than the ids' keeping.
+"""
 
 from __future__ import annotations
 
@@ -61,24 +65,30 @@ class OutputProcessor:
         """
         result = ProcessedOutputs()
         touched: dict[str, _RequestState] = {}
+        now = time.monotonic()
         for step in steps:
             state = self._requests.get(step.request_id)
             if state is None:
                 continue
             touched[step.request_id] = state
-            if state.take(step):
+            if state.take(step, now):
                 result.aborts.append((step.request_id, step.index))
         for request_id, state in touched.items():
+            if only_finished and not state.finished:
+                continue
+            result.aborts += [(request_id, index) for index in state.settle()]
             if state.finished:
                 del self._requests[request_id]
-            elif only_finished:
-                continue
             result.outputs.append(state.snapshot())
         return result
 
 
 class _RequestState:
-    """One request: its completions and its metrics."""
+    """One request: its completions and its metrics.
+
+    Attributes:
+        finished: all its completions are.
+    """
 
     def __init__(self, request: PreparedRequest, tokenizer: Tokenizer, deltas: bool) -> None:
         params = request.params
@@ -96,16 +106,18 @@ class _RequestState:
         self._token_times: list[float] = []
         self._cached_tokens = 0
         self._error: str | None = None
+        self.finished = False
 
-    def take(self, step: StepOutput) -> bool:
-        """Apply one completion's news. True if a stop string has ended it."""
-        now = time.monotonic()
+    def take(self, step: StepOutput, now: float) -> bool:
+        """Apply one completion's news, that came at `now`. True if a stop string has ended it."""
         metrics = self._metrics
-        if metrics.first_scheduled_time is None:
-            metrics.first_scheduled_time = step.scheduled_time
-        if step.token_ids and metrics.first_token_time is None:
-            metrics.first_token_time = now
-        metrics.num_preemptions = max(metrics.num_preemptions, step.num_preemptions)
+        if metrics.first_token_time is None:
+            if metrics.first_scheduled_time is None:
+                metrics.first_scheduled_time = step.scheduled_time
+            if step.token_ids:
+                metrics.first_token_time = now
+        if step.num_preemptions > metrics.num_preemptions:
+            metrics.num_preemptions = step.num_preemptions
         if step.index == 0:
             self._cached_tokens = step.num_cached_tokens
             self._token_times += [now] * len(step.token_ids)
@@ -118,21 +130,39 @@ class _RequestState:
         try:
             stopped = completion.take(step)
         except Exception as error:
-            # One request's text must not take the others' with it.
-            logger.exception("Detokenizing request %s failed", step.request_id)
-            completion.fail()
-            self._error = f"{type(error).__name__}: {error}"
+            self._fail(completion, error)
             stopped = step.finish_reason is None
         if step.error is not None:
             self._error = step.error
-        if self.finished:
-            metrics.finished_time = now
+        if completion.finished:
+            self._see_end(now)
         return stopped
 
-    @property
-    def finished(self) -> bool:
-        """True once all its completions are."""
-        return all(one.finished for one in self._completions)
+    def settle(self) -> list[int]:
+        """Make the text of what has come. Returns the completions that this has ended."""
+        failed = []
+        for index, completion in enumerate(self._completions):
+            going = not completion.finished
+            try:
+                completion.settle()
+            except Exception as error:
+                self._fail(completion, error)
+                if going:
+                    failed.append(index)
+        if failed:
+            self._see_end(time.monotonic())
+        return failed
+
+    def _fail(self, completion: _Completion, error: Exception) -> None:
+        """One request's text must not take the others' with it."""
+        logger.error("Detokenizing request %s failed", self._request.engine.request_id, exc_info=error)
+        completion.fail()
+        self._error = f"{type(error).__name__}: {error}"
+
+    def _see_end(self, now: float) -> None:
+        if not self.finished and all(one.finished for one in self._completions):
+            self.finished = True
+            self._metrics.finished_time = now
 
     def snapshot(self) -> RequestOutput:
         """All that was generated so far, or since the last snapshot; independent of what comes."""
@@ -177,6 +207,7 @@ class _Completion:
         self._tokenizer = tokenizer
         self._ids: list[int] = []
         self._passed = 0  # ids that went out in deltas
+        self._settled = 0  # of `_ids`: those whose text has been made
         self._logprobs: list[dict[int, Logprob]] | None = [] if params.logprobs is not None else None
         self._text: list[str] = []
         self._detokenizer = (
@@ -198,24 +229,32 @@ class _Completion:
         """Apply news; True if a stop string ended it before the engine did."""
         if self.finished:
             return False
-        for position, token in enumerate(step.token_ids):
-            self._ids.append(token)
-            if step.logprobs is not None:
-                self._take_logprobs(step.logprobs[position])
-            if self._stops_at(self._new_text(token, last=self._is_stop_token(step, position))):
-                return step.finish_reason is None
+        if self._matcher is not None:
+            return self._take_watching(step, self._matcher)
+        self._ids += step.token_ids
+        for entry in step.logprobs or ():
+            self._take_logprobs(entry)
         if step.finish_reason is not None:
-            if self._detokenizer is not None and self._stops_at(self._detokenizer.finish()):
-                return False
-            if self._matcher is not None:
-                self._text.append(self._matcher.finish())
-            self._output.finish_reason = step.finish_reason
-            self._output.stop_reason = step.stop_reason
+            self._end(step)
         return False
+
+    def settle(self) -> None:
+        """Make the text of the ids that have come since the last time."""
+        if self._matcher is not None or self._detokenizer is None or self._settled < 0:
+            return
+        ids, self._settled = self._ids[self._settled :], len(self._ids)
+        # The token that ended the completion adds no text, unless it was asked for.
+        if ids and self._output.finish_reason == "stop" and not self._params.include_stop_str_in_output:
+            ids.pop()
+        self._text.append(self._detokenizer.append(ids))
+        if self.finished:
+            self._text.append(self._detokenizer.finish())
+            self._settled = -1
 
     def fail(self) -> None:
         """End it with an error."""
         self._output.finish_reason = "error"
+        self._settled = -1
 
     def snapshot(self) -> CompletionOutput:
         """The completion so far."""
@@ -235,6 +274,7 @@ class _Completion:
         """What is new since the last delta; it is forgotten here, but for the cumulative log probability."""
         ids, self._ids = self._ids, []
         self._passed += len(ids)
+        self._settled = min(self._settled, 0)
         logprobs = self._logprobs
         if logprobs is not None:
             self._logprobs = []
@@ -249,21 +289,32 @@ class _Completion:
             stop_reason=self._output.stop_reason,
         )
 
-    def _new_text(self, token: int, *, last: bool) -> str:
-        """Text that a token adds. The token that ended the request adds none, unless it was asked for."""
-        if self._detokenizer is None or (last and not self._params.include_stop_str_in_output):
-            return ""
-        return self._detokenizer.append([token])
+    def _end(self, step: StepOutput) -> None:
+        self._output.finish_reason = step.finish_reason
+        self._output.stop_reason = step.stop_reason
 
-    def _is_stop_token(self, step: StepOutput, position: int) -> bool:
-        return step.finish_reason == "stop" and position == len(step.token_ids) - 1
+    def _take_watching(self, step: StepOutput, matcher: StopMatcher) -> bool:
+        """Apply news token by token, looking for stop strings."""
+        assert self._detokenizer is not None, "stop strings are refused without text"
+        for position, token in enumerate(step.token_ids):
+            self._ids.append(token)
+            if step.logprobs is not None:
+                self._take_logprobs(step.logprobs[position])
+            last = step.finish_reason == "stop" and position == len(step.token_ids) - 1
+            silent = last and not self._params.include_stop_str_in_output
+            if self._stops_at("" if silent else self._detokenizer.append([token]), matcher):
+                return step.finish_reason is None
+        if step.finish_reason is not None and not self._stops_at(self._detokenizer.finish(), matcher):
+            self._text.append(matcher.finish())
+            self._end(step)
+        return False
 
-    def _stops_at(self, text: str) -> bool:
+    def _stops_at(self, text: str, matcher: StopMatcher) -> bool:
         """Feed new text to the matcher; on a stop string the completion is finished."""
-        if self._matcher is None or self._passed + len(self._ids) < self._params.min_tokens:
+        if self._passed + len(self._ids) < self._params.min_tokens:
             self._text.append(text)
             return False
-        match = self._matcher.feed(text)
+        match = matcher.feed(text)
         self._text.append(match.text)
         if match.stop is None:
             return False

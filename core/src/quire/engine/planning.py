@@ -30,6 +30,7 @@ from quire.plugin_plan import PlanBuilder, PluginPlan
 from quire.plugins import PluginRegistry, discover
 from quire.runtime.config import WorkerConfig
 from quire.runtime.device import resolve_device
+from quire.runtime.threads import choose_threads, read_machine
 from quire.weights.checkpoint import Checkpoint
 from quire.weights.config_files import (
     GenerationDefaults,
@@ -97,6 +98,8 @@ class EnginePlan:
             model_config=self.model_config,
             plugins=self.plugins,
             device=self.device,
+            threads=choose_threads(config.threads, read_machine()),
+            cpu_pinning=config.cpu_pinning,
             dtype=self.dtype,
             block_size=config.block_size,
             max_num_seqs=config.max_num_seqs,

@@ -8,6 +8,7 @@ lifeline, so that no engine outlives whoever started it. Knows no HTTP and no te
 from __future__ import annotations
 
 import dataclasses
+import gc
 import itertools
 import logging
 import os
@@ -277,6 +278,9 @@ def _serve(launch: Launch, pipe: BinaryIO) -> None:
 
     config = EngineConfig.load(environ={}, **launch.config)
     loaded = load_core(config, show_progress=launch.show_progress, with_tokenizer=False)
+    # What is loaded stays. A full collection would go through all of it in the middle of some step.
+    gc.collect()
+    gc.freeze()
     context = zmq.Context()
     socket = context.socket(zmq.ROUTER)
     for option, value in (

@@ -37,6 +37,7 @@ class StartupReport:
         memory: the byte budget.
         plugins: what was chosen and why.
         measured_rows: rows of the profile run.
+        threads: how many compute on the CPU, and why; empty on other devices.
         phases: (name, seconds), in order.
     """
 
@@ -49,10 +50,11 @@ class StartupReport:
     memory: MemoryBudget
     plugins: PluginPlan
     measured_rows: int
+    threads: str = ""
     phases: list[tuple[str, float]] = field(default_factory=list)
 
     def lines(self) -> list[str]:
-        """The report as text, a line each for model, plugins, memory, capacity and time."""
+        """The report as text, a line each for model, plugins, threads, memory, capacity and time."""
         memory = self.memory
         chosen = ", ".join(
             f"{role.replace('/0', '')} {plugin.name}"
@@ -65,6 +67,7 @@ class StartupReport:
             "model": f"{self.model} ({self.source}): {self.architecture}, "
             f"{self.num_parameters / 1e6:.1f} M parameters, {self.dtype} on {self.device}",
             "plugins": chosen,
+            "threads": self.threads,
             "memory": f"weights {size(memory.weights)}, activations {size(memory.activations)} "
             f"(from a step of {self.measured_rows} tokens), KV cache {size(memory.kv)}, "
             f"left {size(memory.left)} of {size(memory.total)}",
@@ -72,4 +75,4 @@ class StartupReport:
             f"context {memory.max_model_len}; {memory.concurrency:.1f} sequences of that length at a time",
             "start-up": f"{total:.2f} s: {times}",
         }
-        return [f"{name:<9} {text}" for name, text in rows.items()]
+        return [f"{name:<9} {text}" for name, text in rows.items() if text]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Protocol
 
 import torch
@@ -10,8 +11,11 @@ from quire.errors import CapacityError
 from quire.plan import StepPlan, StepResult
 from quire.runtime.config import WorkerConfig
 from quire.runtime.kv_cache import KVCache
+from quire.runtime.pinning import pin_threads
 from quire.runtime.profile import MemoryProfile, profile
 from quire.runtime.worker import Worker
+
+logger = logging.getLogger(__name__)
 
 
 class Executor(Protocol):
@@ -29,6 +33,7 @@ class InProcessExecutor:
 
     def __init__(self, config: WorkerConfig) -> None:
         self.worker = Worker(config)
+        self._to_pin = config.threads.cpus if config.device == "cpu" and config.cpu_pinning else ()
 
     def profile(self) -> MemoryProfile:
         """What weights and activations take, and what a KV block costs."""
@@ -53,6 +58,10 @@ class InProcessExecutor:
 
     def execute(self, plan: StepPlan) -> StepResult:
         """The three joints in a row."""
+        if self._to_pin:  # here, since it is the thread that runs the steps whose team is bound
+            cpus, self._to_pin = self._to_pin, ()
+            if (reason := pin_threads(cpus)) is not None:
+                logger.warning("Threads are not bound to processors: %s", reason)
         self.worker.submit(plan)
         self.worker.sample(plan.step_id)
         return self.worker.collect(plan.step_id)

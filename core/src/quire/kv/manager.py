@@ -152,6 +152,8 @@ class KVManager:
             num_accepted: its tokens accepted, as last told to `trim`.
             num_computed: its tokens computed, those of steps under way included.
         """
+        if not self._windowed:
+            return sys.maxsize
         ends = (
             (group.first_block(num_accepted) + group.pool.num_usable) * self.block_size
             for _, group in self._windowed
@@ -198,7 +200,7 @@ class KVManager:
             What was added, or None if it does not fit; then nothing has changed.
         """
         table = self._tables.get(holder)
-        if table is not None and num_tokens <= min(map(len, table.blocks)) * self.block_size:
+        if table is not None and self._has_room(table, num_tokens):
             return self._nothing
         fresh = table is None
         if table is None:
@@ -331,6 +333,13 @@ class KVManager:
             assert usage.free + usage.used + usage.cached == usage.total == group.pool.num_blocks - 1
 
     # --- helpers
+
+    def _has_room(self, table: _Table, num_tokens: int) -> bool:
+        """True if a table needs no further block for `num_tokens` tokens."""
+        for blocks in table.blocks:  # noqa: SIM110 - asked per sequence and step: no generator here
+            if num_tokens > len(blocks) * self.block_size:
+                return False
+        return True
 
     def _fits(self, need: Sequence[int], reserve: int, revived: Sequence[list[int]]) -> bool:
         """True if every group can give what it needs, after `revived` blocks left its queue."""

@@ -42,56 +42,61 @@ def build_batch(
     """
     slot = np.asarray(slots, dtype=np.int64)  # [S]
     count = np.asarray(counts, dtype=np.int64)  # [S]
+    computed = table.computed[slot]
     # Longest first, by rows and then by context: requests that a backend pads to a common length
     # then lie beside each other, and it need not permute rows in every layer.
-    order = np.lexsort((-table.computed[slot], -count))
-    slot, count = slot[order], count[order]
-    ends = np.cumsum(count)
-    starts = ends - count
-    computed = table.computed[slot]
+    order = np.argsort(-(count * table.token_ids.shape[1] + computed), kind="stable")
+    slot, count, computed = slot[order], count[order], computed[order]
+    query_start = np.zeros(len(slot) + 1, dtype=np.int32)
+    np.cumsum(count, out=query_start[1:])
+    starts = query_start[:-1]
     seq_lens = computed + count
-    row_slot = np.repeat(slot, count)  # [T]
-    positions = np.arange(ends[-1]) + np.repeat(computed - starts, count)  # [T]
-    token_ids = table.token_ids[row_slot, positions]  # [T]
+    if len(slot) == query_start[-1]:  # decoding: a row each
+        row_slot, positions = slot, computed
+    else:
+        row_slot = np.repeat(slot, count)  # [T]
+        positions = np.arange(query_start[-1]) + np.repeat(computed - starts, count)  # [T]
+    block, offset = np.divmod(positions, table.block_size)  # [T] each
     sampled = np.flatnonzero(seq_lens == table.num_tokens[slot])
-    query_start = np.concatenate(([0], ends))
     lengths = seq_lens.tolist()
-    max_seq_len = int(seq_lens.max())
+    rows = count.tolist()
+    max_seq_len = max(lengths)
+    width = -(-max_seq_len // table.block_size)
 
-    positions_on_device = _to(device, positions, torch.int64)
+    query_start_on_device = _on(device, query_start)
+    seq_lens_on_device = _on(device, seq_lens.astype(np.int32))
+    positions_on_device = _on(device, positions)
     groups = []
     for blocks, window in zip(table.tables, table.windows, strict=True):
-        width = -(-max_seq_len // table.block_size)
-        block_table = blocks[slot, :width]  # [S, B], a copy
+        block_table = blocks[slot, :width]  # [S, B] int32, a copy
         if window is not None:
             # What no row of this step sees may belong to somebody else by now: nobody is to read it.
             first = np.maximum(computed - window + 1, 0) // table.block_size  # [S]
             block_table[np.arange(width) < first[:, None]] = 0
-        block_of_row = blocks[row_slot, positions // table.block_size].astype(np.int64)
+        slot_mapping = blocks[row_slot, block] * np.int64(table.block_size) + offset  # [T]
         groups.append(
             AttentionBatch(
-                query_start=_to(device, query_start, torch.int32),
-                seq_lens=_to(device, seq_lens, torch.int32),
+                query_start=query_start_on_device,
+                seq_lens=seq_lens_on_device,
                 positions=positions_on_device,
-                block_table=_to(device, block_table, torch.int32),
-                slot_mapping=_to(
-                    device, block_of_row * table.block_size + positions % table.block_size, torch.int64
-                ),
-                max_query_len=int(count.max()),
+                block_table=_on(device, block_table),
+                slot_mapping=_on(device, slot_mapping),
+                max_query_len=max(rows),
                 max_seq_len=max_seq_len,
-                query_lens_host=count.tolist(),
+                query_lens_host=rows,
                 seq_lens_host=lengths,
             )
         )
     batch = Batch(
-        token_ids=_to(device, token_ids, torch.int64),
+        token_ids=_on(device, table.token_ids[row_slot, positions].astype(np.int64)),
         positions=positions_on_device,
-        slots=_to(device, slot, torch.int64),
-        logits_rows=_to(device, (ends - 1)[sampled], torch.int64),
+        slots=_on(device, slot),
+        logits_rows=_on(device, (query_start[1:] - 1)[sampled].astype(np.int64)),
         groups=tuple(groups),
     )
-    return batch, Rows(slot.tolist(), count.tolist(), starts.tolist(), sampled.tolist())
+    return batch, Rows(slot.tolist(), rows, starts.tolist(), sampled.tolist())
 
 
-def _to(device: str, array: NDArray[np.integer], dtype: torch.dtype) -> torch.Tensor:
-    return torch.from_numpy(np.ascontiguousarray(array)).to(device=device, dtype=dtype, non_blocking=True)
+def _on(device: str, array: NDArray[np.integer]) -> torch.Tensor:
+    tensor = torch.from_numpy(array)
+    return tensor if device == "cpu" else tensor.to(device, non_blocking=True)

@@ -9,6 +9,7 @@ from typing import Any
 
 from quire.contracts import AttentionNeed, KernelsNeed, QuantizationNeed, SamplerNeed
 from quire.plugin_plan import PluginPlan
+from quire.runtime.threads import Threads
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,6 +21,8 @@ class WorkerConfig:
         model_config: config.json as a mapping, overrides applied.
         plugins: what to load, by role: "model", "quantization", "kernels", "sampler", "attention/<group>".
         device: device type.
+        threads: how many to compute with on the CPU, and where.
+        cpu_pinning: whether each is bound to its processor.
         dtype: compute dtype's name.
         block_size: tokens per KV block.
         max_num_seqs, max_num_batched_tokens, max_model_len: bounds of a step.
@@ -36,6 +39,8 @@ class WorkerConfig:
     model_config: Mapping[str, Any]
     plugins: PluginPlan
     device: str
+    threads: Threads
+    cpu_pinning: bool
     dtype: str
     block_size: int
     max_num_seqs: int

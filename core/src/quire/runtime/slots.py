@@ -36,7 +36,8 @@ class SlotTable:
     """The seats of one worker.
 
     Attributes:
-        token_ids: `[slots, max_model_len]` int32; prompt and output ids, -1 where unknown.
+        token_ids: `[slots, max_model_len + 1]` int32; prompt and output ids. The last place is for
+            the sampled id that fits no context any more.
         num_tokens: `[slots]` int64; known ids of each slot.
         computed: `[slots]` int64; tokens whose KV is in the cache.
         num_prompt: `[slots]` int64.
@@ -53,7 +54,7 @@ class SlotTable:
         num_groups = len(windows)
         self.block_size = block_size
         self.windows = tuple(windows)
-        self.token_ids: NDArray[np.int32] = np.zeros((num_slots, max_model_len), dtype=np.int32)
+        self.token_ids: NDArray[np.int32] = np.zeros((num_slots, max_model_len + 1), dtype=np.int32)
         self.num_tokens: NDArray[np.int64] = np.zeros(num_slots, dtype=np.int64)
         self.computed: NDArray[np.int64] = np.zeros(num_slots, dtype=np.int64)
         self.num_prompt: NDArray[np.int64] = np.zeros(num_slots, dtype=np.int64)
@@ -91,16 +92,15 @@ class SlotTable:
         for slot, blocks in plan.new_blocks:
             self._append(slot, blocks)
 
-    def advance(self, slot: int, count: int) -> None:
-        """`count` more tokens of the slot are in the cache."""
-        self.computed[slot] += count
+    def advance(self, slots: list[int], counts: list[int]) -> None:
+        """`counts[i]` more tokens of slot `slots[i]` are in the cache; no slot twice."""
+        self.computed[slots] += counts
 
-    def append_token(self, slot: int, token: int) -> None:
-        """Record a sampled id. The last one that fits no context any more is not needed again."""
-        length = self.num_tokens[slot]
-        if length < self.token_ids.shape[1]:
-            self.token_ids[slot, length] = token
-        self.num_tokens[slot] = length + 1
+    def append(self, slots: list[int], tokens: list[int]) -> None:
+        """Record a sampled id per slot, no slot twice."""
+        lengths = self.num_tokens[slots]
+        self.token_ids[slots, lengths] = tokens
+        self.num_tokens[slots] = lengths + 1
 
     def _append(self, slot: int, blocks: tuple[list[int], ...]) -> None:
         for group, ids in enumerate(blocks):

@@ -9,7 +9,7 @@ changes nothing that running it again would not write in the same way.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -70,6 +70,8 @@ class Worker:
         """
         self.config = config
         self.device = open_device(config.device)
+        if config.device == "cpu":
+            torch.set_num_threads(config.threads.count)
         loaded = load_model(config, self.device.name)
         self.model = loaded.model
         self.kernels = loaded.kernels
@@ -95,7 +97,7 @@ class Worker:
         counts = dict(zip(plan.slots, plan.counts, strict=True))
         slots = [slot for slot in plan.slots if slot not in step.failed]
 
-        def run(some: Sequence[int]) -> _Forward:
+        def run(some: list[int]) -> _Forward:
             batch, rows = build_batch(self.slots, some, [counts[slot] for slot in some], self.device.name)
             return self._forward(batch, rows)
 
@@ -111,7 +113,7 @@ class Worker:
             logits = forward.logits
 
             def run(
-                some: Sequence[int], logits: torch.Tensor = logits, row_of: dict[int, int] = row_of
+                some: list[int], logits: torch.Tensor = logits, row_of: dict[int, int] = row_of
             ) -> _Sampled:
                 mine = logits if len(some) == len(row_of) else logits[[row_of[slot] for slot in some]]
                 return self._sample(mine, some)
@@ -131,8 +133,7 @@ class Worker:
                 results[slot].prompt_logprobs = entries
         for sampled in step.sampled:
             self._collect_sampled(sampled, results, step.failed)
-        for slot, count in zip(step.plan.slots, step.plan.counts, strict=True):
-            self.slots.advance(slot, count)
+        self.slots.advance(step.plan.slots, step.plan.counts)
         self._commit(results, step.failed)
         for slot, error in step.failed.items():
             results[slot] = SlotResult(slot, results[slot].generation, error=error)
@@ -187,16 +188,17 @@ class Worker:
         logits = self.model.logits(hidden[batch.logits_rows])  # [R, V]
         return _Forward(rows, logits, entries)
 
-    def _sample(self, logits: torch.Tensor, slots: Sequence[int]) -> _Sampled:
-        rows = SampleRows(slots=slots, positions=self.slots.num_tokens[list(slots)].tolist())
+    def _sample(self, logits: torch.Tensor, slots: list[int]) -> _Sampled:
+        rows = SampleRows(slots=slots, positions=self.slots.num_tokens[slots].tolist())
         distribution = self.sampler.process(logits, rows)
         ids = self.sampler.draw(distribution, rows)
-        wanted = [i for i, slot in enumerate(slots) if self.slots.info[slot].logprobs is not None]
+        info = self.slots.info
+        wanted = [i for i, slot in enumerate(slots) if info[slot].logprobs is not None]
         logprobs = None
         if wanted:
             counts = [self.slots.info[slots[i]].logprobs or 0 for i in wanted]
             logprobs = (wanted, gather(self.kernels, logits[wanted], ids[wanted], counts))
-        return _Sampled(list(slots), ids, distribution.invalid, logprobs)
+        return _Sampled(slots, ids, distribution.invalid, logprobs)
 
     def _collect_sampled(
         self, sampled: _Sampled, results: dict[int, SlotResult], failed: dict[int, str]
@@ -216,17 +218,13 @@ class Worker:
 
     def _commit(self, results: dict[int, SlotResult], failed: dict[int, str]) -> None:
         """Record sampled ids in the slots and in the sampler."""
-        accepted = [r for r in results.values() if r.token_ids and r.slot not in failed]
-        by_slot = {result.slot: result.token_ids for result in accepted}
+        accepted = [slot for slot, result in results.items() if result.token_ids and slot not in failed]
 
-        def run(some: Sequence[int]) -> None:
-            tokens = [token for slot in some for token in by_slot[slot]]
-            self.sampler.commit(list(some), tokens, [len(by_slot[slot]) for slot in some])
+        def run(some: list[int]) -> None:
+            self.sampler.commit(some, [results[slot].token_ids[0] for slot in some], [1] * len(some))
 
-        self._isolate(list(by_slot), run, failed)
-        for slot, tokens in by_slot.items():
-            for token in tokens:
-                self.slots.append_token(slot, token)
+        self._isolate(accepted, run, failed)
+        self.slots.append(accepted, [results[slot].token_ids[0] for slot in accepted])
 
     def _clear(self, plan: StepPlan) -> None:
         """Zero the blocks that change hands; those taken over with their content stay (see the contract)."""
@@ -238,9 +236,7 @@ class Worker:
             for group, ids in enumerate(groups):
                 self.kv.clear(group, ids[kept:])
 
-    def _isolate(
-        self, slots: Sequence[int], run: Callable[[Sequence[int]], T], failed: dict[int, str]
-    ) -> list[T]:
+    def _isolate(self, slots: list[int], run: Callable[[list[int]], T], failed: dict[int, str]) -> list[T]:
         """Run for all slots at once; should that raise, run one by one and fail those that raise alone."""
         if not slots:
             return []

@@ -53,10 +53,11 @@ class Planner:
         for sequence in tuple(self._roster.running):
             if step.budget == 0 or sequence.slot < 0:  # or: it and all after it were preempted
                 return
+            missing = sequence.num_missing
             room = self._kv.max_growth(sequence.num_confirmed, sequence.num_computed)
-            count = min(sequence.num_missing, step.budget, room)
+            count = min(missing, step.budget, room)
             if count <= 0:
-                if sequence.num_missing:  # results under way make room first
+                if missing:  # results under way make room first
                     step.lack(sequence)
                 continue
             if (grant := self._grow(sequence, count, step)) is not None:

@@ -197,14 +197,14 @@ class Scheduler:
                 f"Result of step {result.step_id} does not answer step {plan.step_id} under way."
             )
         self._kv.release(plan.step_id)
-        answers = {(answer.slot, answer.generation): answer for answer in result.slots}
+        answers = {answer.slot: answer for answer in result.slots}
         outputs: list[StepOutput] = []
         for ride in rides:
             sequence = ride.sequence
             if sequence.slot != ride.slot or sequence.generation != ride.generation:
                 continue
-            answer = answers.get((ride.slot, ride.generation))
-            if answer is None:
+            answer = answers.get(ride.slot)
+            if answer is None or answer.generation != ride.generation:
                 raise EngineError(f"Result of step {plan.step_id} lacks slot {ride.slot} of its plan.")
             if (error := self._error(ride, answer)) is not None:
                 outputs += self._end_request(sequence.state, "error", error)
@@ -225,7 +225,7 @@ class Scheduler:
     def _accept(self, ride: Ride, answer: SlotResult) -> StepOutput | None:
         """Append a result to its sequence, fork, end; the news of it, if any."""
         sequence = ride.sequence
-        sequence.num_confirmed += ride.count
+        sequence.num_confirmed += ride.num_tokens
         taken, stop = 0, None
         if ride.samples:
             sequence.num_pending -= 1
@@ -242,7 +242,7 @@ class Scheduler:
         elif taken == 0:
             return None
         output = self._output(sequence, stop.reason if stop else None)
-        output.token_ids = answer.token_ids[:taken]
+        output.token_ids = answer.token_ids if taken == len(answer.token_ids) else answer.token_ids[:taken]
         output.logprobs = answer.logprobs[:taken] if answer.logprobs is not None else None
         output.prompt_logprobs = prompt_logprobs
         output.stop_reason = stop.token_id if stop else None

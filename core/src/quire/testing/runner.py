@@ -43,6 +43,10 @@ class _Sequence:
     blocks: list[list[int]] = field(default_factory=list)  # per group; 0 where a block was taken away
 
 
+class RejectedError(Exception):
+    """The attention backend does not serve the model that was to be run; the message is its reason."""
+
+
 class PagedRunner:
     """Builds and loads a model, then computes logits step by step.
 
@@ -211,7 +215,8 @@ class PagedRunner:
                 soft_cap=soft_cap,
             )
             reason = self._attention_class.reject(need)
-            assert reason is None, reason
+            if reason is not None:
+                raise RejectedError(reason)
             self._backends.append(
                 self._attention_class(
                     AttentionInit(

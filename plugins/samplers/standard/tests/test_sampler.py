@@ -76,6 +76,20 @@ def test_a_greedy_batch_is_one_argmax() -> None:
     assert torch.equal(ids, logits.argmax(-1))
 
 
+def test_greedy_rows_in_bf16_are_not_widened() -> None:
+    sampler = _sampler([SamplingParams(temperature=0)] * 4)
+    logits = torch.randn(4, VOCAB, generator=torch.Generator().manual_seed(2)).bfloat16()
+    with WideOps() as ops:
+        distribution = sampler.process(logits, _rows(4))
+    assert "_to_copy" not in ops.names
+    assert torch.equal(sampler.draw(distribution, _rows(4)), logits.argmax(-1))
+    logits.view(torch.int16)[2, 5] = -0x40  # a negative NaN, as x86 makes them
+    spoilt = sampler.process(logits, _rows(4))
+    assert spoilt.invalid.tolist() == [False, False, True, False]
+    kept = [0, 1, 3]
+    assert torch.equal(sampler.draw(spoilt, _rows(4))[kept], logits[kept].argmax(-1))
+
+
 def test_plain_sampling_reads_the_logits_for_a_maximum_and_a_softmax() -> None:
     sampler = _sampler([SamplingParams()] * 4)
     logits = torch.randn(4, VOCAB)

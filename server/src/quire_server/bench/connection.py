@@ -30,6 +30,9 @@ MAX_REPLY_BYTES = 64 * 2**20
 """Largest reply that is kept in memory."""
 
 
+CLOSED = "the connection was closed"
+
+
 class BrokenReplyError(Exception):
     """The connection ended before the reply did, or what came is not HTTP."""
 
@@ -116,7 +119,7 @@ class Connection(asyncio.Protocol):
         if self._headers_done and self._until_close and error is None:
             self._finish(None)
         else:
-            self._finish("the connection was closed" if error is None else f"the connection broke: {error}")
+            self._finish(CLOSED if error is None else f"the connection broke: {error}")
 
     # httptools calls these
 
@@ -180,10 +183,20 @@ class Pool:
     async def exchange(self, request: bytes) -> Reply:
         """Send an encoded request.
 
+        A connection that was used before may have been closed by the server meanwhile, as llama.cpp does
+        after a stream: a request that met no answer at all on such a one goes out again on a new one (RFC
+        9112, 9.3.1).
+
         Raises:
             OSError: no connection could be made (`TimeoutError` is one).
         """
-        connection = self._fresh() or await self._connect()
+        if (used := self._fresh()) is not None:
+            reply = await self._exchange(used, request)
+            if reply.status or reply.broken != CLOSED:
+                return reply
+        return await self._exchange(await self._connect(), request)
+
+    async def _exchange(self, connection: Connection, request: bytes) -> Reply:
         finished = False
         try:
             reply = await connection.exchange(request)

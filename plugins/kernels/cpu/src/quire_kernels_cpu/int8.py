@@ -1,21 +1,23 @@
 """`Int8Ops`: layers of int8 weights and int8 activations, multiplied by the native library.
 
-Takes what has one scale per output channel, no zero points, and activations quantized per token to int8; every other
-form is left to the reference.
+Takes what has one scale per output channel, no zero points, and activations quantized per token to int8;
+every other form is left to the reference.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
-from quire.contracts import QuantizedWeight
+from quire.contracts import KernelsInit, QuantizedWeight
 from quire.ops import PackedQuantized
 from quire.ops.quantized import QuantizedOps
 from quire_native_cpu import Library
+from quire_native_cpu.arena import Arena
+from quire_native_cpu.linear import DTYPES
 
-_DTYPES = {torch.float32: 0, torch.bfloat16: 1}
 _COLUMNS = 16
 _MOST_INPUTS = 1 << 16
 """Sums of more products of 8-bit codes could be more than 31 bits."""
@@ -46,12 +48,14 @@ class _Int8Weight:
 
 
 class Int8Ops(QuantizedOps):
-    """Mixed into kernels that have loaded the library as `self.library`.
+    """Mixed into kernels that have loaded the library.
 
     Whole numbers are summed exactly and the rest is done per row, so a row's bits depend on that row alone.
     """
 
-    library: Library
+    init: KernelsInit
+    _library: Library
+    _arena: Arena
 
     def pack_w8a8(self, weight: QuantizedWeight) -> PackedQuantized:
         """As the reference, with the codes in the order in which the processor's dot products take them."""
@@ -62,19 +66,20 @@ class Int8Ops(QuantizedOps):
         """`[..., K] -> [..., N]`, bias included, in x's dtype. fp16 goes through fp32."""
         weight = packed.data
         if not isinstance(weight, _Int8Weight):
-            return super().w8a8_linear(x, packed)
-        if x.dtype not in _DTYPES:
+            reference = super().w8a8_linear
+            return self._by_reference(x, lambda rows: reference(rows, packed))
+        if x.dtype not in DTYPES:
             return self.w8a8_linear(x.float(), packed).to(x.dtype)
         rows = x.reshape(-1, weight.inputs)
         if rows.stride(1) != 1:
             rows = rows.contiguous()
         out = torch.empty(rows.shape[0], weight.outputs, dtype=x.dtype)
         if rows.shape[0]:
-            self.library.calls.quire_int8_linear(
+            self._library.calls.quire_int8_linear(
                 rows.data_ptr(),
                 rows.stride(0),
                 rows.shape[0],
-                _DTYPES[x.dtype],
+                DTYPES[x.dtype],
                 weight.codes.data_ptr(),
                 weight.sums.data_ptr(),
                 weight.scales.data_ptr(),
@@ -86,11 +91,25 @@ class Int8Ops(QuantizedOps):
             )
         return out.view(*x.shape[:-1], weight.outputs)
 
+    def wna16_linear(self, x: torch.Tensor, packed: PackedQuantized) -> torch.Tensor:
+        """As the reference."""
+        reference = super().wna16_linear
+        return self._by_reference(x, lambda rows: reference(rows, packed))
+
+    def _by_reference(self, x: torch.Tensor, product: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+        """The reference's product; row by row where bits count, for it sums in an order that rows change."""
+        if not self.init.need.deterministic or x.numel() == 0:
+            return product(x)
+        rows = x.reshape(-1, x.shape[-1])
+        # The copy is aligned as any row's: BLAS may sum in another order where memory is not.
+        out = torch.cat([product(rows[i : i + 1].clone()) for i in range(rows.shape[0])])
+        return out.view(*x.shape[:-1], out.shape[-1])
+
     def _pack(self, weight: QuantizedWeight) -> PackedQuantized:
         inputs, outputs = weight.codes.shape
         padded = -(-outputs // _COLUMNS) * _COLUMNS
-        calls = self.library.calls
-        codes = torch.empty(calls.quire_int8_bytes(inputs, outputs), dtype=torch.uint8)
+        calls = self._library.calls
+        codes = self._arena.take(calls.quire_int8_bytes(inputs, outputs))
         sums = torch.empty(padded, dtype=torch.int32)
         rows = weight.codes.t().contiguous()  # [N, K]: a copy only of what was not laid out so
         calls.quire_int8_pack(

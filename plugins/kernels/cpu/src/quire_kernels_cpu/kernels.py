@@ -14,6 +14,7 @@ from quire.errors import PluginError
 from quire.ops import Kernels
 from quire.ops.linear import PackedLinear
 from quire_kernels_cpu.decoder_layer import CpuDecoderLayer, describe
+from quire_kernels_cpu.int8 import Int8Ops
 from quire_kernels_cpu.options import CpuKernelsOptions
 from quire_native_cpu import UnavailableError, load
 from quire_native_cpu.arena import Arena
@@ -21,8 +22,8 @@ from quire_native_cpu.layer import ACTIVATIONS
 from quire_native_cpu.linear import DTYPES, NativeLinear, multiply, pack
 
 
-class CpuKernels(Kernels):
-    """fp32 and bf16 in C++; other dtypes, and what is not overridden here, in plain PyTorch."""
+class CpuKernels(Int8Ops, Kernels):
+    """fp32, bf16 and int8 in C++; other dtypes, and what is not overridden here, in plain PyTorch."""
 
     @classmethod
     def reject(cls, need: KernelsNeed) -> str | None:

@@ -20,6 +20,10 @@ SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     # linear.cpp
     "quire_packed_bytes": (_L, [_I, _I, _I]),
     "quire_pack": (None, [_P, _I, _I, _I, _P, _I]),
+    "quire_linear": (None, [_P, _L, _I, _P, _P, _I]),
+    # layer.cpp
+    "quire_layer_scratch": (_L, [_P, _I]),
+    "quire_layer": (None, [_P, _P]),
     # attention.cpp
     "quire_attention_plan": (_P, [_P, _P, _P, _P, _L, _P]),
     "quire_attention_free": (None, [_P]),
@@ -30,9 +34,5 @@ SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "quire_int8_bytes": (_L, [_I, _I]),
     "quire_int8_pack": (None, [_P, _I, _I, _P, _P, _I]),
     "quire_int8_linear": (None, [_P, _L, _I, _I, _P, _P, _P, _P, _I, _I, _P, _I]),
-    "quire_linear": (None, [_P, _L, _I, _P, _P, _I]),
-    # layer.cpp
-    "quire_layer_scratch": (_L, [_P, _I]),
-    "quire_layer": (None, [_P, _P]),
 }
 """Name -> (result, arguments)."""

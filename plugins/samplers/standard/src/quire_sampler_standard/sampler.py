@@ -108,7 +108,8 @@ class StandardSampler(Sampler):
         step = self._step(rows, draft_ids)
         used = Trait(int(np.bitwise_or.reduce(step.traits, initial=0)))
         greedy = (step.traits & int(Trait.GREEDY)) != 0
-        work = logits.float()  # [R, V]
+        # Of greedy rows only the argmax counts, which widening does not change.
+        work = logits if greedy.all() and not used & Trait.SPARSE else logits.float()  # [R, V]
         hidden = work.amax(-1).isnan() if used & Trait.REMOVES and work.numel() else None
         if used & Trait.SPARSE:
             work = self._edit(work, step, used)

@@ -15,11 +15,11 @@ void linear(const T* x, int64_t stride, int m, const Int8Weight& weight, T* out,
     // Not std::vector: it would write zeros first. Padded, so that the codes begin at a cache line.
     const std::unique_ptr<uint8_t[]> room(new uint8_t[m * (k + sizeof(float)) + 64]);
     uint8_t* const codes = reinterpret_cast<uint8_t*>((reinterpret_cast<uintptr_t>(room.get()) + 63) & ~uintptr_t(63));
-    const Int8Rows rows{codes, reinterpret_cast<float*>(codes + m * k), k};
+    const Int8Rows rows{codes, reinterpret_cast<float*>(codes + m * k), k, m};
     in_parallel(threads, [&](Team& team) {
-        quantize_rows(x, stride, m, weight, rows, team);
+        quantize_rows(x, stride, weight, rows, team);
         team.barrier();
-        multiply_int8(rows, m, weight, out, weight.n, team);
+        multiply_int8(rows, weight, out, weight.n, team);
     });
 }
 

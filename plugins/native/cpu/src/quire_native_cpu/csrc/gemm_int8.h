@@ -12,13 +12,31 @@ struct Int8Rows {
     uint8_t* codes;  // [m, padded K]
     float* scales;   // [m]
     int64_t stride;
+    int m;
+
+    // Tiles take few rows no faster than vectors do, and a single one slower.
+    bool tiled() const {
+#if defined(__AMX_INT8__)
+        return m > 4;
+#else
+        return false;
+#endif
+    }
+    int offset() const {
+#if defined(__AVX512VNNI__)
+        return tiled() ? 0 : UNSIGNED;
+#else
+        return 0;
+#endif
+    }
 };
 
 // x [m, K] into rows, by all of a team; ends without a barrier.
 template <typename T>
-inline void quantize_rows(const T* x, int64_t x_stride, int m, const Int8Weight& weight, const Int8Rows& rows, Team& team) {
-    for (int row = team.first(m); row < team.last(m); row++)
-        quantize_row(x + row * x_stride, weight.k, weight.padded_k(), rows.codes + row * rows.stride, rows.scales + row);
+inline void quantize_rows(const T* x, int64_t x_stride, const Int8Weight& weight, const Int8Rows& rows, Team& team) {
+    for (int row = team.first(rows.m); row < team.last(rows.m); row++)
+        quantize_row(x + row * x_stride, weight.k, weight.padded_k(), rows.offset(), rows.codes + row * rows.stride,
+                     rows.scales + row);
 }
 
 // A block's sums into rows [first, first + n) of out, in panels [panel, panel + panels).
@@ -30,7 +48,7 @@ inline void store_int8(
         const int column = (panel + p) * INT8_COLUMNS;
         const floats scale = load(weight.scales + column);
         const floats bias = weight.bias == nullptr ? floats{} : load(weight.bias + column);
-        const ints offset = load_as<ints>(weight.sums + column) * INT8_OFFSET;
+        const ints offset = load_as<ints>(weight.sums + column) * a.offset();
         const int width = std::min(INT8_COLUMNS, weight.n - column);
         for (int r = 0; r < n; r++) {
             const ints exact = load_as<ints>(sums + r * INT8_STRIDE + p * INT8_COLUMNS) - offset;
@@ -56,6 +74,14 @@ inline void multiply_int8_group(
     const auto put = [&](const int32_t* from, int row, int rows) {
         store_int8(from, a, row, rows, weight, panel, panels, out, out_stride);
     };
+    if (!a.tiled()) {
+        for (int row = first; row < last; row += INT8_ROWS) {
+            const int rows = std::min(INT8_ROWS, last - row);
+            int8_vector_product(codes(row), a.stride, rows, b, k, sums);
+            put(sums, row, rows);
+        }
+        return;
+    }
 #if defined(__AMX_INT8__)
     if (last - first <= 16) {
         int8_tile_row(codes(first), a.stride, b, k, sums);
@@ -76,12 +102,6 @@ inline void multiply_int8_group(
             put(sums + 16 * INT8_STRIDE, lower, 16);
         }
     }
-#else
-    for (int row = first; row < last; row += INT8_ROWS) {
-        const int rows = std::min(INT8_ROWS, last - row);
-        int8_vector_product(codes(row), a.stride, rows, b, k, sums);
-        put(sums, row, rows);
-    }
 #endif
 }
 
@@ -89,11 +109,12 @@ constexpr int64_t INT8_ROWS_BYTES = 1 << 19;  // rows of codes that stay in a co
 
 // a [m, K] times the weight into out [m, N], by all of a team; ends without a barrier.
 template <typename T>
-inline void multiply_int8(const Int8Rows& a, int m, const Int8Weight& weight, T* out, int64_t out_stride, Team& team) {
+inline void multiply_int8(const Int8Rows& a, const Int8Weight& weight, T* out, int64_t out_stride, Team& team) {
+    const int m = a.m;
     if (m == 0) return;
     int at_once = INT8_PANELS;
 #if defined(__AMX_INT8__)
-    shape_int8_tiles(std::min(m, 16));
+    if (a.tiled()) shape_int8_tiles(std::min(m, 16));
     if (m > 16) at_once = 2;
 #endif
     const int groups = (weight.panels() + at_once - 1) / at_once;
@@ -113,7 +134,7 @@ inline void multiply_int8(const Int8Rows& a, int m, const Int8Weight& weight, T*
         }
     }
 #if defined(__AMX_INT8__)
-    _tile_release();
+    if (a.tiled()) _tile_release();
 #endif
 }
 

@@ -76,7 +76,7 @@ inline void int8_tile_square(
     _tile_stored(3, under + INT8_COLUMNS, INT8_STRIDE * 4);
 }
 
-#else
+#endif
 
 #if defined(__AVX512F__)
 constexpr int INT8_ROWS = 6;  // 24 of 32 registers hold sums
@@ -153,7 +153,5 @@ inline void int8_vector_product(
         default: return int8_vector_block<1, INT8_PANELS>(a, a_stride, b, k, sums);
     }
 }
-
-#endif
 
 }  // namespace quire

@@ -27,19 +27,30 @@ struct Int8Weight {
     }
 };
 
-// What the processor's dot product wants of the left factor. AVX-512's multiplies unsigned bytes by signed ones,
-// so codes are kept plus 128, and 128 times the column's sum is taken off the product.
-#if defined(__AVX512VNNI__) && !defined(__AMX_INT8__)
-constexpr int INT8_OFFSET = 128;
+// AVX-512's dot product multiplies unsigned bytes by signed ones: its codes of activations are kept plus 128, and 128
+// times the column's sum is taken off the product. Tiles and the other paths take signed codes, plus 0.
+constexpr int UNSIGNED = 128;
+
+// v / divisor, correctly rounded, given the rounded 1 / divisor: two corrections by the exact remainder (Markstein 1990)
+// instead of a division, which is the slowest instruction there is. Plain processors have no exact remainder.
+inline floats divide(floats v, floats divisor, floats inverse) {
+#if defined(__AVX512F__)
+    const __m512 a = bits_of<__m512>(v), d = bits_of<__m512>(divisor), y = bits_of<__m512>(inverse);
+    __m512 q = _mm512_mul_ps(a, y);
+    q = _mm512_fmadd_ps(_mm512_fnmadd_ps(q, d, a), y, q);
+    q = _mm512_fmadd_ps(_mm512_fnmadd_ps(q, d, a), y, q);
+    return bits_of<floats>(q);
 #else
-constexpr int INT8_OFFSET = 0;
+    (void)inverse;
+    return v / divisor;
 #endif
+}
 
 // Codes of one row, padded with the code of zero: x = scale * (code - offset). As the reference has it: the scale is
 // the greatest magnitude / 127, halves are rounded to even. A row with NaN or infinity has a scale of NaN, and so
 // has NaN for results, in every column.
 template <typename T>
-inline void quantize_row(const T* x, int k, int padded_k, uint8_t* codes, float* scale) {
+inline void quantize_row(const T* x, int k, int padded_k, int offset, uint8_t* codes, float* scale) {
     constexpr float LARGEST = 127.0f, TINY = 1.17549435e-38f, EVEN = 12582912.0f;  // 1.5 * 2^23
     typedef uint8_t bytes __attribute__((vector_size(16)));
     const int whole = k / LANES * LANES;
@@ -53,23 +64,23 @@ inline void quantize_row(const T* x, int k, int padded_k, uint8_t* codes, float*
     uint32_t bits = 0;
     for (int i = 0; i < LANES; i++) bits = most[i] > bits ? most[i] : bits;
     if (bits >= 0x7f800000u) {
-        std::memset(codes, INT8_OFFSET, padded_k);
+        std::memset(codes, offset, padded_k);
         *scale = bits_of<float>(0x7fc00000u);
         return;
     }
     const float largest = bits_of<float>(bits);
     *scale = (largest < TINY * LARGEST ? TINY * LARGEST : largest) / LARGEST;
-    const floats divisor = splat(*scale);
+    const floats divisor = splat(*scale), inverse = splat(1.0f / *scale);
     const auto round = [&](floats v, int at) {
         // Added to 1.5 * 2^23 a number is rounded to a whole one, whose low byte is the code.
-        const words code = bits_of<words>(v / divisor + splat(EVEN)) + splat(uint32_t(INT8_OFFSET));
+        const words code = bits_of<words>(divide(v, divisor, inverse) + splat(EVEN)) + splat(uint32_t(offset));
         const bytes low = __builtin_convertvector(code, bytes);
         std::memcpy(codes + at, &low, sizeof(low));
     };
     for (int i = 0; i < whole; i += LANES) round(load(x + i), i);
     if (whole < k) round(load_first(x + whole, k - whole), whole);  // zeros have the code of zero
     const int done = whole < k ? whole + LANES : whole;
-    if (done < padded_k) std::memset(codes + done, INT8_OFFSET, padded_k - done);
+    if (done < padded_k) std::memset(codes + done, offset, padded_k - done);
 }
 
 }  // namespace quire

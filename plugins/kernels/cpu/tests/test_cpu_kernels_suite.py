@@ -1,0 +1,45 @@
+"""The conformance kit over every instruction set that this machine has, with the attention they fuse with."""
+
+from __future__ import annotations
+
+import pytest
+
+from quire.contracts import AttentionBackend, AttentionInit, KernelsInit
+from quire.ops import Kernels
+from quire.testing.kernels import KernelsSuite
+from quire_attn_cpu.backend import CpuAttention
+from quire_attn_cpu.options import CpuAttentionOptions
+from quire_kernels_cpu.kernels import CpuKernels
+from quire_kernels_cpu.options import CpuKernelsOptions
+from quire_native_cpu.library import supported
+
+
+@pytest.mark.parametrize("isa", supported())
+class TestCpuKernels(KernelsSuite):
+    @pytest.fixture
+    def kernels_class(self, isa: str) -> type[Kernels]:
+        class OfThisSet(CpuKernels):
+            def __init__(self, init: KernelsInit) -> None:
+                options = CpuKernelsOptions(isa=isa)  # type: ignore[arg-type]
+                super().__init__(KernelsInit(need=init.need, device=init.device, options=options))
+
+        return OfThisSet
+
+    @pytest.fixture
+    def attention_class(self, isa: str) -> type[AttentionBackend]:
+        class OfThisSet(CpuAttention):
+            def __init__(self, init: AttentionInit) -> None:
+                super().__init__(_with(init, CpuAttentionOptions(isa=isa)))  # type: ignore[arg-type]
+
+        return OfThisSet
+
+
+def _with(init: AttentionInit, options: CpuAttentionOptions) -> AttentionInit:
+    return AttentionInit(
+        need=init.need,
+        device=init.device,
+        max_num_seqs=init.max_num_seqs,
+        max_num_batched_tokens=init.max_num_batched_tokens,
+        max_model_len=init.max_model_len,
+        options=options,
+    )
