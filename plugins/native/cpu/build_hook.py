@@ -1,6 +1,7 @@
 """Hatchling's hook: compiles the library when the package is built or installed.
 
-Without a compiler the package still installs: the reason is kept beside the library, and `quire doctor` prints it.
+Without a compiler the package still installs: the reason is kept in the library's place, and `quire doctor`
+prints it.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ class TestCpuKernels(KernelsSuite):
     def kernels_class(self, isa: str) -> type[Kernels]:
         class OfThisSet(CpuKernels):
             def __init__(self, init: KernelsInit) -> None:
-                options = CpuKernelsOptions(isa=isa)  # type: ignore[arg-type]
+                options = CpuKernelsOptions(isa=isa)
                 super().__init__(KernelsInit(need=init.need, device=init.device, options=options))
 
         return OfThisSet
@@ -29,7 +29,7 @@ class TestCpuKernels(KernelsSuite):
     def attention_class(self, isa: str) -> type[AttentionBackend]:
         class OfThisSet(CpuAttention):
             def __init__(self, init: AttentionInit) -> None:
-                super().__init__(_with(init, CpuAttentionOptions(isa=isa)))  # type: ignore[arg-type]
+                super().__init__(_with(init, CpuAttentionOptions(isa=isa)))
 
         return OfThisSet
 

@@ -123,7 +123,7 @@ class CpuDecoderLayer:
 
 
 def _linear(parts: ProjectionParts) -> NativeLinear | None:
-    """The projection's one packed weight; None if it has several, of another make, or is summed over workers."""
+    """Its one packed weight; None if it has several, or of another make, or sums over workers."""
     first = parts.packed[0]
     single = len(parts.packed) == 1 and parts.all_reduce is None
     return first if single and isinstance(first, NativeLinear) else None
@@ -131,5 +131,3 @@ def _linear(parts: ProjectionParts) -> NativeLinear | None:
 
 def _norm(parts: NormParts | None) -> Norm:
     return Norm(None, 0.0) if parts is None else Norm(parts.weight.data_ptr(), parts.eps)
-
-

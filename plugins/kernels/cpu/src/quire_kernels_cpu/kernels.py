@@ -21,15 +21,19 @@ from quire_native_cpu.arena import Arena
 from quire_native_cpu.layer import ACTIVATIONS
 from quire_native_cpu.linear import DTYPES, NativeLinear, multiply, pack
 
+_NAMES = [str(dtype).removeprefix("torch.") for dtype in DTYPES]
+
 
 class CpuKernels(Int8Ops, Kernels):
     """fp32, bf16 and int8 in C++; other dtypes, and what is not overridden here, in plain PyTorch."""
 
     @classmethod
     def reject(cls, need: KernelsNeed) -> str | None:
-        """Refuses other devices, and machines without the library."""
+        """Refuses other devices, machines without the library, deterministic fp16."""
         if need.device != "cpu":
             return f"runs on cpu, not on {need.device}"
+        if need.deterministic and need.dtype not in _NAMES:
+            return f"is deterministic in {' and '.join(_NAMES)}; {need.dtype} is left to PyTorch"
         try:
             load()
         except UnavailableError as error:

@@ -1,7 +1,7 @@
 """Compiles the library: the same sources once for each instruction set, side by side.
 
-Knows the compiler and the standard library only, for it runs while the package is being built; the sources need
-no headers of Python's or PyTorch's. `python -m quire_native_cpu` compiles anew after a change.
+Knows the compiler and the standard library only, for it runs while the package is being built; the sources
+need no headers of Python's or PyTorch's. `python -m quire_native_cpu` compiles anew after a change.
 """
 
 from __future__ import annotations
@@ -22,7 +22,15 @@ SOURCES = PACKAGE / "csrc"
 LIBRARY = PACKAGE / "lib"
 
 _AVX2 = ("-mavx2", "-mfma", "-mf16c", "-mbmi2")
-_AVX512 = (*_AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni", "-mprefer-vector-width=512")
+_AVX512 = (
+    *_AVX2,
+    "-mavx512f",
+    "-mavx512bw",
+    "-mavx512dq",
+    "-mavx512vl",
+    "-mavx512vnni",
+    "-mprefer-vector-width=512",
+)
 _BF16 = (*_AVX512, "-mavx512bf16")
 INSTRUCTION_SETS: dict[str, tuple[str, ...]] = {
     "amx": (*_BF16, "-mamx-tile", "-mamx-bf16", "-mamx-int8"),
@@ -33,7 +41,19 @@ INSTRUCTION_SETS: dict[str, tuple[str, ...]] = {
 }
 """Name -> the compiler's flags, best first. On processors other than x86-64 only `plain` is compiled."""
 
-_FLAGS = ("-std=c++17", "-O3", "-fPIC", "-shared", "-fopenmp", "-fvisibility=hidden", "-fno-math-errno", "-ffp-contract=fast", "-Wall", "-Wextra", "-Wno-psabi")
+_FLAGS = (
+    "-std=c++17",
+    "-O3",
+    "-fPIC",
+    "-shared",
+    "-fopenmp",
+    "-fvisibility=hidden",
+    "-fno-math-errno",
+    "-ffp-contract=fast",
+    "-Wall",
+    "-Wextra",
+    "-Wno-psabi",
+)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -82,16 +102,25 @@ def platform_tag(system: str, machine: str) -> str:
 
 def _compile(library: Path, last: Build) -> Build:
     wanted = os.environ.get("CXX")
-    compiler = next((path for name in ([wanted] if wanted else ["c++", "g++", "clang++"]) if (path := shutil.which(name))), None)
+    candidates = [wanted] if wanted else ["c++", "g++", "clang++"]
+    compiler = next((path for name in candidates if (path := shutil.which(name))), None)
     if compiler is None:
-        return Build(error=f"no C++ compiler: {wanted or 'c++, g++ or clang++'} is not on the path. Install one (Debian: apt-get install g++) and reinstall quire-native-cpu")
+        return Build(
+            error=f"no C++ compiler on the path (looked for {', '.join(candidates)}): install one "
+            "(Debian: apt-get install g++) and reinstall quire-native-cpu"
+        )
     try:
-        version = subprocess.run([compiler, "--version"], check=True, capture_output=True, text=True).stdout.splitlines()[0]
+        asked = subprocess.run([compiler, "--version"], check=True, capture_output=True, text=True)
+        version = asked.stdout.splitlines()[0]
     except (OSError, subprocess.CalledProcessError, IndexError) as error:
         return Build(error=f"{compiler} --version failed: {error}")
     names = tuple(INSTRUCTION_SETS) if platform.machine() in ("x86_64", "AMD64") else ("plain",)
     digest = _digest(version, names)
-    if last.digest == digest and last.error is None and all((library / f"{name}.so").exists() for name in names):
+    if (
+        last.digest == digest
+        and last.error is None
+        and all((library / f"{name}.so").exists() for name in names)
+    ):
         return last
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         errors = list(pool.map(lambda name: _compile_one(compiler, name, library), names))
@@ -115,8 +144,9 @@ def _compile_one(compiler: str, name: str, library: Path) -> str | None:
 
 
 def _digest(version: str, names: tuple[str, ...]) -> str:
-    digest = hashlib.sha256(repr((version, _FLAGS, [(name, INSTRUCTION_SETS[name]) for name in names])).encode())
+    digest = hashlib.sha256(
+        repr((version, _FLAGS, [(name, INSTRUCTION_SETS[name]) for name in names])).encode()
+    )
     for path in sorted(SOURCES.iterdir()):
         digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()
-

@@ -77,7 +77,9 @@ def load(name: str | None = None) -> Library:
     try:
         calls = ctypes.CDLL(str(building.LIBRARY / f"{chosen}.so"))
     except OSError as error:
-        raise UnavailableError(f"{chosen}.so cannot be loaded ({error}); reinstall quire-native-cpu") from error
+        raise UnavailableError(
+            f"{chosen}.so cannot be loaded ({error}); reinstall quire-native-cpu"
+        ) from error
     for function, (result, arguments) in SIGNATURES.items():
         entry = getattr(calls, function)
         entry.restype, entry.argtypes = result, arguments
