@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -45,7 +45,7 @@ def test_one_that_shares_nothing_passes_those_that_wait_for_a_prefix() -> None:
 @pytest.mark.parametrize(
     "changes", [{"cache_salt": "other"}, {"prompt_logprobs": 1}, {"adapter": "other"}], ids=str
 )
-def test_nobody_waits_for_blocks_that_it_cannot_use(changes: dict[str, object]) -> None:
+def test_nobody_waits_for_blocks_that_it_cannot_use(changes: dict[str, Any]) -> None:
     harness = Harness(config(**ROOMY))
     harness.add(request("a", [*LONG, 1]))
     harness.add(request("b", [*LONG, 2], **changes))
@@ -72,10 +72,9 @@ def test_a_prefix_whose_sequence_was_aborted_is_waited_for_no_longer() -> None:
     harness.check_finished()
 
 
-@pytest.fixture()
-def one_block_is_worth_it(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+@pytest.fixture
+def one_block_is_worth_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(planner, "_WORTH_WAITING", 4)
-    yield
 
 
 @pytest.mark.usefixtures("one_block_is_worth_it")
