@@ -48,6 +48,22 @@ class TestCpuKernels(KernelsSuite):
             model = two_layers(variant, attention_class, kernels_class, device, dtype).model
             assert all(isinstance(layer.fused, CpuDecoderLayer) for layer in model.layers)  # type: ignore[attr-defined]
 
+    def test_phases_have_the_names_of_the_layers_projections(
+        self, kernels_class: type[Kernels], attention_class: type[AttentionBackend], device: str
+    ) -> None:
+        runner = two_layers("int8", attention_class, kernels_class, device, torch.bfloat16)
+        layer = runner.model.layers[0].fused  # type: ignore[attr-defined]
+        assert isinstance(layer, CpuDecoderLayer)
+        assert layer.phases() == {}
+        layer.profile(True)
+        runner.add("a", list(range(5)))
+        runner.run({"a": 5})
+        phases = layer.phases()
+        projections = {"qkv_proj", "o_proj", "gate_up_proj+activation", "down_proj"}
+        assert set(phases) == {"norm", "rotary", "attention", *projections}
+        assert all(seconds > 0 for seconds in phases.values())
+        assert not any(layer.phases().values())
+
 
 def _with(init: AttentionInit, options: CpuAttentionOptions) -> AttentionInit:
     return AttentionInit(

@@ -85,6 +85,7 @@ class CpuDecoderLayer:
         self._call = LayerCall()
         self._call_address = ctypes.byref(self._call)
         self._seconds: ctypes.Array[ctypes.c_double] | None = None
+        self._phases = _phases(parts)
         self._group, self._index = parts.attention.group, parts.attention.layer.index
 
     def __call__(
@@ -120,9 +121,18 @@ class CpuDecoderLayer:
         """Seconds per phase since the last call of this; empty if they are not measured."""
         if self._seconds is None:
             return {}
-        taken = dict(zip(PHASES, self._seconds, strict=True))
+        taken = dict(zip(self._phases, self._seconds, strict=True))
         ctypes.memset(self._seconds, 0, ctypes.sizeof(self._seconds))
         return taken
+
+
+def _phases(parts: DecoderLayerParts) -> list[str]:
+    """What `PHASES` are called in a profile: a projection by its name, gates with what they gate."""
+    attention, mlp = parts.attention, parts.mlp
+    projections = {"qkv": attention.qkv, "out": attention.out, "gate_up": mlp.gate_up, "down": mlp.down}
+    names = {phase: one.spec.name.rpartition(".")[2] for phase, one in projections.items()}
+    names["gate_up"] += "+activation"
+    return [names.get(phase, phase) for phase in PHASES]
 
 
 def _projection(parts: ProjectionParts, dtype: int) -> Projection | None:
