@@ -16,9 +16,8 @@ import torch
 
 from quire.contracts import AttentionBackend, AttentionNeed, CacheKind, CacheSpec, KernelsInit, KernelsNeed
 from quire.ops import Kernels
-from quire.testing.decoder_layer import VARIANTS, TwoLayers
+from quire.testing.decoder_layer import VARIANTS, two_layers
 from quire.testing.quantized_weights import quantized
-from quire.testing.runner import PagedRunner
 
 ROWS = (1, 2, 15, 16, 17, 33, 64, 100)
 """Rows of the parts that are computed again."""
@@ -120,16 +119,8 @@ class BatchInvarianceChecks:
             _skip_if_rejected(attention_class, device, dtype)
 
             def run(steps: list[dict[str, int]], dtype: torch.dtype = dtype) -> torch.Tensor:
-                runner = PagedRunner(
-                    TwoLayers,
-                    VARIANTS[variant],
-                    None,
-                    attention_class=attention_class,
-                    kernels_class=kernels_class,
-                    block_size=16 if variant == "round sizes" else 4,
-                    device=device,
-                    dtype=dtype,
-                    deterministic=True,
+                runner = two_layers(
+                    variant, attention_class, kernels_class, device, dtype, deterministic=True
                 )
                 for name in ("a", "b", "c"):
                     runner.add(name, [(7 * i + ord(name)) % 31 for i in range(PROMPT + 10)])

@@ -13,14 +13,33 @@ import pytest
 import torch
 from torch import nn
 
-from quire.contracts import AttentionBackend, DecoderLayerParts, ModelNeed, Weight, WeightMapping
-from quire.layers import Build, DecoderLayer, GatedMLP, SelfAttention, Step, finish, weights_of
+from quire.contracts import (
+    AttentionBackend,
+    DecoderLayerParts,
+    ModelNeed,
+    Quantization,
+    Weight,
+    WeightMapping,
+)
+from quire.layers import (
+    Build,
+    DecoderLayer,
+    GatedMLP,
+    SelfAttention,
+    Step,
+    Unquantized,
+    finish,
+    weights_of,
+)
 from quire.ops import Kernels
+from quire.testing.int8_projections import Int8Projections, OtherInt8Projections, SomeInt8Projections
 from quire.testing.plain_attention import PlainAttention
 from quire.testing.runner import PagedRunner, RejectedError
 
 TOLERANCES = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 6e-2}
 """Largest difference, absolute and relative: two layers of the operations' own tolerances."""
+
+_ROUND = {"hidden_size": 64, "head_dim": 32, "intermediate_size": 96}
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "gqa": {},
@@ -28,9 +47,24 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "qk-norm": {"qk_norm_eps": 1e-6},
     "biases": {"qkv_bias": True, "out_bias": True, "num_kv_heads": 4, "mlp_bias": True},
     "gelu, no rotary": {"activation": "gelu_pytorch_tanh", "rotary": False, "num_kv_heads": 1},
-    "round sizes": {"hidden_size": 64, "head_dim": 32, "intermediate_size": 96},
+    "round sizes": _ROUND,
+    "int8": {},
+    "int8, biases": {"qkv_bias": True, "out_bias": True, "mlp_bias": True},
+    "int8, round sizes": {**_ROUND, "mlp_bias": True},
+    "some int8": {},
+    "other int8, round sizes": _ROUND,
 }
 """What differs from odd sizes, in blocks of 4 tokens; round sizes lie in blocks of 16."""
+
+QUANTIZED: dict[str, type[Quantization]] = {
+    "int8": Int8Projections,
+    "some int8": SomeInt8Projections,
+    "other int8": OtherInt8Projections,
+}
+"""Up to their comma, variants whose projections are not all floats."""
+
+QUANTIZED_TOLERANCE = 2e-2
+"""As `TOLERANCES`, where a last bit may have made another code of an activation."""
 
 DEFAULTS: dict[str, Any] = {
     "hidden_size": 44,
@@ -74,16 +108,7 @@ class DecoderLayerChecks:
         for dtype in each_dtype:
             try:
                 runners = [
-                    PagedRunner(
-                        TwoLayers,
-                        VARIANTS[variant],
-                        None,
-                        attention_class=attention_class,
-                        kernels_class=one,
-                        block_size=16 if variant == "round sizes" else 4,
-                        device=device,
-                        dtype=dtype,
-                    )
+                    two_layers(variant, attention_class, one, device, dtype)
                     for one in (kernels_class, unfused_class)
                 ]
             except RejectedError:  # a dtype that this backend leaves to others
@@ -91,7 +116,9 @@ class DecoderLayerChecks:
             if all(layer.fused is None for layer in runners[0].model.layers):  # type: ignore[attr-defined]
                 continue
             compared += 1
-            _compare(runners[0], runners[1], TOLERANCES[dtype])
+            limit = TOLERANCES[dtype]
+            fused, unfused = runners
+            _compare(fused, unfused, limit if "int8" not in variant else max(limit, QUANTIZED_TOLERANCE))
         if not compared:
             pytest.skip("these kernels fuse no such layer")
 
@@ -158,6 +185,34 @@ class TwoLayers(nn.Module):
 
     def finish(self) -> None:
         finish(self)
+
+
+def two_layers(
+    variant: str,
+    attention_class: type[AttentionBackend],
+    kernels_class: type[Kernels],
+    device: str,
+    dtype: torch.dtype,
+    *,
+    deterministic: bool = False,
+) -> PagedRunner:
+    """A variant of `TwoLayers` with random weights.
+
+    Raises:
+        RejectedError: the backend does not serve it.
+    """
+    return PagedRunner(
+        TwoLayers,
+        VARIANTS[variant],
+        None,
+        attention_class=attention_class,
+        quantization_class=QUANTIZED.get(variant.partition(",")[0], Unquantized),
+        kernels_class=kernels_class,
+        block_size=16 if "round sizes" in variant else 4,
+        device=device,
+        dtype=dtype,
+        deterministic=deterministic,
+    )
 
 
 def _none(kernels: Kernels, parts: DecoderLayerParts) -> None:

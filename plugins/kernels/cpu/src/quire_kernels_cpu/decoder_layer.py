@@ -12,26 +12,28 @@ import torch
 
 from quire.contracts import DecoderLayerParts, NormParts, ProjectionParts
 from quire.layers import Step
+from quire.ops import PackedQuantized
 from quire_native_cpu import Library
 from quire_native_cpu.attention import NativeAttention
-from quire_native_cpu.layer import ACTIVATIONS, PHASES, Layer, LayerCall, Norm
-from quire_native_cpu.linear import NativeLinear
+from quire_native_cpu.int8 import NativeInt8
+from quire_native_cpu.layer import ACTIVATIONS, PHASES, Layer, LayerCall, Norm, Projection
+from quire_native_cpu.linear import DTYPES, NativeLinear
 
 
 def describe(parts: DecoderLayerParts, library: Library) -> Layer | None:
     """The layer as the library reads it; None if it cannot compute such a layer."""
     attention, mlp = parts.attention, parts.mlp
-    linears = [_linear(one) for one in (attention.qkv, attention.out, mlp.gate_up, mlp.down)]
     native = attention.native
-    norms = [parts.input_norm, parts.post_norm, attention.q_norm, attention.k_norm]
     if not isinstance(native, NativeAttention) or native.library != library.name:
         return None
-    if any(linear is None for linear in linears) or mlp.activation not in ACTIVATIONS:
+    dtype = native.dtype
+    norms = [parts.input_norm, parts.post_norm, attention.q_norm, attention.k_norm]
+    if any(norm is not None and DTYPES.get(norm.weight.dtype) != dtype for norm in norms):
         return None
-    qkv, out, gate_up, down = (linear.native for linear in linears if linear is not None)
-    dtypes = {linear.dtype for linear in linears if linear is not None}
-    dtypes |= {norm.weight.dtype for norm in norms if norm is not None}
-    if len(dtypes) > 1 or qkv.dtype != native.dtype:
+    qkv, out, gate_up, down = (
+        _projection(one, dtype) for one in (attention.qkv, attention.out, mlp.gate_up, mlp.down)
+    )
+    if qkv is None or out is None or gate_up is None or down is None or mlp.activation not in ACTIVATIONS:
         return None
     rope = attention.rope
     return Layer(
@@ -43,6 +45,7 @@ def describe(parts: DecoderLayerParts, library: Library) -> Layer | None:
         out=out,
         gate_up=gate_up,
         down=down,
+        dtype=dtype,
         q_heads=attention.layer.num_q_heads,
         kv_heads=attention.layer.num_kv_heads,
         head_dim=attention.layer.head_dim,
@@ -82,6 +85,7 @@ class CpuDecoderLayer:
         self._call = LayerCall()
         self._call_address = ctypes.byref(self._call)
         self._seconds: ctypes.Array[ctypes.c_double] | None = None
+        self._phases = _phases(parts)
         self._group, self._index = parts.attention.group, parts.attention.layer.index
 
     def __call__(
@@ -117,16 +121,30 @@ class CpuDecoderLayer:
         """Seconds per phase since the last call of this; empty if they are not measured."""
         if self._seconds is None:
             return {}
-        taken = dict(zip(PHASES, self._seconds, strict=True))
+        taken = dict(zip(self._phases, self._seconds, strict=True))
         ctypes.memset(self._seconds, 0, ctypes.sizeof(self._seconds))
         return taken
 
 
-def _linear(parts: ProjectionParts) -> NativeLinear | None:
-    """Its one packed weight; None if it has several, or of another make, or sums over workers."""
+def _phases(parts: DecoderLayerParts) -> list[str]:
+    """What `PHASES` are called in a profile: a projection by its name, gates with what they gate."""
+    attention, mlp = parts.attention, parts.mlp
+    projections = {"qkv": attention.qkv, "out": attention.out, "gate_up": mlp.gate_up, "down": mlp.down}
+    names = {phase: one.spec.name.rpartition(".")[2] for phase, one in projections.items()}
+    names["gate_up"] += "+activation"
+    return [names.get(phase, phase) for phase in PHASES]
+
+
+def _projection(parts: ProjectionParts, dtype: int) -> Projection | None:
+    """Its one packed weight; None if it has several, or of another make or dtype, or sums over workers."""
+    if len(parts.packed) != 1 or parts.all_reduce is not None:
+        return None
     first = parts.packed[0]
-    single = len(parts.packed) == 1 and parts.all_reduce is None
-    return first if single and isinstance(first, NativeLinear) else None
+    if isinstance(first, NativeLinear):
+        return Projection(plain=first.native) if first.native.dtype == dtype else None
+    if isinstance(first, PackedQuantized) and isinstance(first.data, NativeInt8):
+        return Projection(int8=first.data.native)
+    return None
 
 
 def _norm(parts: NormParts | None) -> Norm:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 
+from quire_native_cpu.int8 import Int8Weight
 from quire_native_cpu.linear import Weight
 
 PHASES = ("norm", "qkv", "rotary", "attention", "out", "gate_up", "down")
@@ -19,6 +20,12 @@ class Norm(ctypes.Structure):
     _fields_ = (("weight", ctypes.c_void_p), ("eps", ctypes.c_float))
 
 
+class Projection(ctypes.Structure):
+    """`Projection` in `csrc/projection.h`: one of the two, and nothing in the other."""
+
+    _fields_ = (("plain", Weight), ("int8", Int8Weight))
+
+
 class Layer(ctypes.Structure):
     """`Layer`: what does not change from step to step."""
 
@@ -27,10 +34,11 @@ class Layer(ctypes.Structure):
         ("post_norm", Norm),
         ("q_norm", Norm),
         ("k_norm", Norm),
-        ("qkv", Weight),
-        ("out", Weight),
-        ("gate_up", Weight),
-        ("down", Weight),
+        ("qkv", Projection),
+        ("out", Projection),
+        ("gate_up", Projection),
+        ("down", Projection),
+        ("dtype", ctypes.c_int32),
         ("q_heads", ctypes.c_int32),
         ("kv_heads", ctypes.c_int32),
         ("head_dim", ctypes.c_int32),

@@ -33,6 +33,6 @@ SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     # gemm_int8.cpp
     "quire_int8_bytes": (_L, [_I, _I]),
     "quire_int8_pack": (None, [_P, _I, _I, _P, _P, _I]),
-    "quire_int8_linear": (None, [_P, _L, _I, _I, _P, _P, _P, _P, _I, _I, _P, _I]),
+    "quire_int8_linear": (None, [_P, _L, _I, _I, _P, _P, _I]),
 }
 """Name -> (result, arguments)."""

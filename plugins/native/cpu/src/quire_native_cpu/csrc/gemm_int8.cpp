@@ -17,9 +17,9 @@ void linear(const T* x, int64_t stride, int m, const Int8Weight& weight, T* out,
     uint8_t* const codes = reinterpret_cast<uint8_t*>((reinterpret_cast<uintptr_t>(room.get()) + 63) & ~uintptr_t(63));
     const Int8Rows rows{codes, reinterpret_cast<float*>(codes + m * k), k, m};
     in_parallel(threads, [&](Team& team) {
-        quantize_rows(x, stride, weight, rows, team);
+        for (int row = team.first(m); row < team.last(m); row++) rows.quantize(row, x + row * stride, weight.k);
         team.barrier();
-        multiply_int8(rows, weight, out, weight.n, team);
+        multiply_int8<T>(rows, {out, weight.n, weight, false, Activation::silu}, team);
     });
 }
 
@@ -53,16 +53,11 @@ QUIRE_API void quire_int8_pack(const void* from, int k, int n, void* to, void* s
     });
 }
 
-// out [m, N] = x [m, K], quantized row by row, times the packed weight, plus its bias (or null). x and out have the dtype;
-// sums, scales and bias have N padded to a multiple of 16.
+// out [m, N] = x [m, K], quantized row by row, times the packed weight, plus its bias. x and out have the dtype.
 QUIRE_API void quire_int8_linear(
-    const void* x, int64_t stride, int m, int dtype, const void* codes, const void* sums, const void* scales,
-    const void* bias, int k, int n, void* out, int threads) {
-    const Int8Weight weight{
-        static_cast<const int8_t*>(codes), static_cast<const int32_t*>(sums), static_cast<const float*>(scales),
-        static_cast<const float*>(bias), k, n};
+    const void* x, int64_t stride, int m, int dtype, const Int8Weight* weight, void* out, int threads) {
     if (DType(dtype) == DType::bf16)
-        linear(static_cast<const bf16*>(x), stride, m, weight, static_cast<bf16*>(out), threads);
+        linear(static_cast<const bf16*>(x), stride, m, *weight, static_cast<bf16*>(out), threads);
     else
-        linear(static_cast<const float*>(x), stride, m, weight, static_cast<float*>(out), threads);
+        linear(static_cast<const float*>(x), stride, m, *weight, static_cast<float*>(out), threads);
 }

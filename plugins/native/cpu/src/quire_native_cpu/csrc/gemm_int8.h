@@ -3,15 +3,16 @@
 #include <algorithm>
 
 #include "int8_block.h"
+#include "simd_math.h"
 #include "team.h"
 
 namespace quire {
 
 // Rows of activations as codes, and room for them.
 struct Int8Rows {
-    uint8_t* codes;  // [m, padded K]
+    uint8_t* codes;  // [m, stride]
     float* scales;   // [m]
-    int64_t stride;
+    int64_t stride;  // padded K
     int m;
 
     // Tiles take few rows no faster than vectors do, and a single one slower.
@@ -29,51 +30,89 @@ struct Int8Rows {
         return 0;
 #endif
     }
+    // x [k] into a row.
+    template <typename T>
+    void quantize(int row, const T* x, int k) const {
+        quantize_row(x, k, int(stride), offset(), codes + row * stride, scales + row);
+    }
 };
 
-// x [m, K] into rows, by all of a team; ends without a barrier.
+// Where products go. Plain: the matrix's columns in order. Gated: the columns of its first half (gate) meet those of its
+// second (up) before they are stored; both begin with a panel.
 template <typename T>
-inline void quantize_rows(const T* x, int64_t x_stride, const Int8Weight& weight, const Int8Rows& rows, Team& team) {
-    for (int row = team.first(rows.m); row < team.last(rows.m); row++)
-        quantize_row(x + row * x_stride, weight.k, weight.padded_k(), rows.offset(), rows.codes + row * rows.stride,
-                     rows.scales + row);
-}
+struct Int8Output {
+    T* to;
+    int64_t stride;
+    const Int8Weight& weight;
+    bool gated;
+    Activation activation;  // of gated columns
 
-// A block's sums into rows [first, first + n) of out, in panels [panel, panel + panels).
-template <typename T>
-inline void store_int8(
-    const int32_t* sums, const Int8Rows& a, int first, int n, const Int8Weight& weight, int panel, int panels, T* out,
-    int64_t out_stride) {
-    for (int p = 0; p < panels; p++) {
-        const int column = (panel + p) * INT8_COLUMNS;
-        const floats scale = load(weight.scales + column);
-        const floats bias = weight.bias == nullptr ? floats{} : load(weight.bias + column);
-        const ints offset = load_as<ints>(weight.sums + column) * a.offset();
-        const int width = std::min(INT8_COLUMNS, weight.n - column);
-        for (int r = 0; r < n; r++) {
-            const ints exact = load_as<ints>(sums + r * INT8_STRIDE + p * INT8_COLUMNS) - offset;
-            const floats y = __builtin_convertvector(exact, floats) * (splat(a.scales[first + r]) * scale) + bias;
-            T* const to = out + (first + r) * out_stride + column;
-            if (width == INT8_COLUMNS)
-                store(y, to);
-            else
-                store_first(y, to, width);
+    int count() const {  // of things that `panels` can name: panels, or pairs of them
+        return gated ? weight.panels() / 2 : weight.panels();
+    }
+    // Panels of `n` things from `first` on: n, or 2n with the gates first.
+    int panels(int first, int n, int* index) const {
+        for (int i = 0; i < n; i++) index[i] = first + i;
+        if (!gated) return n;
+        for (int i = 0; i < n; i++) index[n + i] = first + i + count();
+        return 2 * n;
+    }
+
+    // A block's sums into rows [first, first + rows) of the result.
+    void operator()(const int32_t* sums, const Int8Rows& a, int first, int rows, const int* panel, int panels) const {
+        const int n = gated ? panels / 2 : panels, width = gated ? weight.n / 2 : weight.n;
+        for (int p = 0; p < n; p++) {
+            const Column gate(weight, panel[p], a.offset()), up(weight, panel[gated ? n + p : p], a.offset());
+            const int column = panel[p] * INT8_COLUMNS, left = width - column;
+            const int32_t* from = sums + p * INT8_COLUMNS;
+            T* line = to + first * stride + column;
+            for (int r = 0; r < rows; r++, from += INT8_STRIDE, line += stride) {
+                const floats row_scale = splat(a.scales[first + r]);
+                floats y = gate(from, row_scale);
+                if (gated)
+                    y = rounded(activate(activation, rounded(y))) * rounded(up(from + n * INT8_COLUMNS, row_scale));
+                if (left >= INT8_COLUMNS)
+                    store(y, line);
+                else
+                    store_first(y, line, left);
+            }
         }
     }
-}
 
-// Rows [first, last) by up to four panels from `panel` on; in AMX no fewer than 16 rows, unless there are no more.
+private:
+    // What turns a panel's sums into its products.
+    struct Column {
+        floats scale, bias;
+        ints excess;  // what the codes' offset adds
+
+        Column(const Int8Weight& weight, int panel, int offset)
+            : scale(load(weight.scales + panel * INT8_COLUMNS)),
+              bias(weight.bias == nullptr ? floats{} : load(weight.bias + panel * INT8_COLUMNS)),
+              excess(load_as<ints>(weight.sums + panel * INT8_COLUMNS) * offset) {}
+
+        floats operator()(const int32_t* sums, floats row_scale) const {
+            return __builtin_convertvector(load_as<ints>(sums) - excess, floats) * (row_scale * scale) + bias;
+        }
+    };
+
+    // As if it had been stored in between.
+    static floats rounded(floats x) {
+        T some[LANES];
+        store(x, some);
+        return load(some);
+    }
+};
+
+// Rows [first, last) by one group of up to four panels; in AMX no fewer than 16 rows, unless there are no more.
 template <typename T>
 inline void multiply_int8_group(
-    const Int8Rows& a, int first, int last, const Int8Weight& weight, int panel, int panels, T* out, int64_t out_stride) {
+    const Int8Rows& a, int first, int last, const int* panel, int panels, const Int8Output<T>& output) {
     const int8_t* b[INT8_PANELS];
-    for (int p = 0; p < INT8_PANELS; p++) b[p] = weight.panel(panel + std::min(p, panels - 1));
+    for (int p = 0; p < INT8_PANELS; p++) b[p] = output.weight.panel(panel[std::min(p, panels - 1)]);
     alignas(64) int32_t sums[32 * INT8_STRIDE];
-    const int k = weight.padded_k();
+    const int k = output.weight.padded_k();
     const auto codes = [&](int row) { return a.codes + row * a.stride; };
-    const auto put = [&](const int32_t* from, int row, int rows) {
-        store_int8(from, a, row, rows, weight, panel, panels, out, out_stride);
-    };
+    const auto put = [&](const int32_t* from, int row, int rows) { output(from, a, row, rows, panel, panels); };
     if (!a.tiled()) {
         for (int row = first; row < last; row += INT8_ROWS) {
             const int rows = std::min(INT8_ROWS, last - row);
@@ -107,18 +146,19 @@ inline void multiply_int8_group(
 
 constexpr int64_t INT8_ROWS_BYTES = 1 << 19;  // rows of codes that stay in a core's second-level cache meanwhile
 
-// a [m, K] times the weight into out [m, N], by all of a team; ends without a barrier.
+// a [m, K] times the output's weight, by all of a team; ends without a barrier.
 template <typename T>
-inline void multiply_int8(const Int8Rows& a, const Int8Weight& weight, T* out, int64_t out_stride, Team& team) {
-    const int m = a.m;
+inline void multiply_int8(const Int8Rows& a, const Int8Output<T>& output, Team& team) {
+    const int m = a.m, count = output.count();
     if (m == 0) return;
     int at_once = INT8_PANELS;
 #if defined(__AMX_INT8__)
     if (a.tiled()) shape_int8_tiles(std::min(m, 16));
     if (m > 16) at_once = 2;
 #endif
-    const int groups = (weight.panels() + at_once - 1) / at_once;
-    const int most = int(std::max<int64_t>(64, INT8_ROWS_BYTES / weight.padded_k() / 32 * 32));
+    if (output.gated) at_once /= 2;
+    const int groups = (count + at_once - 1) / at_once;
+    const int most = int(std::max<int64_t>(64, INT8_ROWS_BYTES / output.weight.padded_k() / 32 * 32));
     const int row_chunks = (m + most - 1) / most;
     const int wanted = std::max(1, 8 * team.size / row_chunks);
     const int per_task = std::max(1, groups / wanted);
@@ -128,9 +168,10 @@ inline void multiply_int8(const Int8Rows& a, const Int8Weight& weight, T* out, i
         const int first = int(int64_t(m) * chunk / row_chunks), last = int(int64_t(m) * (chunk + 1) / row_chunks);
         const int end = std::min(groups, (column + 1) * per_task);
         for (int group = column * per_task; group < end; group++) {
-            const int panel = group * at_once;
-            multiply_int8_group(
-                a, first, last, weight, panel, std::min(at_once, weight.panels() - panel), out, out_stride);
+            int panel[INT8_PANELS];
+            const int start = group * at_once;
+            const int panels = output.panels(start, std::min(at_once, count - start), panel);
+            multiply_int8_group(a, first, last, panel, panels, output);
         }
     }
 #if defined(__AMX_INT8__)

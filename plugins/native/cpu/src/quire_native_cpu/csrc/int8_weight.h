@@ -9,6 +9,7 @@ constexpr int INT8_QUAD = 4;      // rows of k beside each other, as dot product
 constexpr int INT8_BLOCK = 64;    // rows of k that one AMX tile takes; K is padded to a multiple of it
 
 // [K, N] as [ceil(N / 16)][K / 4][16][4], K padded with zeros to a multiple of 64, N to one of 16.
+// Python fills it in by `int8.py`: the two must agree.
 struct Int8Weight {
     const int8_t* codes;
     const int32_t* sums;  // [N padded] of each column's codes

@@ -2,38 +2,41 @@
 #include "layer.h"
 
 #include "api.h"
-#include "gemm.h"
 #include "rows.h"
 
 using namespace quire;
 
 namespace {
 
-// Memory between the phases. Rows that are multiplied next end in zeros up to the weight's padded K.
+// Memory between the phases. Rows that are multiplied next end in zeros up to the projection's padded K; their codes lie
+// in one place, for no two projections are computed at a time.
 template <typename T>
 struct Scratch {
-    int64_t normed_stride, qkv_stride, mixed_stride, raw_stride, gated_stride;
-    T *normed, *qkv, *mixed, *raw, *gated;
+    int64_t qkv_stride, raw_stride;
+    Rows<T> normed, mixed, gated;
+    T *qkv, *raw;
     int64_t bytes;
 
-    Scratch(const Layer& layer, int64_t rows, void* base)
-        : normed_stride(layer.qkv.padded_k()),
-          qkv_stride(layer.qkv.n),
-          mixed_stride(layer.out.padded_k()),
-          raw_stride(layer.gates_at_once() ? 0 : layer.gate_up.n),
-          gated_stride(layer.down.padded_k()) {
-        char* at = static_cast<char*>(base);
-        const auto take = [&](int64_t stride) {
-            T* const taken = reinterpret_cast<T*>(at);
-            at += (rows * stride * int64_t(sizeof(T)) + 63) / 64 * 64;
+    Scratch(const Layer& layer, int rows, void* base)
+        : qkv_stride(layer.qkv.n()), raw_stride(layer.gates_at_once() ? 0 : layer.gate_up.n()) {
+        int64_t at = 0;
+        const auto take = [&](int64_t size) {
+            char* const taken = static_cast<char*>(base) + at;
+            at += (rows * size + 63) / 64 * 64;
             return taken;
         };
-        normed = take(normed_stride);
-        qkv = take(qkv_stride);
-        mixed = take(mixed_stride);
-        raw = take(raw_stride);
-        gated = take(gated_stride);
-        bytes = at - static_cast<char*>(base);
+        const auto values = [&](int64_t stride) { return reinterpret_cast<T*>(take(stride * int64_t(sizeof(T)))); };
+        uint8_t* const codes = reinterpret_cast<uint8_t*>(
+            take(std::max({layer.qkv.code_bytes(), layer.out.code_bytes(), layer.gate_up.code_bytes(),
+                           layer.down.code_bytes()})));
+        float* const scales = reinterpret_cast<float*>(take(sizeof(float)));
+        const auto operand = [&](int64_t stride) { return Rows<T>{values(stride), stride, codes, scales, rows}; };
+        normed = operand(std::max(layer.qkv.padded_k(), layer.gate_up.padded_k()));
+        mixed = operand(layer.out.padded_k());
+        gated = operand(layer.down.padded_k());
+        qkv = values(qkv_stride);
+        raw = values(raw_stride);
+        bytes = at;
     }
 };
 
@@ -57,9 +60,9 @@ private:
 enum Phase { NORM, QKV, ROTARY, ATTENTION, OUT, GATE_UP, DOWN };
 
 template <typename T>
-void zero_ends(T* rows, int64_t stride, int width, int first, int last) {
-    if (stride == width) return;
-    for (int row = first; row < last; row++) std::memset(rows + row * stride + width, 0, (stride - width) * sizeof(T));
+void zero_ends(const Rows<T>& rows, int width, int first, int last) {
+    if (rows.stride == width) return;
+    for (int row = first; row < last; row++) std::memset(rows.row(row) + width, 0, (rows.stride - width) * sizeof(T));
 }
 
 template <typename T>
@@ -86,22 +89,22 @@ void run(const Layer& layer, const LayerCall& call, Team& team) {
         const int64_t at = int64_t(row) * hidden;
         if (call.residual != nullptr) add(x + at, static_cast<const T*>(call.residual) + at, hidden, total + at);
         rms_norm(stream + at, static_cast<const T*>(layer.input_norm.weight), layer.input_norm.eps, hidden,
-                 s.normed + row * s.normed_stride, int(s.normed_stride));
+                 s.normed.row(row), int(s.normed.stride));
+        s.normed.quantize(layer.qkv, row);
     }
-    zero_ends(s.mixed, s.mixed_stride, layer.heads_width(), first, last);
-    zero_ends(s.gated, s.gated_stride, intermediate, first, last);
+    zero_ends(s.mixed, layer.heads_width(), first, last);
+    zero_ends(s.gated, intermediate, first, last);
     team.barrier();
     clock.lap(NORM);
 
-    multiply<T>(s.normed, s.normed_stride, rows,
-                {s.qkv, s.qkv_stride, Columns{layer.qkv, false}, layer.activation, layer.qkv.n}, team);
+    multiply(s.normed, layer.qkv, false, layer.activation, s.qkv, s.qkv_stride, team);
     team.barrier();
     clock.lap(QKV);
 
     T* const k = s.qkv + layer.heads_width();
     AttentionCall attention{};
     attention.plan = call.plan;
-    attention.dtype = layer.qkv.dtype;
+    attention.dtype = layer.dtype;
     attention.scale = layer.scale;
     attention.soft_cap = layer.soft_cap;
     attention.q = s.qkv;
@@ -114,8 +117,8 @@ void run(const Layer& layer, const LayerCall& call, Team& team) {
     attention.interleaved = layer.interleaved;
     attention.k_cache = call.k_cache;
     attention.v_cache = call.v_cache;
-    attention.out = s.mixed;
-    attention.out_stride = s.mixed_stride;
+    attention.out = s.mixed.values;
+    attention.out_stride = s.mixed.stride;
     attention.workspace = call.workspace;
     for (int row = first; row < last; row++) {
         if (layer.q_norm.weight != nullptr)
@@ -131,7 +134,8 @@ void run(const Layer& layer, const LayerCall& call, Team& team) {
     team.barrier();
     clock.lap(ATTENTION);
 
-    multiply<T>(s.mixed, s.mixed_stride, rows, {out, hidden, Columns{layer.out, false}, layer.activation, hidden}, team);
+    s.mixed.quantize(layer.out, team);
+    multiply(s.mixed, layer.out, false, layer.activation, out, hidden, team);
     team.barrier();
     clock.lap(OUT);
 
@@ -139,26 +143,28 @@ void run(const Layer& layer, const LayerCall& call, Team& team) {
         const int64_t at = int64_t(row) * hidden;
         add(out + at, stream + at, hidden, total + at);
         rms_norm(total + at, static_cast<const T*>(layer.post_norm.weight), layer.post_norm.eps, hidden,
-                 s.normed + row * s.normed_stride, int(s.normed_stride));
+                 s.normed.row(row), int(s.normed.stride));
+        s.normed.quantize(layer.gate_up, row);
     }
     team.barrier();
     clock.lap(NORM);
 
     if (layer.gates_at_once()) {
-        multiply<T>(s.normed, s.normed_stride, rows,
-                    {s.gated, s.gated_stride, Columns{layer.gate_up, true}, layer.activation, intermediate}, team);
-    } else {
-        multiply<T>(s.normed, s.normed_stride, rows,
-                    {s.raw, s.raw_stride, Columns{layer.gate_up, false}, layer.activation, layer.gate_up.n}, team);
+        multiply(s.normed, layer.gate_up, true, layer.activation, s.gated.values, s.gated.stride, team);
         team.barrier();
-        for (int row = first; row < last; row++)
-            gate(s.raw + row * s.raw_stride, layer.activation, intermediate, s.gated + row * s.gated_stride,
-                 int(s.gated_stride));
+        s.gated.quantize(layer.down, team);
+    } else {
+        multiply(s.normed, layer.gate_up, false, layer.activation, s.raw, s.raw_stride, team);
+        team.barrier();
+        for (int row = first; row < last; row++) {
+            gate(s.raw + row * s.raw_stride, layer.activation, intermediate, s.gated.row(row), int(s.gated.stride));
+            s.gated.quantize(layer.down, row);
+        }
+        team.barrier();
     }
-    team.barrier();
     clock.lap(GATE_UP);
 
-    multiply<T>(s.gated, s.gated_stride, rows, {out, hidden, Columns{layer.down, false}, layer.activation, hidden}, team);
+    multiply(s.gated, layer.down, false, layer.activation, out, hidden, team);
     if (call.seconds != nullptr) team.barrier();
     clock.lap(DOWN);
 }
@@ -167,13 +173,13 @@ void run(const Layer& layer, const LayerCall& call, Team& team) {
 
 // Bytes of scratch that a call of so many rows needs.
 QUIRE_API int64_t quire_layer_scratch(const Layer* layer, int rows) {
-    return layer->qkv.dtype == DType::bf16 ? Scratch<bf16>(*layer, rows, nullptr).bytes
+    return layer->dtype == DType::bf16 ? Scratch<bf16>(*layer, rows, nullptr).bytes
                                            : Scratch<float>(*layer, rows, nullptr).bytes;
 }
 
 QUIRE_API void quire_layer(const Layer* layer, const LayerCall* call) {
     in_parallel(call->threads, [&](Team& team) {
-        if (layer->qkv.dtype == DType::bf16)
+        if (layer->dtype == DType::bf16)
             run<bf16>(*layer, *call, team);
         else
             run<float>(*layer, *call, team);

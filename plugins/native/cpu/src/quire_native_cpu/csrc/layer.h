@@ -1,8 +1,8 @@
 // A whole pre-norm decoder layer: its constants, one call's tensors, and its scratch memory.
 #pragma once
 #include "attention.h"
+#include "projection.h"
 #include "simd_math.h"
-#include "weight.h"
 
 namespace quire {
 
@@ -14,7 +14,8 @@ struct Norm {
 // Python fills it in by `layer.py`: the two must agree.
 struct Layer {
     Norm input_norm, post_norm, q_norm, k_norm;
-    Weight qkv, out, gate_up, down;
+    Projection qkv, out, gate_up, down;
+    DType dtype;  // of rows, norms and cache, and of weights that are not int8
     int32_t q_heads, kv_heads, head_dim;
     float scale, soft_cap;  // soft_cap 0: none
     const float* cos_sin;   // null: no rotation
@@ -22,7 +23,7 @@ struct Layer {
     Activation activation;
 
     int hidden() const {
-        return qkv.k;
+        return qkv.k();
     }
     int heads_width() const {  // of q; then come k and v
         return q_heads * head_dim;
@@ -31,10 +32,11 @@ struct Layer {
         return kv_heads * head_dim;
     }
     int intermediate() const {
-        return down.k;
+        return down.k();
     }
     // Gate and up meet before they are stored if both begin with a panel.
     bool gates_at_once() const {
+        static_assert(PANEL == INT8_COLUMNS, "both kinds of weight have the same panels");
         return intermediate() % PANEL == 0;
     }
 };
