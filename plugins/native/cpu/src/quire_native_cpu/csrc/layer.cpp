@@ -12,13 +12,16 @@ namespace {
 // in one place, for no two projections are computed at a time.
 template <typename T>
 struct Scratch {
-    int64_t qkv_stride, raw_stride;
+    int64_t qkv_stride, raw_stride, code_bytes;
     Rows<T> normed, mixed, gated;
     T *qkv, *raw;
     int64_t bytes;
 
     Scratch(const Layer& layer, int rows, void* base)
-        : qkv_stride(layer.qkv.n()), raw_stride(layer.gates_at_once() ? 0 : layer.gate_up.n()) {
+        : qkv_stride(layer.qkv.n()),
+          raw_stride(layer.gates_at_once() ? 0 : layer.gate_up.n()),
+          code_bytes(round_up(int(std::max({layer.qkv.code_bytes(), layer.out.code_bytes(),
+                                            layer.gate_up.code_bytes(), layer.down.code_bytes()})), 64)) {
         int64_t at = 0;
         const auto take = [&](int64_t size) {
             char* const taken = static_cast<char*>(base) + at;
@@ -26,9 +29,7 @@ struct Scratch {
             return taken;
         };
         const auto values = [&](int64_t stride) { return reinterpret_cast<T*>(take(stride * int64_t(sizeof(T)))); };
-        uint8_t* const codes = reinterpret_cast<uint8_t*>(
-            take(std::max({layer.qkv.code_bytes(), layer.out.code_bytes(), layer.gate_up.code_bytes(),
-                           layer.down.code_bytes()})));
+        uint8_t* const codes = reinterpret_cast<uint8_t*>(take(code_bytes));
         float* const scales = reinterpret_cast<float*>(take(sizeof(float)));
         const auto operand = [&](int64_t stride) { return Rows<T>{values(stride), stride, codes, scales, rows}; };
         normed = operand(std::max(layer.qkv.padded_k(), layer.gate_up.padded_k()));
@@ -38,6 +39,12 @@ struct Scratch {
         raw = values(raw_stride);
         bytes = at;
     }
+};
+
+// Some of a call's rows, and where in the scratch memory their intermediate results lie: at their own places if a whole
+// team computes them, at those of the first so many rows if each thread computes some by itself.
+struct Part {
+    int first, rows, place;
 };
 
 // Adds the time between phases to the caller's sums, where he asked for it.
@@ -60,9 +67,8 @@ private:
 enum Phase { NORM, QKV, ROTARY, ATTENTION, OUT, GATE_UP, DOWN };
 
 template <typename T>
-void zero_ends(const Rows<T>& rows, int width, int first, int last) {
-    if (rows.stride == width) return;
-    for (int row = first; row < last; row++) std::memset(rows.row(row) + width, 0, (rows.stride - width) * sizeof(T));
+void zero_end(const Rows<T>& rows, int row, int width) {
+    if (rows.stride > width) std::memset(rows.row(row) + width, 0, (rows.stride - width) * sizeof(T));
 }
 
 template <typename T>
@@ -73,100 +79,153 @@ void head_norm(const Norm& norm, T* row, int heads, int size) {
     }
 }
 
+// A call's tensors, typed.
 template <typename T>
-void run(const Layer& layer, const LayerCall& call, Team& team) {
-    const int rows = call.rows, hidden = layer.hidden(), first = team.first(rows), last = team.last(rows);
-    const int intermediate = layer.intermediate();
-    const Scratch<T> s(layer, rows, call.scratch);
-    const T* const x = static_cast<const T*>(call.x);
-    T* const out = static_cast<T*>(call.out);
-    T* const total = static_cast<T*>(call.residual_out);
-    const T* stream = x;  // what the attention's output is added to
-    Clock clock(call.seconds, team.rank == 0);
+struct Tensors {
+    const T *x, *residual, *stream;  // stream: what the attention's output is added to
+    T *out, *total;
+    Scratch<T> scratch;
+    AttentionCall attention;
 
-    if (call.residual != nullptr) stream = total;
-    for (int row = first; row < last; row++) {
-        const int64_t at = int64_t(row) * hidden;
-        if (call.residual != nullptr) add(x + at, static_cast<const T*>(call.residual) + at, hidden, total + at);
-        rms_norm(stream + at, static_cast<const T*>(layer.input_norm.weight), layer.input_norm.eps, hidden,
-                 s.normed.row(row), int(s.normed.stride));
-        s.normed.quantize(layer.qkv, row);
+    Tensors(const Layer& layer, const LayerCall& call)
+        : x(static_cast<const T*>(call.x)),
+          residual(static_cast<const T*>(call.residual)),
+          stream(residual != nullptr ? static_cast<const T*>(call.residual_out) : x),
+          out(static_cast<T*>(call.out)),
+          total(static_cast<T*>(call.residual_out)),
+          scratch(layer, call.rows, call.scratch),
+          attention{} {
+        T* const k = scratch.qkv + layer.heads_width();
+        attention.plan = call.plan;
+        attention.dtype = layer.dtype;
+        attention.scale = layer.scale;
+        attention.soft_cap = layer.soft_cap;
+        attention.q = scratch.qkv;
+        attention.k = k;
+        attention.v = k + layer.kv_width();
+        attention.q_stride = attention.k_stride = attention.v_stride = scratch.qkv_stride;
+        attention.positions = call.positions;
+        attention.cos_sin = layer.cos_sin;
+        attention.rotary_dim = layer.rotary_dim;
+        attention.interleaved = layer.interleaved;
+        attention.k_cache = call.k_cache;
+        attention.v_cache = call.v_cache;
+        attention.out = scratch.mixed.values;
+        attention.out_stride = scratch.mixed.stride;
+        attention.workspace = call.workspace;
     }
-    zero_ends(s.mixed, layer.heads_width(), first, last);
-    zero_ends(s.gated, intermediate, first, last);
+};
+
+// From the layer's input to q, k and v, rotated and written to the cache.
+template <typename T>
+void before_attention(const Layer& layer, const Tensors<T>& t, const Part& part, Team& team, Clock& clock) {
+    const Scratch<T>& s = t.scratch;
+    const int hidden = layer.hidden(), first = team.first(part.rows), last = team.last(part.rows);
+    const Rows<T> normed = s.normed.part(part.place, part.rows, part.place, s.code_bytes);
+    for (int row = first; row < last; row++) {
+        const int64_t at = int64_t(part.first + row) * hidden;
+        if (t.residual != nullptr) add(t.x + at, t.residual + at, hidden, t.total + at);
+        rms_norm(t.stream + at, static_cast<const T*>(layer.input_norm.weight), layer.input_norm.eps, hidden,
+                 normed.row(row), int(normed.stride));
+        normed.quantize(layer.qkv, row);
+        zero_end(s.mixed, part.first + row, layer.heads_width());
+        zero_end(s.gated, part.place + row, layer.intermediate());
+    }
     team.barrier();
     clock.lap(NORM);
 
-    multiply(s.normed, layer.qkv, false, layer.activation, s.qkv, s.qkv_stride, team);
+    T* const qkv = s.qkv + part.first * s.qkv_stride;
+    multiply(normed, layer.qkv, false, layer.activation, qkv, s.qkv_stride, team);
     team.barrier();
     clock.lap(QKV);
 
-    T* const k = s.qkv + layer.heads_width();
-    AttentionCall attention{};
-    attention.plan = call.plan;
-    attention.dtype = layer.dtype;
-    attention.scale = layer.scale;
-    attention.soft_cap = layer.soft_cap;
-    attention.q = s.qkv;
-    attention.k = k;
-    attention.v = k + layer.kv_width();
-    attention.q_stride = attention.k_stride = attention.v_stride = s.qkv_stride;
-    attention.positions = call.positions;
-    attention.cos_sin = layer.cos_sin;
-    attention.rotary_dim = layer.rotary_dim;
-    attention.interleaved = layer.interleaved;
-    attention.k_cache = call.k_cache;
-    attention.v_cache = call.v_cache;
-    attention.out = s.mixed.values;
-    attention.out_stride = s.mixed.stride;
-    attention.workspace = call.workspace;
     for (int row = first; row < last; row++) {
-        if (layer.q_norm.weight != nullptr)
-            head_norm(layer.q_norm, s.qkv + row * s.qkv_stride, layer.q_heads, layer.head_dim);
+        T* const q = qkv + row * s.qkv_stride;
+        if (layer.q_norm.weight != nullptr) head_norm(layer.q_norm, q, layer.q_heads, layer.head_dim);
         if (layer.k_norm.weight != nullptr)
-            head_norm(layer.k_norm, k + row * s.qkv_stride, layer.kv_heads, layer.head_dim);
+            head_norm(layer.k_norm, q + layer.heads_width(), layer.kv_heads, layer.head_dim);
     }
-    attention_write(attention, first, last);
+    attention_write(t.attention, part.first + first, part.first + last);
     team.barrier();
     clock.lap(ROTARY);
+}
 
-    attention_run(attention, team);
-    team.barrier();
-    clock.lap(ATTENTION);
+// From what attention gave to the layer's output.
+template <typename T>
+void after_attention(const Layer& layer, const Tensors<T>& t, const Part& part, Team& team, Clock& clock) {
+    const Scratch<T>& s = t.scratch;
+    const int hidden = layer.hidden(), intermediate = layer.intermediate();
+    const int first = team.first(part.rows), last = team.last(part.rows);
+    const Rows<T> mixed = s.mixed.part(part.first, part.rows, part.place, s.code_bytes);
+    const Rows<T> normed = s.normed.part(part.place, part.rows, part.place, s.code_bytes);
+    const Rows<T> gated = s.gated.part(part.place, part.rows, part.place, s.code_bytes);
+    T* const out = t.out + int64_t(part.first) * hidden;
 
-    s.mixed.quantize(layer.out, team);
-    multiply(s.mixed, layer.out, false, layer.activation, out, hidden, team);
+    mixed.quantize(layer.out, team);
+    multiply(mixed, layer.out, false, layer.activation, out, hidden, team);
     team.barrier();
     clock.lap(OUT);
 
     for (int row = first; row < last; row++) {
-        const int64_t at = int64_t(row) * hidden;
-        add(out + at, stream + at, hidden, total + at);
-        rms_norm(total + at, static_cast<const T*>(layer.post_norm.weight), layer.post_norm.eps, hidden,
-                 s.normed.row(row), int(s.normed.stride));
-        s.normed.quantize(layer.gate_up, row);
+        const int64_t at = int64_t(part.first + row) * hidden;
+        add(t.out + at, t.stream + at, hidden, t.total + at);
+        rms_norm(t.total + at, static_cast<const T*>(layer.post_norm.weight), layer.post_norm.eps, hidden,
+                 normed.row(row), int(normed.stride));
+        normed.quantize(layer.gate_up, row);
     }
     team.barrier();
     clock.lap(NORM);
 
     if (layer.gates_at_once()) {
-        multiply(s.normed, layer.gate_up, true, layer.activation, s.gated.values, s.gated.stride, team);
+        multiply(normed, layer.gate_up, true, layer.activation, gated.values, gated.stride, team);
         team.barrier();
-        s.gated.quantize(layer.down, team);
+        gated.quantize(layer.down, team);
     } else {
-        multiply(s.normed, layer.gate_up, false, layer.activation, s.raw, s.raw_stride, team);
+        T* const raw = s.raw + part.place * s.raw_stride;
+        multiply(normed, layer.gate_up, false, layer.activation, raw, s.raw_stride, team);
         team.barrier();
         for (int row = first; row < last; row++) {
-            gate(s.raw + row * s.raw_stride, layer.activation, intermediate, s.gated.row(row), int(s.gated.stride));
-            s.gated.quantize(layer.down, row);
+            gate(raw + row * s.raw_stride, layer.activation, intermediate, gated.row(row), int(gated.stride));
+            gated.quantize(layer.down, row);
         }
         team.barrier();
     }
     clock.lap(GATE_UP);
 
-    multiply(s.gated, layer.down, false, layer.activation, out, hidden, team);
-    if (call.seconds != nullptr) team.barrier();
+    multiply(gated, layer.down, false, layer.activation, out, hidden, team);
+    team.barrier();
     clock.lap(DOWN);
+}
+
+// Few rows are computed by all threads together, who share the weights' columns. Many are shared out by threads: what a
+// part's phases hand on stays in one core's caches, and nobody waits for anybody, while weights are read by each.
+constexpr int ALONE = 128;  // rows for each thread from which on it computes them by itself
+
+template <typename Work>
+void in_parts(const Work& work, int rows, Team& team, Clock& clock) {
+    if (rows < ALONE * team.size) return work(Part{0, rows, 0}, team, clock);
+    const int rounds = (rows + MOST_ROWS * team.size - 1) / (MOST_ROWS * team.size), parts = rounds * team.size;
+    const int most = (rows + parts - 1) / parts;  // a thread's place in the scratch memory
+    Meeting nobody;
+    Team alone{0, 1, nobody};
+    for (int index; (index = team.next()) < parts;) {
+        const int first = int(int64_t(rows) * index / parts), last = int(int64_t(rows) * (index + 1) / parts);
+        work(Part{first, last - first, team.rank * most}, alone, clock);
+    }
+    team.barrier();
+}
+
+template <typename T>
+void run(const Layer& layer, const LayerCall& call, Team& team) {
+    const Tensors<T> tensors(layer, call);
+    Clock clock(call.seconds, team.rank == 0);
+    in_parts([&](const Part& part, Team& by, Clock& c) { before_attention(layer, tensors, part, by, c); }, call.rows,
+                team, clock);
+    attention_run(tensors.attention, team);
+    team.barrier();
+    clock.lap(ATTENTION);
+    in_parts([&](const Part& part, Team& by, Clock& c) { after_attention(layer, tensors, part, by, c); }, call.rows,
+                team, clock);
 }
 
 }  // namespace

@@ -41,6 +41,10 @@ struct Rows {
     T* row(int index) const {
         return values + index * stride;
     }
+    // Some of the rows, whose codes and scales lie where those of the rows from `coded` on would, `width` bytes each.
+    Rows part(int first, int rows, int coded, int64_t width) const {
+        return {row(first), stride, codes + coded * width, scales + coded, rows};
+    }
     Int8Rows quantized(const Projection& by) const {
         return {codes, scales, by.code_bytes(), m};
     }
