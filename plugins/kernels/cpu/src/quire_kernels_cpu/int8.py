@@ -16,7 +16,7 @@ from quire.ops import PackedQuantized
 from quire.ops.quantized import QuantizedOps
 from quire_native_cpu import Library
 from quire_native_cpu.arena import Arena
-from quire_native_cpu.linear import DTYPES
+from quire_native_cpu.dtypes import DTYPES
 
 _COLUMNS = 16
 _MOST_INPUTS = 1 << 16
