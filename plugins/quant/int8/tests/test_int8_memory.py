@@ -53,7 +53,7 @@ def loaded(directory, layers, outputs, inputs):
         method.finish()
     return methods
 
-loaded(Path(sys.argv[1]) / "first", 1, 8, 8)  # imports are no weights; large ones would leave memory to use again
+loaded(Path(sys.argv[1]) / "first", 1, 8, 8)  # for the imports; a large one would leave memory behind
 before = peak()
 methods = loaded(Path(sys.argv[1]), layers, outputs, inputs)
 print(peak() - before, sum(method.nbytes() for method in methods))
