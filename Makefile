@@ -6,13 +6,14 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constr
 PACKAGES := core plugins/native/cpu plugins/attention/torch plugins/attention/cpu plugins/kernels/cpu plugins/models/llama plugins/models/tiny plugins/samplers/standard plugins/quant/int8 plugins/routes/ollama server
 SOURCES := $(PACKAGES:%=%/src)
 TESTS := $(PACKAGES:%=%/tests) tests
+NATIVE := plugins/native/cpu
 PROMPT ?= def fibonacci(n):
 BENCH ?=
 
 .PHONY: demo test test-clients lint bench bench-parts docs clean
 .DEFAULT_GOAL := demo
 
-demo: $(VENV)/.packages  ## generate text with the bundled model
+demo: $(VENV)/.native  ## generate text with the bundled model
 	$(BIN)/quire generate tiny "$(PROMPT)" --max-tokens 120
 
 test: lint  ## lint, types, import rules, all tests
@@ -24,7 +25,7 @@ test-clients: $(VENV)/.dev  ## real clients, in environments of their own, again
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy $(SOURCES) $(TESTS) tools bench
+	$(BIN)/mypy $(SOURCES) $(TESTS) $(NATIVE)/build_hook.py tools bench
 	$(BIN)/lint-imports
 
 bench: $(VENV)/.dev  ## Quire beside other engines and the machine's limit; BENCH="--peers quire,vllm --workloads ragged"
@@ -50,6 +51,11 @@ $(VENV)/.packages: $(VENV)/bin/python constraints.txt $(PACKAGES:%=%/pyproject.t
 	$(PIP) $(PACKAGES:%=--editable ./%)
 	touch $@
 
-$(VENV)/.dev: $(VENV)/.packages requirements-dev.txt
+# Installing compiles the C++; this compiles it anew where it was changed since. Without a compiler Quire is slower and works.
+$(VENV)/.native: $(VENV)/.packages $(wildcard $(NATIVE)/src/quire_native_cpu/csrc/*) $(NATIVE)/src/quire_native_cpu/compile.py
+	-$(BIN)/python -m quire_native_cpu
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.native requirements-dev.txt
 	$(PIP) --requirement requirements-dev.txt
 	touch $@

@@ -33,8 +33,10 @@ def small_limits(kernels: Kernels, dtype: torch.dtype) -> Limits:
 
 @pytest.fixture
 def engine(monkeypatch: pytest.MonkeyPatch) -> Engine:
+    """Of plugins that compute operation by operation, whatever this environment would choose."""
     monkeypatch.setattr(profiling, "measure_limits", small_limits)
-    return start_engine(EngineConfig(model="tiny", **SETTINGS), show_progress=False)
+    config = EngineConfig(model="tiny", kernels="torch-cpu", attention_backend="torch", **SETTINGS)
+    return start_engine(config, show_progress=False)
 
 
 def worker_of(engine: Engine) -> Worker:

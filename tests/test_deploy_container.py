@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from quire import EngineConfig
+from quire_native_cpu import compile as building
 from quire_server.config import ServeConfig
 
 from .deployed import (
@@ -93,6 +94,19 @@ def test_every_distribution_of_the_makefile_becomes_a_wheel() -> None:
     named = [word.removeprefix("./") for word in wheels.split() if word.startswith("./")]
     assert sorted(named) == sorted(packages())
     assert all((ROOT / package / "pyproject.toml").is_file() for package in named)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_the_compiler_stays_where_the_wheels_are_built(target: str) -> None:
+    """A wheel built without one is for any platform, and makes a slow image: the build has to fail."""
+    install, build = values("wheels", "RUN")[0], values("wheels", "RUN")[-1]
+    assert "g++" in shlex.split(install)
+    assert build.endswith("&& ls /wheels/quire_native_cpu-*-linux_*.whl")
+    assert not [i for stage in (f"environment-{target}", target) for i in stages()[stage] if "g++" in i.value]
+
+
+def test_an_image_compiles_its_own_library() -> None:
+    assert str(building.LIBRARY.relative_to(ROOT)) in (ROOT / ".containerignore").read_text().splitlines()
 
 
 @pytest.mark.parametrize("target", TARGETS)

@@ -141,15 +141,18 @@ def test_cached_prefixes_change_nothing(
 
 
 @pytest.mark.parametrize("caching", [False, True])
+@pytest.mark.parametrize(("block_size", "blocks"), [(4, 45), (16, 12)])
 def test_preemption_changes_nothing(
-    checkpoint: Checkpoint, open_deterministic: OpenLLM, alone: list[Bits], caching: bool
+    checkpoint: Checkpoint, open_deterministic: OpenLLM, caching: bool, block_size: int, blocks: int
 ) -> None:
-    settings = {"enable_prefix_caching": caching, "block_size": 4, "max_model_len": 132}
-    memory = open_deterministic(checkpoint("llama"), **settings).startup_report.memory
+    """Compared with blocks of the same size, for a backend may lay the cache out by it."""
+    settings = {"enable_prefix_caching": caching, "block_size": block_size, "max_model_len": 132}
+    roomy = open_deterministic(checkpoint("llama"), **{**settings, "max_num_seqs": 1})
+    alone, memory = answer(roomy), roomy.startup_report.memory
     llm = open_deterministic(
         checkpoint("llama"),
         **settings,
-        kv_cache_memory_bytes=memory.kv // memory.num_blocks * 45,
+        kv_cache_memory_bytes=memory.kv // memory.num_blocks * blocks,
     )
     assert answer(llm, NEIGHBOURS, 3) == alone
     assert llm.get_metrics().num_preemptions > 0

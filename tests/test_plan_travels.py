@@ -27,7 +27,8 @@ assert "quire.plugins" not in sys.modules
 
 
 def test_another_process_loads_exactly_the_plan(checkpoint: Callable[[str], Reference]) -> None:
-    config = EngineConfig(model=str(checkpoint("mistral").directory))
+    named = {"kernels": "torch-cpu", "attention_backend": "torch"}  # by default the machine decides
+    config = EngineConfig(model=str(checkpoint("mistral").directory), **named)
     plan = make_plan(config, show_progress=False).plugins
     data = msgspec.msgpack.encode(plan)
     assert msgspec.msgpack.decode(data, type=PluginPlan) == plan

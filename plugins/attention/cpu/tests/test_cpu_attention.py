@@ -240,8 +240,8 @@ def test_says_why_there_is_no_library(monkeypatch: pytest.MonkeyPatch) -> None:
     cache = CacheSpec(kind=CacheKind.FULL, num_kv_heads=2, head_dim=8, dtype="bfloat16")
     need = AttentionNeed(device="cpu", dtype="bfloat16", cache=cache, num_q_heads=4, block_size=16)
     assert CpuAttention.reject(need) == "no None here"
-    backend: type[AttentionBackend] = on("avx1")
-    with pytest.raises(PluginError, match=r"attention\.cpu: no avx1 here"):
+    backend: type[AttentionBackend] = on("avx2")
+    with pytest.raises(PluginError, match=r"attention\.cpu: no avx2 here"):
         backend(
             AttentionInit(need=need, device="cpu", max_num_seqs=1, max_num_batched_tokens=1, max_model_len=1)
         )

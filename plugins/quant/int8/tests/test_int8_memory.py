@@ -34,7 +34,7 @@ def peak():
 layers, outputs, inputs = map(int, sys.argv[2:])
 kernels = Kernels(KernelsInit(need=KernelsNeed(device="cpu", dtype="bfloat16"), device="cpu"))
 
-def loaded(directory, layers):
+def loaded(directory, layers, outputs, inputs):
     checkpoint = Checkpoint(directory)
     quantization = Int8(
         QuantizationInit(
@@ -53,9 +53,9 @@ def loaded(directory, layers):
         method.finish()
     return methods
 
-loaded(Path(sys.argv[1]) / "first", 1)  # whatever is imported on first use is no weight
+loaded(Path(sys.argv[1]) / "first", 1, 8, 8)  # for the imports; a large one would leave memory behind
 before = peak()
-methods = loaded(Path(sys.argv[1]), layers)
+methods = loaded(Path(sys.argv[1]), layers, outputs, inputs)
 print(peak() - before, sum(method.nbytes() for method in methods))
 """
 
@@ -70,7 +70,7 @@ def test_the_peak_is_the_codes_and_little_more(tmp_path: Path) -> None:
         }
         save_file(tensors, tmp_path / f"model-{shard}.safetensors")
     (tmp_path / "first").mkdir()
-    save_file({"layers.0.up_proj.weight": torch.ones(OUTPUTS, INPUTS)}, tmp_path / "first/model.safetensors")
+    save_file({"layers.0.up_proj.weight": torch.ones(8, 8)}, tmp_path / "first/model.safetensors")
     arguments = [str(tmp_path), *map(str, (LAYERS, OUTPUTS, INPUTS))]
     run = subprocess.run(
         [sys.executable, "-W", "error", "-c", SCRIPT, *arguments], check=True, capture_output=True, text=True
@@ -78,5 +78,5 @@ def test_the_peak_is_the_codes_and_little_more(tmp_path: Path) -> None:
     rise, held = map(int, run.stdout.split())
     assert held == FLOAT_BYTES // 2 + LAYERS * OUTPUTS * 4
     one_layer = FLOAT_BYTES // LAYERS
-    # One part as read, its slices in fp32, and what the allocator keeps.
-    assert held < rise < held + 5 * one_layer < FLOAT_BYTES
+    # One part as read, and as large as two of it each: in fp32, its magnitudes, its quotients.
+    assert held < rise < held + 7 * one_layer < FLOAT_BYTES

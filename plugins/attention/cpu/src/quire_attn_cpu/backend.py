@@ -25,15 +25,9 @@ from quire.contracts import (
 from quire.errors import PluginError
 from quire_attn_cpu.options import CpuAttentionOptions
 from quire_native_cpu import UnavailableError, load
-from quire_native_cpu.attention import (
-    DTYPES,
-    LARGEST_HEAD,
-    AttentionPlan,
-    Call,
-    Memory,
-    NativeAttention,
-    Shape,
-)
+from quire_native_cpu.attention import LARGEST_HEAD, AttentionPlan, Call, NativeAttention, Shape
+from quire_native_cpu.dtypes import DTYPES
+from quire_native_cpu.memory import Memory
 
 _KINDS = (CacheKind.FULL, CacheKind.SLIDING_WINDOW)
 _NAMES = {str(dtype).removeprefix("torch."): dtype for dtype in DTYPES}

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from quire_native_cpu import InstructionSet
+
 
 class CpuAttentionOptions(BaseModel):
     """Options under `plugins.options.attention.cpu`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    isa: str | None = Field(
-        None,
-        description="Instruction set: amx, avx512bf16, avx512, avx2 or plain. Without it, the best there is.",
+    isa: InstructionSet | None = Field(
+        default=None, description="Instruction set; by default the best one that the processor has."
     )

@@ -6,7 +6,7 @@ Knows the parts of a layer and their addresses, which it looks up once; per step
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import torch
 
@@ -15,9 +15,11 @@ from quire.layers import Step
 from quire.ops import PackedQuantized
 from quire_native_cpu import Library
 from quire_native_cpu.attention import NativeAttention
+from quire_native_cpu.dtypes import DTYPES
 from quire_native_cpu.int8 import NativeInt8
 from quire_native_cpu.layer import ACTIVATIONS, PHASES, Layer, LayerCall, Norm, Projection
-from quire_native_cpu.linear import DTYPES, NativeLinear
+from quire_native_cpu.linear import NativeLinear
+from quire_native_cpu.memory import Memory
 
 
 def describe(parts: DecoderLayerParts, library: Library) -> Layer | None:
@@ -66,7 +68,7 @@ class CpuDecoderLayer:
         library: Library,
         native: Layer,
         parts: DecoderLayerParts,
-        scratch: Callable[[int], torch.Tensor],
+        scratch: Memory,
     ) -> None:
         """Keep the layer's addresses.
 
@@ -74,7 +76,7 @@ class CpuDecoderLayer:
             library: computes it.
             native: the layer as `describe` gives it.
             parts: what `native` points to; kept, so that it lives as long.
-            scratch: gives memory that lasts for a call.
+            scratch: memory that calls of all layers share.
         """
         self._parts = parts
         self._native = native
@@ -107,7 +109,7 @@ class CpuDecoderLayer:
         call.positions = positions.data_ptr()
         call.plan, call.workspace = plan.address, plan.workspace
         call.k_cache, call.v_cache = cache["k"].data_ptr(), cache["v"].data_ptr()
-        call.scratch = self._scratch(self._scratch_bytes(self._layer, rows)).data_ptr()
+        call.scratch = self._scratch.take(self._scratch_bytes(self._layer, rows)).data_ptr()
         call.out, call.residual_out = out.data_ptr(), total.data_ptr()
         self._run(self._layer, self._call_address)
         return out, total

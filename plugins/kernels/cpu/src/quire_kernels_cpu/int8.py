@@ -15,8 +15,8 @@ from quire.ops import PackedQuantized
 from quire.ops.quantized import QuantizedOps
 from quire_native_cpu import Library
 from quire_native_cpu.arena import Arena
+from quire_native_cpu.dtypes import DTYPES
 from quire_native_cpu.int8 import NativeInt8, multiply, pack
-from quire_native_cpu.linear import DTYPES
 
 _MOST_INPUTS = 1 << 16
 """Sums of more products of 8-bit codes could be more than 31 bits."""

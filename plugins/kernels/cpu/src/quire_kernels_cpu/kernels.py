@@ -18,8 +18,10 @@ from quire_kernels_cpu.int8 import Int8Ops
 from quire_kernels_cpu.options import CpuKernelsOptions
 from quire_native_cpu import UnavailableError, load
 from quire_native_cpu.arena import Arena
+from quire_native_cpu.dtypes import DTYPES
 from quire_native_cpu.layer import ACTIVATIONS
-from quire_native_cpu.linear import DTYPES, NativeLinear, multiply, pack
+from quire_native_cpu.linear import NativeLinear, as_rows, multiply, pack
+from quire_native_cpu.memory import Memory
 
 _NAMES = [str(dtype).removeprefix("torch.") for dtype in DTYPES]
 
@@ -54,7 +56,7 @@ class CpuKernels(Int8Ops, Kernels):
             raise PluginError(f"kernels.cpu: {error}") from error
         self._fuse = options.fuse
         self._arena = Arena(self._library)
-        self._scratch = torch.empty(0, dtype=torch.uint8)
+        self._scratch = Memory()  # the same for every layer: what is in it lasts for one call
 
     def rms_norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
         """As the reference, in one pass."""
@@ -95,19 +97,13 @@ class CpuKernels(Int8Ops, Kernels):
     def decoder_layer(self, parts: DecoderLayerParts) -> FusedLayer | None:
         """One call for the layer, if its attention and its linears are this library's."""
         native = describe(parts, self._library) if self._fuse else None
-        return None if native is None else CpuDecoderLayer(self._library, native, parts, self.scratch)
-
-    def scratch(self, nbytes: int) -> torch.Tensor:
-        """At least `nbytes`, uint8, the same memory for every layer: what is in it lasts for one call."""
-        if self._scratch.numel() < nbytes:
-            self._scratch = torch.empty(nbytes, dtype=torch.uint8)
-        return self._scratch
+        return None if native is None else CpuDecoderLayer(self._library, native, parts, self._scratch)
 
     def _norm(
         self, x: torch.Tensor, residual: torch.Tensor | None, weight: torch.Tensor, eps: float
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        rows = _rows(x)
-        others = None if residual is None else _rows(residual)
+        rows = as_rows(x)
+        others = None if residual is None else as_rows(residual)
         out = torch.empty(x.shape, dtype=x.dtype)
         total = out if others is None else torch.empty(x.shape, dtype=x.dtype)
         self._library.calls.quire_rms_norm(
@@ -126,7 +122,7 @@ class CpuKernels(Int8Ops, Kernels):
         return out, total
 
     def _gate(self, x: torch.Tensor, activation: str) -> torch.Tensor:
-        rows = _rows(x)
+        rows = as_rows(x)
         width = x.shape[-1] // 2
         out = torch.empty((*x.shape[:-1], width), dtype=x.dtype)
         self._library.calls.quire_gate(
@@ -147,10 +143,3 @@ def _takes(x: torch.Tensor, weight: torch.Tensor | None = None) -> bool:
     if x.dtype not in DTYPES or x.numel() == 0:
         return False
     return weight is None or (weight.dtype == x.dtype and weight.is_contiguous())
-
-
-def _rows(x: torch.Tensor) -> torch.Tensor:
-    """`[..., n] -> [rows, n]`, each row's elements beside one another."""
-    if x.dim() == 2 and x.stride(1) == 1:
-        return x
-    return x.reshape(-1, x.shape[-1]).contiguous()

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from pydantic import BaseModel, ConfigDict, Field
+
+from quire_native_cpu import InstructionSet
 
 
 class CpuKernelsOptions(BaseModel):
@@ -12,7 +12,7 @@ class CpuKernelsOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    isa: Literal["amx", "avx512bf16", "avx512", "avx2", "plain"] | None = Field(
+    isa: InstructionSet | None = Field(
         default=None, description="Instruction set; by default the best one that the processor has."
     )
     fuse: bool = Field(default=True, description="Whether decoder layers run as one call each.")

@@ -14,9 +14,7 @@ import torch
 
 from quire.contracts import AttentionBatch
 from quire_native_cpu.library import Library
-
-DTYPES: dict[torch.dtype, int] = {torch.float32: 0, torch.bfloat16: 1}
-"""`DType` in `csrc/attention.h`."""
+from quire_native_cpu.memory import Memory
 
 LARGEST_HEAD = 512
 """Elements of a head for which the library has room."""
@@ -74,7 +72,7 @@ class NativeAttention:
 
     Attributes:
         library: the instruction set that the backend attends with; all write the same cache.
-        dtype: of q, k, v, out and the cache, as `DTYPES` has it.
+        dtype: of q, k, v, out and the cache, as `dtypes.DTYPES` has it.
         scale, soft_cap: as in `AttentionCall`, a soft cap of 0 being none.
     """
 
@@ -120,18 +118,3 @@ class AttentionPlan:
         weakref.finalize(self, calls.quire_attention_free, self.address).atexit = False
         self._memory = memory.take(calls.quire_attention_workspace(self.address))
         self.workspace = self._memory.data_ptr()
-
-
-class Memory:
-    """Scratch memory that grows when it must; what was taken before stays valid for who took it."""
-
-    __slots__ = ("_bytes",)
-
-    def __init__(self) -> None:
-        self._bytes = torch.empty(0, dtype=torch.uint8)
-
-    def take(self, size: int) -> torch.Tensor:
-        """At least `size` bytes, uint8; every call gives the same memory while it suffices."""
-        if self._bytes.numel() < size:
-            self._bytes = torch.empty(size, dtype=torch.uint8)
-        return self._bytes

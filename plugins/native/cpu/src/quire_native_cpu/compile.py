@@ -56,6 +56,10 @@ _FLAGS = (
 )
 
 
+_AGAIN = "`python -m quire_native_cpu`"
+"""The way out of each error. Not a reinstallation: pip keeps the wheel that it built without a compiler."""
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Build:
     """What compiling came to; kept as `lib/build.json`.
@@ -80,6 +84,9 @@ def compile_library(library: Path = LIBRARY) -> Build:
     """
     library.mkdir(parents=True, exist_ok=True)
     build = _compile(library, recorded(library))
+    for left_over in library.glob("*.so"):
+        if left_over.stem not in build.names:
+            left_over.unlink()  # of other sources, which nobody would load and wheels would carry
     (library / "build.json").write_text(json.dumps(dataclasses.asdict(build), indent=1) + "\n")
     return build
 
@@ -89,7 +96,7 @@ def recorded(library: Path = LIBRARY) -> Build:
     try:
         record = json.loads((library / "build.json").read_text())
     except FileNotFoundError:
-        return Build(error="the package was not built: reinstall quire-native-cpu")
+        return Build(error=f"the package was not built: run {_AGAIN}")
     return Build(**{**record, "names": tuple(record["names"])})
 
 
@@ -107,13 +114,13 @@ def _compile(library: Path, last: Build) -> Build:
     if compiler is None:
         return Build(
             error=f"no C++ compiler on the path (looked for {', '.join(candidates)}): install one "
-            "(Debian: apt-get install g++) and reinstall quire-native-cpu"
+            f"(Debian: apt-get install g++) and run {_AGAIN}"
         )
     try:
         asked = subprocess.run([compiler, "--version"], check=True, capture_output=True, text=True)
         version = asked.stdout.splitlines()[0]
     except (OSError, subprocess.CalledProcessError, IndexError) as error:
-        return Build(error=f"{compiler} --version failed: {error}")
+        return Build(error=f"{compiler} --version failed: {error}; CXX names another compiler for {_AGAIN}")
     names = tuple(INSTRUCTION_SETS) if platform.machine() in ("x86_64", "AMD64") else ("plain",)
     digest = _digest(version, names)
     if (
@@ -126,7 +133,7 @@ def _compile(library: Path, last: Build) -> Build:
         errors = list(pool.map(lambda name: _compile_one(compiler, name, library), names))
     built = tuple(name for name, error in zip(names, errors, strict=True) if error is None)
     # A compiler too old for the newest instruction sets still gives the others.
-    failure = None if built else f"{compiler} failed:\n{errors[-1]}"
+    failure = None if built else f"{compiler} failed (CXX names another one for {_AGAIN}):\n{errors[-1]}"
     return Build(built, f"{compiler} ({version})", failure, digest if built == names else "")
 
 

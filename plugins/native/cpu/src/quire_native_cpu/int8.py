@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 
 from quire_native_cpu.arena import Arena
+from quire_native_cpu.dtypes import DTYPES
 from quire_native_cpu.library import Library
-from quire_native_cpu.linear import DTYPES
 
 _COLUMNS = 16
 """`INT8_COLUMNS` in `csrc/int8_weight.h`."""

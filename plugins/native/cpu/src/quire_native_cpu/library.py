@@ -8,12 +8,17 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import importlib
 import platform
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, get_args
 
 from quire_native_cpu import compile as building
 from quire_native_cpu.signatures import SIGNATURES
+
+InstructionSet = Literal["amx", "avx512bf16", "avx512", "avx2", "plain"]
+"""What the library may be compiled for, best first."""
 
 _FLAGS: dict[str, frozenset[str]] = {
     "avx2": frozenset({"avx2", "fma", "f16c", "bmi2"}),
@@ -22,7 +27,7 @@ _FLAGS: dict[str, frozenset[str]] = {
     "amx": frozenset({"amx_tile", "amx_bf16", "amx_int8"}),
     "plain": frozenset(),
 }
-_ORDER = ("plain", "avx2", "avx512", "avx512bf16", "amx")
+_ORDER: tuple[str, ...] = tuple(reversed(get_args(InstructionSet)))
 """Each instruction set needs its own flags of /proc/cpuinfo and those of the sets before it."""
 
 
@@ -74,11 +79,15 @@ def load(name: str | None = None) -> Library:
             f"this {platform.machine()} processor offers: {', '.join(able)}"
         )
     chosen = name or names[0]
+    # PyTorch first: its wheels bring a libgomp.so.1, which this then shares. On a system that has none itself
+    # there is no other.
+    importlib.import_module("torch")
     try:
         calls = ctypes.CDLL(str(building.LIBRARY / f"{chosen}.so"))
     except OSError as error:
         raise UnavailableError(
-            f"{chosen}.so cannot be loaded ({error}); reinstall quire-native-cpu"
+            f"{chosen}.so cannot be loaded ({error}): pip install --force-reinstall --no-deps --no-cache-dir "
+            "quire-native-cpu"
         ) from error
     for function, (result, arguments) in SIGNATURES.items():
         entry = getattr(calls, function)

@@ -9,10 +9,8 @@ import torch
 
 from quire.ops.linear import PackedLinear
 from quire_native_cpu.arena import Arena
+from quire_native_cpu.dtypes import DTYPES
 from quire_native_cpu.library import Library
-
-DTYPES: dict[torch.dtype, int] = {torch.float32: 0, torch.bfloat16: 1}
-"""`DType` in `csrc/attention.h`."""
 
 
 class Weight(ctypes.Structure):
@@ -53,9 +51,16 @@ def pack(library: Library, arena: Arena, weight: torch.Tensor, bias: torch.Tenso
     return NativeLinear(data, bias, data.nbytes + (0 if bias is None else bias.nbytes), native, weight.dtype)
 
 
+def as_rows(x: torch.Tensor) -> torch.Tensor:
+    """`[..., n] -> [rows, n]`, each row's elements beside one another; a copy only where they are not."""
+    if x.dim() == 2 and x.stride(1) == 1:
+        return x
+    return x.reshape(-1, x.shape[-1]).contiguous()
+
+
 def multiply(library: Library, x: torch.Tensor, packed: NativeLinear) -> torch.Tensor:
     """`[..., K] -> [..., N]`, bias included; x in the weight's dtype."""
-    rows = x if x.dim() == 2 and x.stride(1) == 1 else x.reshape(-1, x.shape[-1]).contiguous()
+    rows = as_rows(x)
     out = torch.empty((*x.shape[:-1], packed.native.n), dtype=x.dtype)
     library.calls.quire_linear(
         rows.data_ptr(),
