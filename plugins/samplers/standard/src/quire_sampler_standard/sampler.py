@@ -108,24 +108,20 @@ class StandardSampler(Sampler):
         step = self._step(rows, draft_ids)
         used = Trait(int(np.bitwise_or.reduce(step.traits, initial=0)))
         greedy = (step.traits & int(Trait.GREEDY)) != 0
-        # Of greedy rows only the argmax counts, which widening does not change.
-        work = logits if greedy.all() and not used & Trait.SPARSE else logits.float()  # [R, V]
+        # Neither the argmax nor a plain draw is changed by widening; what edits logits works in fp32.
+        work = logits.float() if used & (Trait.SPARSE | Trait.CUTS) else logits  # [R, V]
         hidden = work.amax(-1).isnan() if used & Trait.REMOVES and work.numel() else None
         if used & Trait.SPARSE:
             work = self._edit(work, step, used)
-        if greedy.all():
-            best = self.init.kernels.argmax(work)
-            peak = work.gather(1, best.unsqueeze(1)).squeeze(1)
-        else:
-            best = None
-            peak = work.amax(-1)
-        invalid = peak.isnan() | (peak == -torch.inf)  # [R]
+        best, peak = self.init.kernels.peak(work)
+        invalid = (peak > -torch.inf).logical_not_()  # [R]; NaN is not greater than anything
         if hidden is not None:
             invalid |= hidden
-        if best is None:
+        chance = not greedy.all()
+        if chance:
             work = self._shape(work, peak, step, used)
         target = _Target(logits=work, greedy=greedy.tolist(), invalid=invalid)
-        target.best = best
+        target.best = None if chance else best
         return target
 
     def draw(self, distribution: Distribution, rows: SampleRows) -> torch.Tensor:

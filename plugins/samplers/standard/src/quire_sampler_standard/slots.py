@@ -39,6 +39,8 @@ class Trait(IntFlag):
     REMOVES = ALLOWED | BAD_WORDS | MIN_TOKENS
     """Processors that can hide a NaN of the incoming logits."""
     SPARSE = REMOVES | BIAS | PENALTIES
+    CUTS = MIN_P | TOP
+    """Processors that compare a row's tokens with one another."""
     RECORDS = BAD_WORDS | PENALTIES
     """Processors that read the tokens emitted so far."""
 
