@@ -30,9 +30,10 @@ lint: $(VENV)/.dev
 bench: $(VENV)/.dev  ## Quire beside other engines and the machine's limit; BENCH="--peers quire,vllm --workloads ragged"
 	$(BIN)/python bench/side_by_side.py $(BENCH)
 
-bench-parts: $(VENV)/.dev  ## what single parts cost: start-up, packed linears, the HTTP layer
+bench-parts: $(VENV)/.dev  ## what single parts cost: start-up, packed linears, attention, the HTTP layer
 	$(BIN)/python bench/startup.py
 	$(BIN)/python bench/linear.py
+	$(BIN)/python bench/attention.py
 	$(BIN)/python bench/http_layer.py
 
 docs: $(VENV)/.dev

@@ -46,8 +46,8 @@ struct Blocks {
             if (plan.block_size > LANES && key % plan.block_size) continue;  // the whole block was asked for
             const int64_t bytes = block_elements / plan.kv_heads * int64_t(sizeof(*k));
             for (int64_t i = 0; i < bytes; i += 64) {
-                __builtin_prefetch(reinterpret_cast<const char*>(k + at) + i, 0, 2);
-                __builtin_prefetch(reinterpret_cast<const char*>(v + at) + i, 0, 2);
+                __builtin_prefetch(reinterpret_cast<const char*>(k + at) + i, 0, 3);
+                __builtin_prefetch(reinterpret_cast<const char*>(v + at) + i, 0, 3);
             }
         }
 #endif

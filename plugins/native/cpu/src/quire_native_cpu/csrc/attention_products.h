@@ -48,6 +48,11 @@ inline void multiply(const uint32_t* a, int64_t a_stride, const uint32_t* const*
     }
 }
 
+// Few rows leave registers for more columns, whose sums then do not wait for each other.
+constexpr int most_columns(int rows) {
+    return rows * 4 <= MOST_ROWS * MOST_COLUMNS ? 4 : MOST_COLUMNS;
+}
+
 // s[rows][16 * groups] = q . k
 template <class Unit, int ROWS, int COLUMNS>
 inline void score_block(const uint32_t* q, int64_t q_stride, int length, const KeyTile& tile, int group, float* s) {
@@ -77,6 +82,8 @@ inline void value_block(const uint32_t* p, const KeyTile& tile, int column, floa
 template <int MOST, class Work>
 inline void in_blocks(int first, int n, const Work& work) {
     for (; n - first >= MOST; first += MOST) work(first, std::integral_constant<int, MOST>());
+    if constexpr (MOST == 4)
+        if (n - first == 3) return work(first, std::integral_constant<int, 3>());  // a usual number of query heads
     if constexpr (MOST > 1)
         if (first < n) in_blocks<MOST / 2>(first, n, work);
 }
@@ -84,7 +91,7 @@ inline void in_blocks(int first, int n, const Work& work) {
 template <class Unit>
 inline void scores(const uint32_t* q, int64_t q_stride, int length, int rows, const KeyTile& tile, float* s) {
     in_blocks<MOST_ROWS>(0, rows, [&](int row, auto some_rows) {
-        in_blocks<MOST_COLUMNS>(0, tile.groups, [&](int group, auto some_groups) {
+        in_blocks<most_columns(some_rows())>(0, tile.groups, [&](int group, auto some_groups) {
             score_block<Unit, some_rows(), some_groups()>(q + row * q_stride, q_stride, length, tile, group,
                                                           s + row * TILE_KEYS);
         });
@@ -95,7 +102,7 @@ inline void scores(const uint32_t* q, int64_t q_stride, int length, int rows, co
 template <class Unit>
 inline void weigh_values(const uint32_t* p, int rows, const KeyTile& tile, int width, float* o, int64_t o_stride) {
     in_blocks<MOST_ROWS>(0, rows, [&](int row, auto some_rows) {
-        in_blocks<MOST_COLUMNS>(0, width / LANES, [&](int chunk, auto some_chunks) {
+        in_blocks<most_columns(some_rows())>(0, width / LANES, [&](int chunk, auto some_chunks) {
             value_block<Unit, some_rows(), some_chunks()>(p + row * (TILE_KEYS / Unit::size), tile, chunk * LANES,
                                                           o + row * o_stride, o_stride);
         });

@@ -69,40 +69,54 @@ struct Output {
     }
 };
 
-// Rows [first, last) of `a` times one group of panels.
+constexpr int MOST_ROWS = 256;              // of a chunk, for what it yields has to stay in a core's caches too
+constexpr int64_t CHUNK_BYTES = 1 << 20;  // of A, which every group of panels reads again
+
+#if defined(__AMX_BF16__)
+
+// Two panels and 32 rows of A stay in a first-level cache if k is taken in parts. A long k gains nothing: A comes from
+// the second level anyway, and the sums are read and written once a part (measured: 1536 gains, 2048 loses).
+constexpr int K_AT_ONCE = 320, LONG_K = 2048;
+
+// As multiply_group. The last tile begins early rather than being short: some rows are computed twice, to the
+// same bits.
+inline void multiply_tiles(
+    const bf16* a, int64_t a_stride, int first, int last, const bf16* const* b, int k, const int* panel, int panels,
+    const Output<bf16>& output) {
+    alignas(64) float sums[MOST_ROWS * BLOCK_STRIDE];
+    if (last - first <= 16) {
+        tile_row(a + first * a_stride, a_stride, b, k, sums);
+        return output(sums, first, last - first, panel, panels);
+    }
+    const int squares = (last - first + 31) / 32;
+    const int parts = k < LONG_K ? (k + K_AT_ONCE - 1) / K_AT_ONCE : 1, part = round_up((k + parts - 1) / parts, K_BLOCK);
+    for (int from = 0; from < k; from += part) {
+        const int to = std::min(k, from + part);
+        for (int square = 0; square < squares; square++) {
+            const int upper = std::min(first + square * 32, last - 16), lower = std::min(upper + 16, last - 16);
+            float* const here = sums + square * 32 * BLOCK_STRIDE;
+            tile_square(a + upper * a_stride, a + lower * a_stride, a_stride, b, from, to, here);
+            if (to < k) continue;
+            output(here, upper, 16, panel, panels);
+            if (lower > upper) output(here + 16 * BLOCK_STRIDE, lower, 16, panel, panels);
+        }
+    }
+}
+
+#endif
+
+// Rows [first, last) of `a`, MOST_ROWS at most, times one group of panels.
 template <typename T>
 inline void multiply_group(
     const T* a, int64_t a_stride, int first, int last, const Weight& weight, const int* panel, int panels,
     const Output<T>& output) {
     const T* b[MOST_PANELS];
     for (int p = 0; p < MOST_PANELS; p++) b[p] = weight.panel<T>(panel[std::min(p, panels - 1)]);
-    alignas(64) float sums[32 * BLOCK_STRIDE];
     const int k = weight.padded_k();
 #if defined(__AMX_BF16__)
-    if constexpr (sizeof(T) == 2) {
-        const int rows = last - first;
-        if (rows <= 16) {
-            tile_row(a + first * a_stride, a_stride, b, k, sums);
-            return output(sums, first, rows, panel, panels);
-        }
-        // The last tile begins early rather than being short: some rows are computed twice, to the same bits.
-        for (int row = first; row < last; row += 32) {
-            const int upper = std::min(row, last - 16), lower = std::min(row + 16, last - 16);
-            if (panels > 2 || lower <= upper) {
-                tile_row(a + upper * a_stride, a_stride, b, k, sums);
-                output(sums, upper, 16, panel, panels);
-                if (lower <= upper) continue;
-                tile_row(a + lower * a_stride, a_stride, b, k, sums);
-                output(sums, lower, 16, panel, panels);
-            } else {
-                tile_square(a + upper * a_stride, a + lower * a_stride, a_stride, b, k, sums);
-                output(sums, upper, 16, panel, panels);
-                output(sums + 16 * BLOCK_STRIDE, lower, 16, panel, panels);
-            }
-        }
-        return;
-    }
+    if constexpr (sizeof(T) == 2) return multiply_tiles(a, a_stride, first, last, b, k, panel, panels, output);
 #endif
+    alignas(64) float sums[VECTOR_ROWS * BLOCK_STRIDE];
     for (int row = first; row < last; row += VECTOR_ROWS) {
         const int rows = std::min(VECTOR_ROWS, last - row);
         vector_product(a + row * a_stride, a_stride, rows, b, panels, k, sums);
@@ -120,8 +134,6 @@ inline int panels_at_once(int rows) {
     return MOST_PANELS;
 }
 
-constexpr int64_t ROWS_BYTES = 1 << 20;  // rows of A that stay in a core's second-level cache meanwhile
-
 // a [m, K] times the weight, by all of a team; ends without a barrier. a's rows hold padded_k() elements.
 template <typename T>
 inline void multiply(const T* a, int64_t a_stride, int m, const Output<T>& output, Team& team) {
@@ -134,8 +146,8 @@ inline void multiply(const T* a, int64_t a_stride, int m, const Output<T>& outpu
     const int at_once = panels_at_once<T>(m) / (columns.gated ? 2 : 1);
     const int groups = (columns.count() + at_once - 1) / at_once;
     // Chunks of rows, none shorter than 16 unless all are; chunks of groups, some for each thread.
-    const int64_t fits = ROWS_BYTES / (int64_t(weight.padded_k()) * sizeof(T));
-    const int most = int(std::max<int64_t>(64, fits / 32 * 32));
+    const int64_t fits = CHUNK_BYTES / (int64_t(weight.padded_k()) * sizeof(T)) / 32 * 32;
+    const int most = int(std::min<int64_t>(MOST_ROWS, std::max<int64_t>(64, fits)));
     const int row_chunks = (m + most - 1) / most;
     const int wanted = std::max(1, 8 * team.size / row_chunks);
     const int per_task = std::max(1, groups / wanted);

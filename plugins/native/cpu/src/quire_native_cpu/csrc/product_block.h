@@ -118,13 +118,24 @@ inline void tile_row(const bf16* a, int64_t a_stride, const bf16* const* b, int 
     _tile_stored(3, sums + 3 * PANEL, BLOCK_STRIDE * 4);
 }
 
-// Two times 16 rows, which need not follow each other, by two panels.
-inline void tile_square(const bf16* a, const bf16* below, int64_t a_stride, const bf16* const* b, int k, float* sums) {
-    _tile_zero(0);
-    _tile_zero(1);
-    _tile_zero(2);
-    _tile_zero(3);
-    for (int i = 0; i < k; i += K_BLOCK) {
+// Two times 16 rows, which need not follow each other, by two panels, over k in [first, last). From 0 on the sums
+// begin; later parts of k go on from what is in memory, to the same bits as in one go.
+inline void tile_square(
+    const bf16* a, const bf16* below, int64_t a_stride, const bf16* const* b, int first, int last, float* sums) {
+    float* const under = sums + 16 * BLOCK_STRIDE;
+    if (first == 0) {
+        _tile_zero(0);
+        _tile_zero(1);
+        _tile_zero(2);
+        _tile_zero(3);
+    } else {
+        asm volatile("" : : : "memory");  // the intrinsics do not tell the compiler what they read
+        _tile_loadd(0, sums, BLOCK_STRIDE * 4);
+        _tile_loadd(1, sums + PANEL, BLOCK_STRIDE * 4);
+        _tile_loadd(2, under, BLOCK_STRIDE * 4);
+        _tile_loadd(3, under + PANEL, BLOCK_STRIDE * 4);
+    }
+    for (int i = first; i < last; i += K_BLOCK) {
         const int at = i * PANEL;
         _tile_loadd(4, a + i, a_stride * 2);
         _tile_loadd(6, b[0] + at, 64);
@@ -135,7 +146,6 @@ inline void tile_square(const bf16* a, const bf16* below, int64_t a_stride, cons
         _tile_dpbf16ps(2, 5, 6);
         _tile_dpbf16ps(3, 5, 7);
     }
-    float* const under = sums + 16 * BLOCK_STRIDE;
     _tile_stored(0, sums, BLOCK_STRIDE * 4);
     _tile_stored(1, sums + PANEL, BLOCK_STRIDE * 4);
     _tile_stored(2, under, BLOCK_STRIDE * 4);

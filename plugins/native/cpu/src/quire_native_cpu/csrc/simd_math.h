@@ -16,13 +16,21 @@ inline floats at_most(floats x, float high) {  // NaN stays
     return select(x > splat(high), splat(high), x);
 }
 
-// e^x: 2^n times the Taylor polynomial on [-ln2/2, ln2/2]. Below -87.3 it is zero; above 88.7, infinity.
+// e^x: 2^n times a polynomial on [-ln2/2, ln2/2]. Below -87.3 it is zero; above 88.7, infinity.
 inline floats exp_of(floats x) {
+#if defined(__AVX512F__)
+    // max and min return their second operand for NaN; scaling by 2^n rounds, overflows and underflows by itself.
+    const __m512 low = _mm512_set1_ps(-87.3f), high = _mm512_set1_ps(89.0f), given = bits_of<__m512>(x);
+    const __m512 y = _mm512_min_ps(high, _mm512_max_ps(low, given));
+    const __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(y, _mm512_set1_ps(1.44269504088896341f)), 0);
+    const floats whole = bits_of<floats>(n);
+    const floats r = (bits_of<floats>(y) - whole * splat(0.693359375f)) - whole * splat(-2.12194440e-4f);
+#else
     const floats y = at_most(at_least(x, -104.0f), 89.0f);
     const floats magic = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
-    const floats shifted = y * splat(1.44269504088896341f) + magic;
-    const floats n = shifted - magic;
-    const floats r = (y - n * splat(0.693359375f)) - n * splat(-2.12194440e-4f);
+    const floats whole = (y * splat(1.44269504088896341f) + magic) - magic;
+    const floats r = (y - whole * splat(0.693359375f)) - whole * splat(-2.12194440e-4f);
+#endif
     floats p = splat(1.0f / 5040);
     p = p * r + splat(1.0f / 720);
     p = p * r + splat(1.0f / 120);
@@ -31,13 +39,16 @@ inline floats exp_of(floats x) {
     p = p * r + splat(0.5f);
     p = p * r + splat(1.0f);
     p = p * r + splat(1.0f);
+#if defined(__AVX512F__)
+    const __m512 e = _mm512_scalef_ps(bits_of<__m512>(p), n);
+    return bits_of<floats>(_mm512_mask_blend_ps(_mm512_cmp_ps_mask(given, low, _CMP_LT_OQ), e, _mm512_setzero_ps()));
+#else
     // In two halves, for n may be 128.
-    const ints whole = __builtin_convertvector(n, ints);
-    const ints half = whole >> 1;
+    const ints n = __builtin_convertvector(whole, ints), half = n >> 1;
     const floats one = bits_of<floats>((half + 127) << 23);
-    const floats two = bits_of<floats>((whole - half + 127) << 23);
-    const floats e = p * one * two;
-    return select(x < splat(-87.3f), floats{}, select(x == x, e, x));
+    const floats two = bits_of<floats>((n - half + 127) << 23);
+    return select(x < splat(-87.3f), floats{}, select(x == x, p * one * two, x));
+#endif
 }
 
 inline floats tanh_of(floats x) {
@@ -62,8 +73,19 @@ inline floats erf_of(floats x) {
     return select(x < floats{}, -e, e);
 }
 
+// 1 / x for x >= 1, infinity included: within an ulp or two, without the slow division.
+inline floats reciprocal(floats x) {
+#if defined(__AVX512F__)
+    const floats guess = bits_of<floats>(_mm512_rcp14_ps(bits_of<__m512>(x)));
+    const floats better = guess * (splat(2.0f) - x * guess);
+    return select(guess == floats{}, guess, better);  // infinity times zero is no number
+#else
+    return splat(1.0f) / x;
+#endif
+}
+
 inline floats silu(floats x) {
-    return x / (splat(1.0f) + exp_of(-x));
+    return x * reciprocal(splat(1.0f) + exp_of(-x));
 }
 inline floats gelu(floats x) {
     return x * splat(0.5f) * (splat(1.0f) + erf_of(x * splat(0.70710678118654752f)));
