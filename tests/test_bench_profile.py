@@ -34,7 +34,10 @@ def small_limits(kernels: Kernels, dtype: torch.dtype) -> Limits:
 @pytest.fixture
 def engine(monkeypatch: pytest.MonkeyPatch) -> Engine:
     monkeypatch.setattr(profiling, "measure_limits", small_limits)
-    return start_engine(EngineConfig(model="tiny", **SETTINGS), show_progress=False)
+    return start_engine(
+        EngineConfig(model="tiny", kernels="torch-cpu", attention_backend="torch", **SETTINGS),
+        show_progress=False,
+    )
 
 
 def worker_of(engine: Engine) -> Worker:
