@@ -134,9 +134,30 @@ class FusedLayer(Protocol):
         """
 
 
+class FusedStack(Protocol):
+    """Consecutive fused layers in one call: to call each costs Python's time, in cold caches.
+
+    Must hold what `FusedLayer` does.
+    """
+
+    def __call__(
+        self, x: torch.Tensor, positions: torch.Tensor, step: Step
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """All layers of one step.
+
+        Args:
+            x: `[T, H]`, the embedding.
+            positions: `[T]` int64.
+            step: the step's attention metadata and KV tensors.
+
+        Returns:
+            The last layer's output, not yet added, and the stream before it, both `[T, H]`.
+        """
+
+
 @runtime_checkable
 class ProfiledLayer(Protocol):
-    """What a `FusedLayer` may offer besides: where the time of its calls went.
+    """What a `FusedLayer` or a `FusedStack` may offer besides: where the time of its calls went.
 
     `quire bench --profile` asks; a layer without it is one line of the table.
     """

@@ -85,9 +85,9 @@ class Distribution:
     sampler may have found a greedy row's token already.
 
     Attributes:
-        logits: `[R, V]` fp32 processed logits, -inf where a token is excluded; softmax of a row
-            is the distribution that `draw` samples from. In a row of `greedy` only the argmax counts; if all
-            rows are, the logits may be of the incoming dtype.
+        logits: `[R, V]` processed logits, -inf where a token is excluded; softmax of a row in fp32 is the
+            distribution that `draw` samples from. In a row of `greedy` only the argmax counts. They are
+            fp32, or of the incoming dtype if no processor had to change any.
         greedy: R booleans on the host; True where the row takes its argmax.
         invalid: `[R]` bool on the device; True where the incoming row had NaN, or nothing was left to sample.
     """

@@ -218,7 +218,9 @@ def _summary(probed: _Tally, plain: _Tally, limits: Limits) -> StepProfile:
             calls=span.calls / probed.steps,
             mbytes=span.nbytes / probed.steps / 1e6,
             gflops=span.flops / probed.steps / 1e9,
-            roofline=limits.share(span.nbytes, span.flops, span.seconds) if span.nbytes else None,
+            roofline=limits.share(span.nbytes, span.flops, span.seconds)
+            if span.nbytes and span.seconds
+            else None,
             kernel=kind not in OUTSIDE,
         )
         for kind, span in spans.items()

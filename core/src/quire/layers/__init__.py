@@ -15,6 +15,7 @@ from quire.layers.norm import RMSNorm
 from quire.layers.parallel import ParallelGroup
 from quire.layers.rotary import RopeParameters, RotaryEmbedding
 from quire.layers.self_attention import SelfAttention
+from quire.layers.stack import DecoderStack
 from quire.layers.step import Step
 from quire.layers.unquantized import Unquantized
 
@@ -25,6 +26,7 @@ __all__ = [
     "AttentionGroups",
     "Build",
     "DecoderLayer",
+    "DecoderStack",
     "Embedding",
     "Fusible",
     "GatedMLP",

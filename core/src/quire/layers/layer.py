@@ -46,6 +46,13 @@ def _layers(module: nn.Module) -> Iterator[Layer]:
             yield child
 
 
+def _inside_out(module: nn.Module) -> Iterator[nn.Module]:
+    """Every module in order, what is inside before what holds it."""
+    for child in module.children():
+        yield from _inside_out(child)
+    yield module
+
+
 def weights_of(module: nn.Module) -> Iterator[Weight]:
     """Every weight that the layers inside `module` want loaded, in the order they were built."""
     for layer in _layers(module):
@@ -56,9 +63,9 @@ def finish(module: nn.Module) -> None:
     """Let every layer inside `module` repack what was loaded, then every block ask for its fused form."""
     for layer in _layers(module):
         layer.finish()
-    for child in module.modules():
-        if isinstance(child, Fusible):
-            child.fuse()
+    for block in dict.fromkeys(_inside_out(module)):
+        if isinstance(block, Fusible):
+            block.fuse()
 
 
 def weight_bytes(module: nn.Module) -> int:

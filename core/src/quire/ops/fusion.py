@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from quire.contracts.fusion import DecoderLayerParts, FusedLayer
+from collections.abc import Sequence
+
+from quire.contracts.fusion import DecoderLayerParts, FusedLayer, FusedStack
 
 
 class FusionOps:
@@ -16,5 +18,13 @@ class FusionOps:
 
         Args:
             parts: the layer; may be kept.
+        """
+        return None
+
+    def decoder_stack(self, layers: Sequence[FusedLayer]) -> FusedStack | None:
+        """One callable for consecutive layers, or None: they are then called one by one.
+
+        Args:
+            layers: what `decoder_layer` of these very kernels gave for each, in order; at least one.
         """
         return None

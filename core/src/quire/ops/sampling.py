@@ -1,6 +1,7 @@
 """Sampling operations: from logits to a filtered distribution, and from that to token ids.
 
-Knows tensors, not requests or slots. Logits are `[R, V]` fp32 on the device; everything else that
+Knows tensors, not requests or slots. Logits are `[R, V]` fp32 on the device (of any
+float dtype where an operation says so); everything else that
 comes in is small and lives on the host, where the sampler keeps it, so that which work is needed
 is decided without reading the device. On a CPU the reference may look at a few values
 where that saves a pass over `[R, V]`.
@@ -38,6 +39,11 @@ class SamplingOps:
             return best
         # numpy does it in vector registers, which torch does not use here: ten times faster and more.
         return torch.from_numpy(logits.detach().float().numpy().argmax(-1))
+
+    def peak(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Each row's greatest value, and its id as `argmax` finds it: `[R, V]` -> ids `[R]`, values `[R]`."""
+        ids = self.argmax(logits)
+        return ids, logits.gather(1, ids.unsqueeze(1)).squeeze(1)
 
     def keep_tokens(self, logits: torch.Tensor, rows: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
         """-inf everywhere but at the entries, in every row that has an entry; other rows unchanged."""
@@ -96,7 +102,11 @@ class SamplingOps:
         return out
 
     def apply_temperature(self, logits: torch.Tensor, temperature: torch.Tensor) -> torch.Tensor:
-        """Each row divided by its temperature, `[R]` fp32 above 0, host."""
+        """Each row, of any float dtype, divided by its temperature, `[R]` fp32 above 0, host.
+
+        Returns:
+            `[R, V]` fp32; the logits themselves if every temperature is 1.
+        """
         if bool((temperature == 1).all()):
             return logits
         return logits / temperature.to(logits.device).unsqueeze(1)
@@ -148,13 +158,13 @@ class SamplingOps:
         first, then the tokens of one block, both in fp64.
 
         Args:
-            logits: `[R, V]` fp32, no +inf.
+            logits: `[R, V]`, any float dtype, no +inf; computed in fp32.
             uniforms: `[R]` fp64 in [0, 1), host.
 
         Returns:
             `[R]` int64; some id in [0, V) for a row with NaN or with nothing but -inf.
         """
-        found = _search(logits.softmax(-1), uniforms.to(logits.device), strict=True)
+        found = _search(logits.softmax(-1, dtype=torch.float32), uniforms.to(logits.device), strict=True)
         return found.clamp(max=logits.shape[1] - 1)
 
 

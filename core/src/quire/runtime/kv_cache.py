@@ -40,7 +40,8 @@ class KVCache:
             device: torch device string.
         """
         # A group's layers lie in one tensor per name, so that a block is copied or cleared in all of them
-        # at once. Zeros: the null block must be, and on a CPU such pages cost nothing until written.
+        # at once. Zeros, for the null block must be. Also on a CPU they are written now: pages that come when
+        # they are first used (calloc) make the start quicker, and steps slower until the pool has gone round.
         self._stacks: list[list[tuple[int, torch.Tensor]]] = []  # per group: block axis, [layers, ...]
         self._used = [bytearray(num_blocks) for _ in backends]
         self.layers: list[dict[str, torch.Tensor]] = [{} for _ in group_of_layer]

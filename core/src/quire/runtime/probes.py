@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from quire.contracts import AttentionBatch, AttentionLayer, ProfiledLayer
-from quire.layers import DecoderLayer, Linear, LMHead
+from quire.layers import DecoderLayer, DecoderStack, Linear, LMHead
 from quire.runtime.spans import Spans, Work
 from quire.runtime.worker import Worker
 
@@ -64,17 +64,18 @@ def probes(worker: Worker, spans: Spans) -> Iterator[list[ProfiledLayer]]:
             for linear in _of(model, Linear):
                 if id(linear) not in heads:
                     probe(linear, "forward", _name(linear), _linear_work(linear))
-            for layer in _of(model, DecoderLayer):
-                fused: Any = layer.fused
-                if isinstance(fused, ProfiledLayer):
-                    fused.profile(True)
-                    stack.callback(fused.profile, False)
-                    fused.phases()
-                    layers.append(fused)
-                if fused is not None:
-                    own = isinstance(fused, ProfiledLayer)
-                    kind = LAYER_CALLS if own else "decoder layer"
-                    probe(layer, "fused", kind, _layer_work(layer, attention, spans if own else None))
+            stacks = [one for one in _of(model, DecoderStack) if one.fused is not None]
+            inside = {id(layer) for one in stacks for layer in one}
+            alone = [layer for layer in _of(model, DecoderLayer) if id(layer) not in inside]
+            for block in (*stacks, *(layer for layer in alone if layer.fused is not None)):
+                own = isinstance(block.fused, ProfiledLayer)
+                if own:
+                    block.fused.profile(True)
+                    stack.callback(block.fused.profile, False)
+                    block.fused.phases()
+                    layers.append(block.fused)
+                kind = LAYER_CALLS if own else "decoder layer"
+                probe(block, "fused", kind, _block_work(block, attention, spans if own else None))
         yield layers
 
 
@@ -139,6 +140,17 @@ class _AttentionWork:
                 keys, products = keys + most, products + seen
             self._steps[window] = (keys, products)
         return self._steps.get(window, (0, 0))
+
+
+def _block_work(block: nn.Module, attention: _AttentionWork, spans: Spans | None) -> Work:
+    """The work of a fused layer, or of a stack of them."""
+    works = [_layer_work(layer, attention, spans) for layer in _of(block, DecoderLayer)]
+
+    def work(args: tuple[Any, ...], result: Any) -> tuple[float, float]:
+        each = [one(args, result) for one in works]
+        return sum(nbytes for nbytes, _ in each), sum(flops for _, flops in each)
+
+    return work
 
 
 def _layer_work(layer: DecoderLayer, attention: _AttentionWork, spans: Spans | None) -> Work:

@@ -61,7 +61,13 @@ def describe(parts: DecoderLayerParts, library: Library) -> Layer | None:
 
 
 class CpuDecoderLayer:
-    """A `FusedLayer`: its phases follow one another in one parallel region."""
+    """A `FusedLayer`: its phases follow one another in one parallel region.
+
+    Attributes:
+        native: the layer as the library reads it.
+        group, index: its KV group, and its place in `Step.kv`.
+        names: of `PHASES`, by this model's projections.
+    """
 
     def __init__(
         self,
@@ -79,16 +85,16 @@ class CpuDecoderLayer:
             scratch: memory that calls of all layers share.
         """
         self._parts = parts
-        self._native = native
+        self.native = native
         self._scratch = scratch
+        self._calls = library.calls
         self._run = library.calls.quire_layer
-        self._scratch_bytes = library.calls.quire_layer_scratch
         self._layer = ctypes.byref(native)
         self._call = LayerCall()
         self._call_address = ctypes.byref(self._call)
         self._seconds: ctypes.Array[ctypes.c_double] | None = None
-        self._phases = _phases(parts)
-        self._group, self._index = parts.attention.group, parts.attention.layer.index
+        self.group, self.index = parts.attention.group, parts.attention.layer.index
+        self.names = _phases(parts)
 
     def __call__(
         self, x: torch.Tensor, residual: torch.Tensor | None, positions: torch.Tensor, step: Step
@@ -101,7 +107,7 @@ class CpuDecoderLayer:
             return out, total
         if residual is not None:
             residual = residual.contiguous()
-        plan, cache = step.metadata[self._group], step.kv[self._index]
+        plan, cache = step.metadata[self.group], step.kv[self.index]
         call = self._call
         call.rows, call.threads = rows, torch.get_num_threads()
         call.x = x.data_ptr()
@@ -109,10 +115,15 @@ class CpuDecoderLayer:
         call.positions = positions.data_ptr()
         call.plan, call.workspace = plan.address, plan.workspace
         call.k_cache, call.v_cache = cache["k"].data_ptr(), cache["v"].data_ptr()
-        call.scratch = self._scratch.take(self._scratch_bytes(self._layer, rows)).data_ptr()
+        call.scratch = self._scratch.take(self.scratch_bytes(rows)).data_ptr()
         call.out, call.residual_out = out.data_ptr(), total.data_ptr()
         self._run(self._layer, self._call_address)
         return out, total
+
+    def scratch_bytes(self, rows: int) -> int:
+        """Bytes of scratch that a call of so many rows needs."""
+        size: int = self._calls.quire_layer_scratch(self._layer, rows)
+        return size
 
     def profile(self, on: bool) -> None:
         """Whether to measure the phases from now on."""
@@ -123,7 +134,7 @@ class CpuDecoderLayer:
         """Seconds per phase since the last call of this; empty if they are not measured."""
         if self._seconds is None:
             return {}
-        taken = dict(zip(self._phases, self._seconds, strict=True))
+        taken = dict(zip(self.names, self._seconds, strict=True))
         ctypes.memset(self._seconds, 0, ctypes.sizeof(self._seconds))
         return taken
 

@@ -5,17 +5,20 @@ Knows tensors and their addresses. How things are computed is described in `quir
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
 
-from quire.contracts import DecoderLayerParts, FusedLayer, KernelsInit, KernelsNeed
+from quire.contracts import DecoderLayerParts, FusedLayer, FusedStack, KernelsInit, KernelsNeed
 from quire.errors import PluginError
 from quire.ops import Kernels
 from quire.ops.linear import PackedLinear
 from quire_kernels_cpu.decoder_layer import CpuDecoderLayer, describe
+from quire_kernels_cpu.decoder_stack import CpuDecoderStack
 from quire_kernels_cpu.int8 import Int8Ops
 from quire_kernels_cpu.options import CpuKernelsOptions
+from quire_kernels_cpu.sampling import NativeSamplingOps
 from quire_native_cpu import UnavailableError, load
 from quire_native_cpu.arena import Arena
 from quire_native_cpu.dtypes import DTYPES
@@ -26,7 +29,7 @@ from quire_native_cpu.memory import Memory
 _NAMES = [str(dtype).removeprefix("torch.") for dtype in DTYPES]
 
 
-class CpuKernels(Int8Ops, Kernels):
+class CpuKernels(Int8Ops, NativeSamplingOps, Kernels):
     """fp32, bf16 and int8 in C++; other dtypes, and what is not overridden here, in plain PyTorch."""
 
     @classmethod
@@ -82,6 +85,26 @@ class CpuKernels(Int8Ops, Kernels):
             return super().gelu_and_mul(x, approximate)
         return self._gate(x, "gelu_pytorch_tanh" if approximate == "tanh" else "gelu")
 
+    def embedding(self, ids: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
+        """Rows of a table, of any dtype."""
+        out = torch.empty((*ids.shape, table.shape[-1]), dtype=table.dtype)
+        taken = (
+            ids.dtype == torch.int64
+            and ids.is_contiguous()
+            and table.stride(1) == 1
+            and self._library.calls.quire_embedding(
+                ids.data_ptr(),
+                ids.numel(),
+                table.data_ptr(),
+                table.stride(0) * table.element_size(),
+                table.shape[0],
+                table.shape[1] * table.element_size(),
+                out.data_ptr(),
+                torch.get_num_threads(),
+            )
+        )
+        return out if taken else super().embedding(ids, table)  # which names an id that is out of range
+
     def pack_linear(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> PackedLinear:
         """Lay the weight out in panels; the original may be dropped."""
         if not _takes(weight):
@@ -98,6 +121,11 @@ class CpuKernels(Int8Ops, Kernels):
         """One call for the layer, if its attention and its linears are this library's."""
         native = describe(parts, self._library) if self._fuse else None
         return None if native is None else CpuDecoderLayer(self._library, native, parts, self._scratch)
+
+    def decoder_stack(self, layers: Sequence[FusedLayer]) -> FusedStack | None:
+        """One call for all layers, if each is this library's."""
+        own = [layer for layer in layers if isinstance(layer, CpuDecoderLayer)]
+        return CpuDecoderStack(self._library, own, self._scratch) if len(own) == len(layers) else None
 
     def _norm(
         self, x: torch.Tensor, residual: torch.Tensor | None, weight: torch.Tensor, eps: float

@@ -9,7 +9,16 @@ import torch
 from torch import nn
 
 from quire.contracts import ModelNeed, Weight, WeightMapping
-from quire.layers import Build, DecoderLayer, GatedMLP, SelfAttention, Step, finish, weights_of
+from quire.layers import (
+    Build,
+    DecoderLayer,
+    DecoderStack,
+    GatedMLP,
+    SelfAttention,
+    Step,
+    finish,
+    weights_of,
+)
 from quire_models_llama.features import Features, unsupported
 
 
@@ -26,10 +35,11 @@ class LlamaFamily(nn.Module):
         super().__init__()
         f = Features.read(config)
         self.embed_tokens = build.embedding("model.embed_tokens", f.vocab_size, f.hidden_size)
-        self.layers = nn.ModuleList(
+        layers = [
             _decoder_layer(f, build, f"model.layers.{index}", window)
             for index, window in enumerate(f.windows)
-        )
+        ]
+        self.layers = DecoderStack(build, layers)
         self.norm = build.norm("model.norm", f.hidden_size, f.norm_eps)
         self.lm_head = build.lm_head(
             "lm_head", f.vocab_size, f.hidden_size, tied_to=self.embed_tokens if f.tied else None
@@ -47,10 +57,7 @@ class LlamaFamily(nn.Module):
 
     def forward(self, x: torch.Tensor, positions: torch.Tensor, step: Step) -> torch.Tensor:
         """`[T, H]` -> hidden states `[T, H]`, ready for the head."""
-        residual = None
-        for layer in self.layers:
-            x, residual = layer(x, residual, positions, step)
-        hidden: torch.Tensor = self.norm(x, residual)[0]
+        hidden: torch.Tensor = self.norm(*self.layers(x, positions, step))[0]
         return hidden
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:

@@ -24,12 +24,22 @@ SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     # layer.cpp
     "quire_layer_scratch": (_L, [_P, _I]),
     "quire_layer": (None, [_P, _P]),
+    # stack.cpp
+    "quire_layers": (None, [_P, _I, _P, _P, _P, _P, _P]),
     # attention.cpp
     "quire_attention_plan": (_P, [_P, _P, _P, _P, _L, _P]),
     "quire_attention_free": (None, [_P]),
     "quire_attention_workspace": (_L, [_P]),
     "quire_attention_counts": (None, [_P, _P]),
     "quire_attention": (None, [_P, _P, _L, _I]),
+    # sampling.cpp
+    "quire_peak": (None, [_P, _L, _I, _I, _I, _P, _P, _I]),
+    "quire_draw": (None, [_P, _L, _I, _I, _I, _P, _P, _I]),
+    "quire_temperature": (None, [_P, _L, _I, _I, _I, _P, _P, _I]),
+    "quire_min_p": (None, [_P, _L, _I, _I, _P, _P, _I]),
+    "quire_top_k_top_p": (None, [_P, _L, _I, _I, _P, _P, _P, _I]),
+    "quire_logprobs": (None, [_P, _L, _I, _I, _I, _P, _I, _P, _P, _P, _P, _I]),
+    "quire_embedding": (_B, [_P, _I, _P, _L, _L, _L, _P, _I]),
     # gemm_int8.cpp
     "quire_int8_bytes": (_L, [_I, _I]),
     "quire_int8_pack": (None, [_P, _I, _I, _P, _P, _I]),

@@ -45,7 +45,7 @@ class _Step:
     traits: NDArray[np.int32]
     drafts: list[list[int]] | None
 
-    def having(self, trait: Trait) -> list[int]:
+    def having(self, trait: int) -> list[int]:
         """Rows whose slot has a trait."""
         return np.flatnonzero(self.traits & int(trait)).tolist()
 
@@ -95,7 +95,7 @@ class StandardSampler(Sampler):
 
     def commit(self, slots: Sequence[int], ids: Sequence[int], counts: Sequence[int]) -> None:
         assert len(ids) == sum(counts)
-        keeping = self._slots.traits[np.asarray(slots, dtype=np.int64)] & int(Trait.RECORDS)
+        keeping = self._slots.traits[np.asarray(slots, dtype=np.int64)] & Trait.RECORDS
         if not keeping.any():
             return
         ends = np.cumsum(counts)
@@ -106,26 +106,22 @@ class StandardSampler(Sampler):
         self, logits: torch.Tensor, rows: SampleRows, draft_ids: torch.Tensor | None = None
     ) -> Distribution:
         step = self._step(rows, draft_ids)
-        used = Trait(int(np.bitwise_or.reduce(step.traits, initial=0)))
-        greedy = (step.traits & int(Trait.GREEDY)) != 0
-        # Of greedy rows only the argmax counts, which widening does not change.
-        work = logits if greedy.all() and not used & Trait.SPARSE else logits.float()  # [R, V]
+        used = int(np.bitwise_or.reduce(step.traits, initial=0))
+        greedy = (step.traits & Trait.GREEDY) != 0
+        # Neither the argmax nor a plain draw is changed by widening; what edits logits works in fp32.
+        work = logits.float() if used & (Trait.SPARSE | Trait.CUTS) else logits  # [R, V]
         hidden = work.amax(-1).isnan() if used & Trait.REMOVES and work.numel() else None
         if used & Trait.SPARSE:
             work = self._edit(work, step, used)
-        if greedy.all():
-            best = self.init.kernels.argmax(work)
-            peak = work.gather(1, best.unsqueeze(1)).squeeze(1)
-        else:
-            best = None
-            peak = work.amax(-1)
-        invalid = peak.isnan() | (peak == -torch.inf)  # [R]
+        best, peak = self.init.kernels.peak(work)
+        invalid = (peak > -torch.inf).logical_not_()  # [R]; NaN is not greater than anything
         if hidden is not None:
             invalid |= hidden
-        if best is None:
+        chance = not greedy.all()
+        if chance:
             work = self._shape(work, peak, step, used)
         target = _Target(logits=work, greedy=greedy.tolist(), invalid=invalid)
-        target.best = best
+        target.best = None if chance else best
         return target
 
     def draw(self, distribution: Distribution, rows: SampleRows) -> torch.Tensor:
@@ -150,13 +146,13 @@ class StandardSampler(Sampler):
         traits = self._slots.traits[slots]
         drafts: list[list[int]] | None = None
         counts = rows.draft_counts
-        if draft_ids is not None and counts is not None and (traits & int(Trait.RECORDS)).any():
+        if draft_ids is not None and counts is not None and (traits & Trait.RECORDS).any():
             # Row r of a chain comes right after the rows of its c drafts, whose ids lie at r - c + 1 .. r.
             ids = draft_ids.tolist()
             drafts = [ids[row - count + 1 : row + 1] for row, count in enumerate(counts)]
         return _Step(slots, np.asarray(rows.positions, dtype=np.int64), traits, drafts)
 
-    def _edit(self, work: torch.Tensor, step: _Step, used: Trait) -> torch.Tensor:
+    def _edit(self, work: torch.Tensor, step: _Step, used: int) -> torch.Tensor:
         """Processors 1 to 5: those that name tokens."""
         kernels, table = self.init.kernels, self._slots
         seats = step.slots.tolist()
@@ -204,7 +200,7 @@ class StandardSampler(Sampler):
             *(torch.from_numpy(x[step.slots]) for x in (table.repetition, table.frequency, table.presence)),
         )
 
-    def _shape(self, work: torch.Tensor, peak: torch.Tensor, step: _Step, used: Trait) -> torch.Tensor:
+    def _shape(self, work: torch.Tensor, peak: torch.Tensor, step: _Step, used: int) -> torch.Tensor:
         """Processors 6 to 8: those that look at the whole row."""
         kernels, table = self.init.kernels, self._slots
         temperature = torch.from_numpy(table.temperature[step.slots])

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from enum import IntFlag
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,8 +22,11 @@ Ids = NDArray[np.int64]
 _LEAST, _MOST = 1e-30, 1e30
 
 
-class Trait(IntFlag):
-    """What processing a slot needs; the union over a step's rows says which processors run."""
+class Trait:
+    """What processing a slot needs, as bits; the union over a step's rows says which processors run.
+
+    Plain integers: an `IntFlag` makes an object of every union it takes part in, several in every step.
+    """
 
     GREEDY = 1
     TEMPERATURE = 2
@@ -39,6 +41,8 @@ class Trait(IntFlag):
     REMOVES = ALLOWED | BAD_WORDS | MIN_TOKENS
     """Processors that can hide a NaN of the incoming logits."""
     SPARSE = REMOVES | BIAS | PENALTIES
+    CUTS = MIN_P | TOP
+    """Processors that compare a row's tokens with one another."""
     RECORDS = BAD_WORDS | PENALTIES
     """Processors that read the tokens emitted so far."""
 
@@ -173,7 +177,7 @@ class SlotTable:
         shaped = not traits & Trait.GREEDY  # a greedy row's shape is of no consequence
 
         self.rare[slot] = rare
-        self.traits[slot] = int(traits)
+        self.traits[slot] = traits
         self.temperature[slot] = min(params.temperature, _MOST) if shaped else 1.0
         self.top_k[slot] = (
             params.top_k if shaped and 0 < params.top_k < self._vocab_size else self._vocab_size
@@ -216,18 +220,18 @@ class SlotTable:
         return rare
 
 
-def _traits(params: SamplingParams, rare: Rare, vocab_size: int) -> Trait:
+def _traits(params: SamplingParams, rare: Rare, vocab_size: int) -> int:
     """Which processors a request needs."""
-    traits = Trait(0)
+    traits = 0
     if params.greedy:
         traits |= Trait.GREEDY
     else:
-        traits |= Trait.TEMPERATURE if params.temperature != 1 else Trait(0)
-        traits |= Trait.MIN_P if params.min_p > 0 else Trait(0)
-        traits |= Trait.TOP if params.top_p < 1 or 0 < params.top_k < vocab_size else Trait(0)
-    traits |= Trait.ALLOWED if rare.allowed is not None else Trait(0)
-    traits |= Trait.BAD_WORDS if rare.bad_words else Trait(0)
-    traits |= Trait.MIN_TOKENS if len(rare.ending) else Trait(0)
-    traits |= Trait.BIAS if len(rare.bias_ids) else Trait(0)
-    traits |= Trait.PENALTIES if rare.history is not None else Trait(0)
+        traits |= Trait.TEMPERATURE if params.temperature != 1 else 0
+        traits |= Trait.MIN_P if params.min_p > 0 else 0
+        traits |= Trait.TOP if params.top_p < 1 or 0 < params.top_k < vocab_size else 0
+    traits |= Trait.ALLOWED if rare.allowed is not None else 0
+    traits |= Trait.BAD_WORDS if rare.bad_words else 0
+    traits |= Trait.MIN_TOKENS if len(rare.ending) else 0
+    traits |= Trait.BIAS if len(rare.bias_ids) else 0
+    traits |= Trait.PENALTIES if rare.history is not None else 0
     return traits

@@ -102,6 +102,21 @@ inline void store_first(floats x, T* to, int n) {
     std::memcpy(to, some, n * sizeof(T));
 }
 
+// A bit per lane, set where the lane is: lanes are all ones or zero, as comparisons give them.
+inline uint32_t mask_of(ints lanes) {
+#if defined(__AVX512DQ__)
+    return _mm512_movepi32_mask(bits_of<__m512i>(lanes));
+#elif defined(__AVX2__)
+    __m256 parts[2];
+    std::memcpy(parts, &lanes, sizeof(parts));
+    return uint32_t(_mm256_movemask_ps(parts[0])) | uint32_t(_mm256_movemask_ps(parts[1])) << 8;
+#else
+    uint32_t mask = 0;
+    for (int lane = 0; lane < LANES; lane++) mask |= uint32_t(lanes[lane] & 1) << lane;
+    return mask;
+#endif
+}
+
 inline float sum(floats x) {
     float total[LANES];
     store(x, total);

@@ -1,0 +1,131 @@
+"""`NativeSamplingOps`: from logits to token ids in the native library, each row by one thread.
+
+Takes fp32 and bf16 logits whose rows are contiguous; every other form is left to the reference.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from quire.ops.logprobs import LogprobOps
+from quire.ops.sampling import SamplingOps
+from quire_native_cpu import Library
+from quire_native_cpu.dtypes import DTYPES
+
+
+class NativeSamplingOps(LogprobOps, SamplingOps):
+    """Mixed into kernels that have loaded the library. A row's bits depend on that row alone."""
+
+    _library: Library
+
+    def argmax(self, logits: torch.Tensor) -> torch.Tensor:
+        """As the reference."""
+        if not _takes(logits):
+            return super().argmax(logits)
+        return self.peak(logits)[0]
+
+    def peak(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """As the reference; values are fp32."""
+        if not _takes(logits):
+            return super().peak(logits)
+        ids = torch.empty(logits.shape[0], dtype=torch.int64)
+        values = torch.empty(logits.shape[0], dtype=torch.float32)
+        self._library.calls.quire_peak(
+            *_rows(logits), ids.data_ptr(), values.data_ptr(), torch.get_num_threads()
+        )
+        return ids, values
+
+    def draw_from(self, logits: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
+        """As the reference, up to the rounding of the probabilities' sums."""
+        if not _takes(logits):
+            return super().draw_from(logits, uniforms)
+        numbers = uniforms.contiguous()
+        ids = torch.empty(logits.shape[0], dtype=torch.int64)
+        self._library.calls.quire_draw(
+            *_rows(logits), numbers.data_ptr(), ids.data_ptr(), torch.get_num_threads()
+        )
+        return ids
+
+    def apply_temperature(self, logits: torch.Tensor, temperature: torch.Tensor) -> torch.Tensor:
+        """As the reference, in one pass from the logits' dtype to fp32."""
+        if not _takes(logits) or bool((temperature == 1).all()):
+            return super().apply_temperature(logits, temperature)
+        by = temperature.contiguous()
+        out = torch.empty(logits.shape, dtype=torch.float32)
+        self._library.calls.quire_temperature(
+            *_rows(logits), by.data_ptr(), out.data_ptr(), torch.get_num_threads()
+        )
+        return out
+
+    def apply_min_p(self, logits: torch.Tensor, min_p: torch.Tensor) -> torch.Tensor:
+        """As the reference."""
+        if not _takes(logits) or logits.dtype != torch.float32 or not bool((min_p > 0).any()):
+            return super().apply_min_p(logits, min_p)
+        margins = min_p.log().float()
+        out = torch.empty(logits.shape, dtype=torch.float32)
+        self._library.calls.quire_min_p(
+            logits.data_ptr(),
+            logits.stride(0),
+            *logits.shape,
+            margins.data_ptr(),
+            out.data_ptr(),
+            torch.get_num_threads(),
+        )
+        return out
+
+    def apply_top_k_top_p(
+        self, logits: torch.Tensor, top_k: torch.Tensor, top_p: torch.Tensor
+    ) -> torch.Tensor:
+        """As the reference, up to the rounding of the probabilities' sums; no row is sorted."""
+        if not _takes(logits) or logits.dtype != torch.float32:
+            return super().apply_top_k_top_p(logits, top_k, top_p)
+        if not bool(((top_k < logits.shape[1]) | (top_p < 1)).any()):
+            return logits
+        top_k, top_p = top_k.contiguous(), top_p.contiguous()
+        out = torch.empty(logits.shape, dtype=torch.float32)
+        self._library.calls.quire_top_k_top_p(
+            logits.data_ptr(),
+            logits.stride(0),
+            *logits.shape,
+            top_k.data_ptr(),
+            top_p.data_ptr(),
+            out.data_ptr(),
+            torch.get_num_threads(),
+        )
+        return out
+
+    def log_softmax_gather(
+        self, logits: torch.Tensor, ids: torch.Tensor, k: int
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """As the reference; among equals of the most likely the lower id comes first."""
+        if not _takes(logits):
+            return super().log_softmax_gather(logits, ids, k)
+        rows, vocab = logits.shape
+        index = ids.long().contiguous()
+        if int(index.min()) < 0 or int(index.max()) >= vocab or not 0 <= k <= vocab:
+            raise IndexError(f"ids from {int(index.min())} to {int(index.max())}, k {k}: not within {vocab}")
+        chosen = torch.empty(rows, dtype=torch.float32)
+        rank = torch.empty(rows, dtype=torch.int64)
+        top = torch.empty((rows, k), dtype=torch.float32)
+        top_ids = torch.empty((rows, k), dtype=torch.int64)
+        self._library.calls.quire_logprobs(
+            *_rows(logits),
+            index.data_ptr(),
+            k,
+            chosen.data_ptr(),
+            rank.data_ptr(),
+            top.data_ptr(),
+            top_ids.data_ptr(),
+            torch.get_num_threads(),
+        )
+        return chosen, rank, top, top_ids
+
+
+def _takes(logits: torch.Tensor) -> bool:
+    """Whether the library reads such logits, and there are any."""
+    return logits.dtype in DTYPES and logits.dim() == 2 and logits.stride(1) == 1 and 0 not in logits.shape
+
+
+def _rows(logits: torch.Tensor) -> tuple[int, int, int, int, int]:
+    """Address, stride, rows, columns, dtype."""
+    return logits.data_ptr(), logits.stride(0), *logits.shape, DTYPES[logits.dtype]
