@@ -7,8 +7,10 @@ resumed requests and forks are then one case.
 Knows the queues and the blocks. Must never know results, stopping rules, or how requests come and go.
 
 Why nothing starves or livelocks: the order of sequences is total and fixed, a victim ranks after the
-one it gives way to, waiting sequences start strictly in order, and admission has checked that each
-fits the pool alone. So the first in order always progresses, and then the next is first.
+one it gives way to, waiting sequences start in order, and admission has checked that each fits the pool
+alone. So the first in order always progresses, and then the next is first. Only one kind of sequence lets
+others pass: one whose prefix a running sequence is computing at the moment. Whatever that computes, or
+should it be preempted, the wait ends, and the sequence is still the first.
 """
 
 from __future__ import annotations
@@ -24,6 +26,10 @@ from quire.scheduler.state import Sequence
 from quire.scheduler.step import StepDraft
 
 __all__ = ["Planner"]
+
+_WORTH_WAITING = 64
+"""Tokens that somebody else has to be computing already for a sequence to wait for them: about as many as are
+computed in the time that a further step costs."""
 
 
 class Planner:
@@ -68,11 +74,41 @@ class Planner:
     def _schedule_waiting(self, step: StepDraft) -> None:
         """In order, waiting sequences start; the first that cannot ends the round.
 
-        A victim, and whoever ranks after it, does not start in the same step.
+        A victim, and whoever ranks after it, does not start in the same step. Nor does one that shares a
+        prefix with a sequence that is computing it: requests that come together compute it once.
         """
-        waiting = self._roster.waiting
-        while waiting and step.admits(waiting[0]) and self._start(waiting[0], step):
-            pass
+        waiting, place = self._roster.waiting, 0
+        coming = self._coming()
+        while place < len(waiting) and step.admits(sequence := waiting[place]):
+            if self._shares(sequence, coming):
+                place += 1
+            elif self._start(sequence, step):
+                coming.update(self._to_commit(sequence))
+            else:
+                return
+
+    def _coming(self) -> set[bytes]:
+        """Digests of the blocks that running sequences have yet to compute, or are computing."""
+        if not self.config.enable_prefix_caching or not self._roster.waiting:
+            return set()
+        return {digest for sequence in self._roster.running for digest in self._to_commit(sequence)}
+
+    def _to_commit(self, sequence: Sequence) -> list[bytes]:
+        """Digests of a sequence's full blocks that will be found in the index later than now."""
+        size = self.config.block_size
+        blocks = range(sequence.num_confirmed // size, len(sequence.token_ids) // size)
+        return [sequence.chain.digest(block) for block in blocks]
+
+    def _shares(self, sequence: Sequence, coming: set[bytes]) -> bool:
+        """Whether what follows a waiting sequence's cached prefix is being computed by another."""
+        if not coming or (prefix := self._find_prefix(sequence)) is None:
+            return False
+        size = self.config.block_size
+        first, last = prefix.num_tokens // size, prefix.num_queried // size
+        block = first
+        while block < last and sequence.chain.digest(block) in coming:
+            block += 1
+        return (block - first) * size >= _WORTH_WAITING
 
     def _grow(self, sequence: Sequence, count: int, step: StepDraft) -> Allocation | None:
         """Blocks for `count` more tokens of a running sequence, at the cost of those after it."""
