@@ -2,7 +2,7 @@
 
     python bench/int8.py [--threads 2]
 
-The same shapes and rows as `bench/linear.py`. Sides alternate, and each keeps its best round. int8 counts the
+The same shapes and rows as `bench/linear.py`. Sides alternate; medians of the rounds. int8 counts the
 quantization of its activations. Every call has a matrix of its own out of several, more than the processor's
 second-level cache holds, as the layers of a model have.
 """
@@ -10,12 +10,14 @@ second-level cache holds, as the layers of a model have.
 from __future__ import annotations
 
 import argparse
+import statistics
+import time
 from collections.abc import Callable
 from itertools import cycle
 
 import torch
 
-from linear import ROWS, SHAPES, best_times
+from linear import ROUNDS, ROWS, SECONDS, SHAPES
 from quire.contracts import KernelsInit, KernelsNeed, QuantizedWeight
 from quire.ops import Kernels
 from quire.ops.torch_cpu import TorchCpuKernels
@@ -47,6 +49,20 @@ def int8_side(kernels: Kernels, weight: torch.Tensor, x: torch.Tensor) -> Callab
     return lambda: kernels.w8a8_linear(x, next(packs))
 
 
+def median_times(sides: list[Callable[[], torch.Tensor]], calls: int) -> list[float]:
+    """Microseconds per call of each side: medians of up to `ROUNDS` rounds, sides in turn."""
+    rounds: list[list[float]] = [[] for _ in sides]
+    deadline = time.perf_counter() + SECONDS
+    while len(rounds[0]) < ROUNDS and (not rounds[0] or time.perf_counter() < deadline):
+        for side, times in zip(sides, rounds, strict=True):
+            side()
+            start = time.perf_counter()
+            for _ in range(calls):
+                side()
+            times.append((time.perf_counter() - start) / calls * 1e6)
+    return [statistics.median(times) for times in rounds]
+
+
 def _copies(weight: torch.Tensor) -> int:
     return max(1, BYTES // weight.numel())
 
@@ -71,7 +87,7 @@ def main() -> None:
             sides = [plain_side(torch_cpu, weight, x), plain_side(native, weight, x)]
             sides.append(int8_side(native, weight, x))
             with torch.inference_mode():
-                theirs, plain, int8 = best_times(sides, _copies(weight))
+                theirs, plain, int8 = median_times(sides, _copies(weight))
             speed = weight.numel() / int8 / 1e3
             print(
                 f"{f'{inputs}->{outputs}':>14} {rows:>5} {theirs:>11.1f} {plain:>9.1f} {int8:>9.1f} "

@@ -11,8 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from quire import LLM, SamplingParams
+from quire import LLM, EngineConfig, SamplingParams
+from quire.engine.assembly import start_engine
+from quire.engine.client import InProcessClient
 from quire.errors import PluginError
+from quire.executors.in_process import InProcessExecutor
+from quire.layers import DecoderLayer
 
 TOKENS = 480
 """Tokens per text, a good part of the bundled model's context."""
@@ -106,6 +110,29 @@ def test_a_skipped_head_is_as_it_was(quantized: LLM) -> None:
     weights = bare.startup_report.memory.weights
     bare.shutdown()
     assert weights > quantized.startup_report.memory.weights
+
+
+@pytest.mark.parametrize("skip", [[], ["*.down_proj"]])
+def test_layers_are_computed_in_one_call_each(skip: list[str]) -> None:
+    cpu = pytest.importorskip("quire_kernels_cpu.decoder_layer")
+    settings = {
+        "model": "tiny",
+        "quantization": "int8",
+        "dtype": "bfloat16",
+        "kernels": "cpu",
+        "attention_backend": "cpu",
+        "kv_cache_memory_bytes": "16MiB",
+        "plugins": {"options": {"quantization.int8": {"skip": skip}}},
+    }
+    engine = start_engine(EngineConfig(**settings), show_progress=False)
+    assert isinstance(engine.client, InProcessClient)
+    executor = engine.client.core.executor
+    assert isinstance(executor, InProcessExecutor)
+    modules = executor.worker.model.modules()  # type: ignore[attr-defined]
+    fused = [module.fused for module in modules if isinstance(module, DecoderLayer)]
+    engine.client.shutdown()
+    assert fused
+    assert all(isinstance(layer, cpu.CpuDecoderLayer) for layer in fused)
 
 
 def test_dummy_weights_run(quantized: LLM) -> None:
