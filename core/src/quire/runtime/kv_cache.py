@@ -10,6 +10,7 @@ import torch
 from quire.contracts import AttentionBackend, KVLayout
 from quire.plan import BlockCopy
 from quire.runtime.dtypes import torch_dtype
+from quire.runtime.heap import prefer_huge_pages
 
 
 def layout_bytes(layout: KVLayout) -> int:
@@ -40,8 +41,7 @@ class KVCache:
             device: torch device string.
         """
         # A group's layers lie in one tensor per name, so that a block is copied or cleared in all of them
-        # at once. Zeros, for the null block must be. Also on a CPU they are written now: pages that come when
-        # they are first used (calloc) make the start quicker, and steps slower until the pool has gone round.
+        # at once. Zeros, for the null block must be; all are written now, lest steps pay for the page faults.
         self._stacks: list[list[tuple[int, torch.Tensor]]] = []  # per group: block axis, [layers, ...]
         self._used = [bytearray(num_blocks) for _ in backends]
         self.layers: list[dict[str, torch.Tensor]] = [{} for _ in group_of_layer]
@@ -50,7 +50,9 @@ class KVCache:
             stacks = []
             for name, tensor in backend.kv_layout(num_blocks).tensors.items():
                 shape = (len(members), *tensor.shape)
-                stack = torch.zeros(shape, dtype=torch_dtype(tensor.dtype), device=device)
+                stack = torch.empty(shape, dtype=torch_dtype(tensor.dtype), device=device)
+                prefer_huge_pages(stack)
+                stack.zero_()
                 stacks.append((tensor.block_axis + 1, stack))
                 for place, layer in enumerate(members):
                     self.layers[layer][name] = stack[place]

@@ -1,29 +1,12 @@
 // The two products of attention in AMX tiles: as attention_products.h's for pairs, 32 rows at a time.
-// (Intel 64 and IA-32 Architectures Optimization Reference Manual, chapter "Intel AMX".)
 #pragma once
 #if defined(__AMX_BF16__)
 #include <immintrin.h>
 
 #include "attention_products.h"
+#include "tiles.h"
 
 namespace quire {
-
-constexpr int TILE_ROWS = 16;
-
-// Registers 0 to 3 accumulate (two tiles of rows by two of columns), 4 and 5 are the rows', 6 and 7 the columns'.
-// Every tile has 64 bytes to a row; with fewer than sixteen rows in all, those that are rows' have so many only.
-inline void configure_tiles(int rows) {
-    struct alignas(64) {
-        uint8_t palette = 1, start_row = 0, reserved[14] = {};
-        uint16_t bytes[16] = {};
-        uint8_t rows[16] = {};
-    } config;
-    for (int i = 0; i < 8; i++) {
-        config.bytes[i] = 64;
-        config.rows[i] = uint8_t(i < 6 && rows < TILE_ROWS ? rows : TILE_ROWS);
-    }
-    _tile_loadconfig(&config);
-}
 
 // The compiler does not know what tile instructions read and write.
 inline void memory_fence() {

@@ -234,7 +234,7 @@ void run(const AttentionCall& call, Team& team) {
         const AttentionTask& task = plan.tasks[i];
 #if defined(__AMX_BF16__)
         const int rows = std::min<int>(task.rows, TILE_ROWS);
-        if (amx && rows != configured) configure_tiles(configured = rows);
+        if (amx && rows != configured) shape_tiles(configured = rows);
 #endif
         Work<T, Unit, Keys>(call, task, scratch).run();
     }

@@ -153,7 +153,7 @@ inline void multiply_int8(const Int8Rows& a, const Int8Output<T>& output, Team& 
     if (m == 0) return;
     int at_once = INT8_PANELS;
 #if defined(__AMX_INT8__)
-    if (a.tiled()) shape_int8_tiles(std::min(m, 16));
+    if (a.tiled()) shape_tiles(std::min(m, 16));
     if (m > 16) at_once = 2;
 #endif
     if (output.gated) at_once /= 2;

@@ -2,6 +2,7 @@
 // exact, so their order does not matter, and neither do the rows beside a row.
 #pragma once
 #include "int8_weight.h"
+#include "tiles.h"
 
 namespace quire {
 
@@ -9,23 +10,6 @@ constexpr int INT8_PANELS = 4;                           // of a block, at most
 constexpr int INT8_STRIDE = INT8_PANELS * INT8_COLUMNS;  // of its rows: row r, panel p, column c at [r * 64 + p * 16 + c]
 
 #if defined(__AMX_INT8__)
-
-struct Int8Tiles {
-    uint8_t palette = 1, start_row = 0, reserved[14] = {};
-    uint16_t bytes[16] = {};
-    uint8_t rows[16] = {};
-};
-
-// Tiles 0 to 3 hold sums, 4 and 5 rows of codes, 6 and 7 panels.
-inline void shape_int8_tiles(int rows) {
-    Int8Tiles shape;
-    for (int tile = 0; tile < 8; tile++) {
-        shape.bytes[tile] = 64;
-        shape.rows[tile] = uint8_t(tile < 6 ? rows : INT8_BLOCK / INT8_QUAD);
-    }
-    asm volatile("" : : "r"(&shape) : "memory");  // GCC 12's intrinsic names only the first eight bytes as read
-    _tile_loadconfig(&shape);
-}
 
 // As many rows as the tiles are shaped for, by four panels.
 inline void int8_tile_row(const uint8_t* a, int64_t a_stride, const int8_t* const* b, int k, int32_t* sums) {

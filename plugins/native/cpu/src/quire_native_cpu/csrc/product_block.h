@@ -3,11 +3,8 @@
 // row's result does not depend on the rows beside it.
 #pragma once
 #include "simd.h"
+#include "tiles.h"
 #include "weight.h"
-
-#if defined(__AMX_BF16__)
-#include <immintrin.h>
-#endif
 
 namespace quire {
 
@@ -76,23 +73,6 @@ inline void vector_product(
 }
 
 #if defined(__AMX_BF16__)
-
-// Tiles: 0 to 3 hold sums, 4 and 5 rows of A, 6 and 7 panels of B. `first` rows in tiles 0, 1, 4; `second` in 2, 3, 5.
-struct TileShape {
-    uint8_t palette = 1, start_row = 0, reserved[14] = {};
-    uint16_t bytes[16] = {};
-    uint8_t rows[16] = {};
-};
-
-inline void shape_tiles(int rows) {
-    TileShape shape;
-    for (int tile = 0; tile < 8; tile++) {
-        shape.bytes[tile] = 64;
-        shape.rows[tile] = uint8_t(tile < 6 ? rows : K_BLOCK / 2);
-    }
-    asm volatile("" : : "r"(&shape) : "memory");  // GCC 12's intrinsic names only the first eight bytes as read
-    _tile_loadconfig(&shape);
-}
 
 // 16 rows or fewer (as the tiles are shaped) by up to four panels; a missing panel repeats the last.
 inline void tile_row(const bf16* a, int64_t a_stride, const bf16* const* b, int k, float* sums) {
