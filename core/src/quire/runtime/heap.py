@@ -1,8 +1,8 @@
 """What is asked of the C library about a process's memory.
 
 glibc's allocator is told to keep what a step frees, since the next step wants it again. By default it gives
-blocks of some megabytes back to the kernel as soon as they are free, and each step's temporaries are then paid
-for in page faults, which can cost more than computing them. Other allocators and C libraries are left alone.
+blocks of some megabytes back to the kernel as soon as they are free, and each step's temporaries are then
+paid for in page faults, which can cost more than computing them. Others than glibc are left alone.
 """
 
 from __future__ import annotations
