@@ -26,7 +26,8 @@ from quire.weights.config_files import derive_max_model_len
 # Elements per row that a decoder layer's step was measured to hold at its peak, beside the widest of
 # its temporaries: residual, input, output and their normalised copies, each of the hidden size.
 _HIDDEN_COPIES = 6
-# Bytes per logit that sampling was measured to hold: float32 logits, their sorted copy, its order.
+# Bytes per logit that sampling in plain PyTorch was measured to hold: float32 logits, their sorted copy, its
+# order. Kernels that need no sorted copy hold less.
 _BYTES_PER_LOGIT = 16
 
 HOW_ESTIMATED = (
