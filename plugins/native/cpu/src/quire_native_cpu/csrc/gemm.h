@@ -2,6 +2,7 @@
 #pragma once
 #include <algorithm>
 
+#include "chunks.h"
 #include "product_block.h"
 #include "simd_math.h"
 #include "team.h"
@@ -145,24 +146,15 @@ inline void multiply(const T* a, int64_t a_stride, int m, const Output<T>& outpu
 #endif
     const int at_once = panels_at_once<T>(m) / (columns.gated ? 2 : 1);
     const int groups = (columns.count() + at_once - 1) / at_once;
-    // Chunks of rows, none shorter than 16 unless all are; chunks of groups, some for each thread.
+    // No chunk is shorter than 16 rows unless all are.
     const int64_t fits = CHUNK_BYTES / (int64_t(weight.padded_k()) * sizeof(T)) / 32 * 32;
     const int most = int(std::min<int64_t>(MOST_ROWS, std::max<int64_t>(64, fits)));
-    const int row_chunks = (m + most - 1) / most;
-    const int wanted = std::max(1, 8 * team.size / row_chunks);
-    const int per_task = std::max(1, groups / wanted);
-    const int column_chunks = (groups + per_task - 1) / per_task;
-    for (int task; (task = team.next()) < row_chunks * column_chunks;) {
-        const int chunk = task / column_chunks, column = task % column_chunks;
-        const int first = int(int64_t(m) * chunk / row_chunks), last = int(int64_t(m) * (chunk + 1) / row_chunks);
-        const int end = std::min(groups, (column + 1) * per_task);
-        for (int group = column * per_task; group < end; group++) {
-            int panel[MOST_PANELS];
-            const int start = group * at_once;
-            const int panels = columns.panels(start, std::min(at_once, columns.count() - start), panel);
-            multiply_group(a, a_stride, first, last, weight, panel, panels, output);
-        }
-    }
+    for_chunks(m, most, groups, team, [&](int first, int last, int group) {
+        int panel[MOST_PANELS];
+        const int start = group * at_once;
+        const int panels = columns.panels(start, std::min(at_once, columns.count() - start), panel);
+        multiply_group(a, a_stride, first, last, weight, panel, panels, output);
+    });
 #if defined(__AMX_BF16__)
     if (sizeof(T) == 2) _tile_release();
 #endif

@@ -2,6 +2,7 @@
 #pragma once
 #include <algorithm>
 
+#include "chunks.h"
 #include "int8_block.h"
 #include "simd_math.h"
 #include "team.h"
@@ -159,21 +160,12 @@ inline void multiply_int8(const Int8Rows& a, const Int8Output<T>& output, Team& 
     if (output.gated) at_once /= 2;
     const int groups = (count + at_once - 1) / at_once;
     const int most = int(std::max<int64_t>(64, INT8_ROWS_BYTES / output.weight.padded_k() / 32 * 32));
-    const int row_chunks = (m + most - 1) / most;
-    const int wanted = std::max(1, 8 * team.size / row_chunks);
-    const int per_task = std::max(1, groups / wanted);
-    const int column_chunks = (groups + per_task - 1) / per_task;
-    for (int task; (task = team.next()) < row_chunks * column_chunks;) {
-        const int chunk = task / column_chunks, column = task % column_chunks;
-        const int first = int(int64_t(m) * chunk / row_chunks), last = int(int64_t(m) * (chunk + 1) / row_chunks);
-        const int end = std::min(groups, (column + 1) * per_task);
-        for (int group = column * per_task; group < end; group++) {
-            int panel[INT8_PANELS];
-            const int start = group * at_once;
-            const int panels = output.panels(start, std::min(at_once, count - start), panel);
-            multiply_int8_group(a, first, last, panel, panels, output);
-        }
-    }
+    for_chunks(m, most, groups, team, [&](int first, int last, int group) {
+        int panel[INT8_PANELS];
+        const int start = group * at_once;
+        const int panels = output.panels(start, std::min(at_once, count - start), panel);
+        multiply_int8_group(a, first, last, panel, panels, output);
+    });
 #if defined(__AMX_INT8__)
     if (a.tiled()) _tile_release();
 #endif
