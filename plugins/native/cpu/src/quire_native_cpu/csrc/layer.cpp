@@ -8,6 +8,10 @@ using namespace quire;
 
 namespace {
 
+// Few rows are computed by all threads together, who share the weights' columns. Many are shared out by threads: what a
+// part's phases hand on stays in one core's caches, and nobody waits for anybody, while weights are read by each.
+constexpr int ALONE = 128;  // rows for each thread from which on it computes them by itself
+
 // Memory between the phases. Rows that are multiplied next end in zeros up to the projection's padded K; their codes lie
 // in one place, for no two projections are computed at a time.
 template <typename T>
@@ -22,10 +26,11 @@ struct Scratch {
           raw_stride(layer.gates_at_once() ? 0 : layer.gate_up.n()),
           code_bytes(round_up(int(std::max({layer.qkv.code_bytes(), layer.out.code_bytes(),
                                             layer.gate_up.code_bytes(), layer.down.code_bytes()})), 64)) {
+        const int64_t places = rows + rows / ALONE;  // threads' shares are rounded up by less than a row each
         int64_t at = 0;
         const auto take = [&](int64_t size) {
             char* const taken = static_cast<char*>(base) + at;
-            at += (rows * size + 63) / 64 * 64;
+            at += (places * size + 63) / 64 * 64;
             return taken;
         };
         const auto values = [&](int64_t stride) { return reinterpret_cast<T*>(take(stride * int64_t(sizeof(T)))); };
@@ -196,10 +201,6 @@ void after_attention(const Layer& layer, const Tensors<T>& t, const Part& part, 
     team.barrier();
     clock.lap(DOWN);
 }
-
-// Few rows are computed by all threads together, who share the weights' columns. Many are shared out by threads: what a
-// part's phases hand on stays in one core's caches, and nobody waits for anybody, while weights are read by each.
-constexpr int ALONE = 128;  // rows for each thread from which on it computes them by itself
 
 template <typename Work>
 void in_parts(const Work& work, int rows, Team& team, Clock& clock) {
