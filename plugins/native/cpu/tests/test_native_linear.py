@@ -7,12 +7,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quire_native_cpu import load, supported
+from quire_native_cpu import available, load
 from quire_native_cpu.arena import Arena
-from quire_native_cpu.compile import recorded
 from quire_native_cpu.linear import NativeLinear, as_rows, multiply, pack
 
-SETS = [name for name in supported() if name in recorded().names]
+SETS = available()
 DTYPES = (torch.float32, torch.bfloat16)
 RELATIVE = {torch.float32: 2e-6, torch.bfloat16: 2.0**-8}
 """Of a result's rounding, and of the sums before it."""
