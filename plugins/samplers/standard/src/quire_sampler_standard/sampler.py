@@ -113,8 +113,7 @@ class StandardSampler(Sampler):
         hidden = work.amax(-1).isnan() if used & Trait.REMOVES and work.numel() else None
         if used & Trait.SPARSE:
             work = self._edit(work, step, used)
-        best, peak = self.init.kernels.peak(work)
-        invalid = (peak > -torch.inf).logical_not_()  # [R]; NaN is not greater than anything
+        best, peak, invalid = self.init.kernels.peak(work)
         if hidden is not None:
             invalid |= hidden
         chance = not greedy.all()
