@@ -104,5 +104,5 @@ def test_a_batch_is_its_requests_whatever_came_before(data: st.DataObject) -> No
         last = {slot: starts[i + 1] - 1 for i, slot in enumerate(rows.slots)}
         assert batch.logits_rows.tolist() == [last[slot] for slot in rows.sampled]
         assert rows.whole == (batch.logits_rows.tolist() == [*range(len(batch.token_ids))])
-        table.advance(slots, counts)
+        table.advance(rows.slot, rows.computed)
         table.append(rows.sampled, [data.draw(st.integers(0, 99)) for _ in rows.sampled])

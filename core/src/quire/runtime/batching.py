@@ -26,6 +26,7 @@ class Rows:
         slots: request -> slot.
         counts: request -> rows in this step.
         starts: request -> first row.
+        slot, computed: request -> slot and tokens in the cache after this step, `[S]` int64 each.
         sampled: slots of the requests that sample a token in this step, in the order of `Batch.logits_rows`.
         lengths: parallel to `sampled`, their tokens so far: the position of the token that is sampled.
         whole: `Batch.logits_rows` are all rows of the batch, in order.
@@ -34,6 +35,8 @@ class Rows:
     slots: list[int]
     counts: list[int]
     starts: list[int]
+    slot: NDArray[np.int64]
+    computed: NDArray[np.int64]
     sampled: list[int]
     lengths: list[int]
     whole: bool
@@ -88,10 +91,10 @@ class BatchBuilder:
         """
         table = self._table
         who = self._arrange(slots, counts)
-        seq_lens = table.computed[who.slot] + who.count  # [S]
-        positions = table.computed[who.row_slot]  # [T], a copy
+        computed = positions = table.computed[who.slot]  # [S], a copy
         if who.row is not None:
-            positions += who.row
+            positions = table.computed[who.row_slot] + who.row  # [T]
+        seq_lens = computed + who.count  # [S]
         block, offset = np.divmod(positions, table.block_size)  # [T] each
         lengths: list[int] = seq_lens.tolist()
         max_seq_len = max(lengths)
@@ -127,8 +130,17 @@ class BatchBuilder:
             logits_rows=logits_rows,
             groups=tuple(groups),
         )
-        whole = len(sampled) == len(positions)
-        return batch, Rows(who.slots, who.counts, who.starts, sampled, sampled_lengths, whole)
+        rows = Rows(
+            slots=who.slots,
+            counts=who.counts,
+            starts=who.starts,
+            slot=who.slot,
+            computed=seq_lens,
+            sampled=sampled,
+            lengths=sampled_lengths,
+            whole=len(sampled) == len(positions),
+        )
+        return batch, rows
 
     def _arrange(self, slots: Sequence[int], counts: Sequence[int]) -> _Arrangement:
         """Order the requests; as they were last time if these are the same."""

@@ -104,9 +104,9 @@ class SlotTable:
         for slot, blocks in plan.new_blocks:
             self._append(slot, blocks)
 
-    def advance(self, slots: list[int], counts: list[int]) -> None:
-        """`counts[i]` more tokens of slot `slots[i]` are in the cache; no slot twice."""
-        self.computed[np.asarray(slots, dtype=np.int64)] += np.asarray(counts, dtype=np.int64)
+    def advance(self, slots: NDArray[np.int64], computed: NDArray[np.int64]) -> None:
+        """Of slot `slots[i]`, `computed[i]` tokens are in the cache now; no slot twice."""
+        self.computed[slots] = computed
 
     def append(self, slots: list[int], tokens: list[int]) -> None:
         """Record a sampled id per slot, no slot twice."""

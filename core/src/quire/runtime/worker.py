@@ -1,6 +1,7 @@
 """One worker: it holds the model, the KV tensors and the slots, and runs the steps it is given.
 
-A step has three joints: `submit` (forward pass), `sample`, `collect` (results reach the host).
+A step has three joints: `submit` (forward pass), `sample`, `collect` (results reach the host). Whoever
+calls them has entered `torch.inference_mode()`, once for all three.
 One request's failure is that request's: whatever raises for a batch is run again request by
 request, and only those that raise alone are failed. That is safe, because until `collect` a step
 changes nothing that running it again would not write in the same way.
@@ -89,7 +90,6 @@ class Worker:
         self.kv = KVCache(self.backends, self.group_of_layer, num_blocks, self.device.name)
         self.slots, self._batches = self._empty_slots()
 
-    @torch.inference_mode()
     def submit(self, plan: StepPlan) -> None:
         """Apply the plan's diff and start the forward pass."""
         step = _InFlight(plan)
@@ -103,14 +103,12 @@ class Worker:
 
         step.forwards = self._isolate(slots, run, step.failed)
 
-    @torch.inference_mode()
     def sample(self, step_id: int) -> None:
         """Draw a token for every request that reached its last known one."""
         step = self._in_flight[step_id]
         for forward in step.forwards:
             step.sampled += self._isolate(forward.rows.sampled, partial(self._sample, forward), step.failed)
 
-    @torch.inference_mode()
     def collect(self, step_id: int) -> StepResult:
         """Bring the step's results to the host and move the slots on."""
         step = self._in_flight.pop(step_id)
@@ -119,7 +117,8 @@ class Worker:
         logprobs: dict[int, TokenLogprobs] = {}
         for sampled in step.sampled:
             self._to_host(sampled, tokens, logprobs, failed)
-        self.slots.advance(plan.slots, plan.counts)
+        for forward in step.forwards:
+            self.slots.advance(forward.rows.slot, forward.rows.computed)
         self._commit(tokens, failed)
         results = [
             SlotResult(slot, generation, [tokens[slot]] if slot in tokens else [])
