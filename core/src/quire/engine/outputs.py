@@ -64,18 +64,17 @@ class OutputProcessor:
             only_finished: leave out requests that go on: nobody is watching them.
         """
         result = ProcessedOutputs()
-        touched: dict[str, _RequestState] = {}
+        shown: dict[str, _RequestState] = {}
         now = time.monotonic()
         for step in steps:
             state = self._requests.get(step.request_id)
             if state is None:
                 continue
-            touched[step.request_id] = state
             if state.take(step, now):
                 result.aborts.append((step.request_id, step.index))
-        for request_id, state in touched.items():
-            if only_finished and not state.finished:
-                continue
+            if state.finished or not only_finished:
+                shown[step.request_id] = state
+        for request_id, state in shown.items():
             result.aborts += [(request_id, index) for index in state.settle()]
             if state.finished:
                 del self._requests[request_id]

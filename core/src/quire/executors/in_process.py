@@ -33,6 +33,7 @@ class InProcessExecutor:
 
     def __init__(self, config: WorkerConfig) -> None:
         self.worker = Worker(config)
+        self._inference = torch.inference_mode()  # made once: each step enters it
         self._to_pin = config.threads.cpus if config.device == "cpu" and config.cpu_pinning else ()
 
     def profile(self) -> MemoryProfile:
@@ -62,9 +63,10 @@ class InProcessExecutor:
             cpus, self._to_pin = self._to_pin, ()
             if (reason := pin_threads(cpus)) is not None:
                 logger.warning("Threads are not bound to processors: %s", reason)
-        self.worker.submit(plan)
-        self.worker.sample(plan.step_id)
-        return self.worker.collect(plan.step_id)
+        with self._inference:
+            self.worker.submit(plan)
+            self.worker.sample(plan.step_id)
+            return self.worker.collect(plan.step_id)
 
     def shutdown(self) -> None:
         """Drop the worker: its weights and KV memory go with it."""

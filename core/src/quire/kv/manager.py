@@ -143,6 +143,11 @@ class KVManager:
         """Per group the holder's blocks in order (copies of the lists)."""
         return tuple(list(blocks) for blocks in self._tables[holder].blocks)
 
+    @property
+    def bounds_growth(self) -> bool:
+        """False if `max_growth` is no bound, whatever it is asked: no group has a window."""
+        return bool(self._windowed)
+
     def max_growth(self, num_accepted: int, num_computed: int) -> int:
         """Tokens that a sequence could compute next if it had all blocks to itself.
 

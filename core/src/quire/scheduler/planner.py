@@ -56,12 +56,15 @@ class Planner:
 
     def _schedule_running(self, step: StepDraft) -> None:
         """In order, each running sequence gets its missing tokens, as far as the budget goes."""
+        bounded = self._kv.bounds_growth
         for sequence in tuple(self._roster.running):
             if step.budget == 0 or sequence.slot < 0:  # or: it and all after it were preempted
                 return
-            missing = sequence.num_missing
-            room = self._kv.max_growth(sequence.num_confirmed, sequence.num_computed)
-            count = min(missing, step.budget, room)
+            count = missing = sequence.num_missing
+            if bounded:
+                count = min(count, self._kv.max_growth(sequence.num_confirmed, sequence.num_computed))
+            if count > step.budget:
+                count = step.budget
             if count <= 0:
                 if missing:  # results under way make room first
                     step.lack(sequence)

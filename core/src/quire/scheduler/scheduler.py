@@ -197,30 +197,28 @@ class Scheduler:
                 f"Result of step {result.step_id} does not answer step {plan.step_id} under way."
             )
         self._kv.release(plan.step_id)
-        answers = {answer.slot: answer for answer in result.slots}
+        answers = result.slots
         outputs: list[StepOutput] = []
-        for ride in rides:
-            sequence = ride.sequence
-            if sequence.slot != ride.slot or sequence.generation != ride.generation:
+        for place, ride in enumerate(rides):
+            sequence, slot, generation, _, samples = ride
+            if sequence.slot != slot or sequence.generation != generation:
                 continue
-            answer = answers.get(ride.slot)
-            if answer is None or answer.generation != ride.generation:
-                raise EngineError(f"Result of step {plan.step_id} lacks slot {ride.slot} of its plan.")
-            if (error := self._error(ride, answer)) is not None:
-                outputs += self._end_request(sequence.state, "error", error)
+            answer = answers[place] if place < len(answers) else None
+            if answer is None or answer.slot != slot or answer.generation != generation:
+                raise EngineError(f"Result of step {plan.step_id} lacks slot {slot} where its plan has it.")
+            if answer.error is not None or samples != bool(answer.token_ids):
+                outputs += self._end_request(sequence.state, "error", self._error(ride, answer))
             elif (output := self._accept(ride, answer)) is not None:
                 outputs.append(output)
         return outputs
 
     @staticmethod
-    def _error(ride: Ride, answer: SlotResult) -> str | None:
-        """Why a completion failed, if it did."""
+    def _error(ride: Ride, answer: SlotResult) -> str:
+        """Why a completion failed."""
         if answer.error is not None:
             return answer.error
-        if ride.samples != bool(answer.token_ids):
-            expected = "at least 1" if ride.samples else "0"
-            return f"The worker returned {len(answer.token_ids)} token ids; the plan asked for {expected}."
-        return None
+        expected = "at least 1" if ride.samples else "0"
+        return f"The worker returned {len(answer.token_ids)} token ids; the plan asked for {expected}."
 
     def _accept(self, ride: Ride, answer: SlotResult) -> StepOutput | None:
         """Append a result to its sequence, fork, end; the news of it, if any."""

@@ -71,17 +71,25 @@ class StepDraft:
 
     def seal(self, ended: list[int]) -> tuple[StepPlan, list[Ride]]:
         """The finished plan, with the sequences' counts moved on to what they will be after it."""
-        plan = StepPlan(self.step_id, ended, self.starts, copies=self.copies)
-        rides = []
+        rides, slots, generations = [], [], []
         for sequence, count in self.counts.items():
             sequence.num_computed += count
             samples = sequence.num_computed == len(sequence.token_ids) + sequence.num_pending
             sequence.num_pending += samples
-            rides.append(Ride(sequence, sequence.slot, sequence.generation, count, samples))
-        plan.slots.extend([ride.slot for ride in rides])
-        plan.generations.extend([ride.generation for ride in rides])
-        plan.counts.extend(self.counts.values())
-        plan.new_blocks.extend((sequence.slot, ids) for sequence, ids in self.new_blocks.items())
+            slot, generation = sequence.slot, sequence.generation
+            rides.append(Ride(sequence, slot, generation, count, samples))
+            slots.append(slot)
+            generations.append(generation)
+        plan = StepPlan(
+            self.step_id,
+            ended,
+            self.starts,
+            slots,
+            generations,
+            counts=list(self.counts.values()),
+            new_blocks=[(sequence.slot, ids) for sequence, ids in self.new_blocks.items()],
+            copies=self.copies,
+        )
         return plan, rides
 
     def lack(self, sequence: Sequence) -> None:

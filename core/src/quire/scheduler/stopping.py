@@ -32,16 +32,12 @@ def append_tokens(sequence: Sequence, token_ids: list[int]) -> tuple[int, Stop |
         How many were appended (what was sampled past the end is dropped), and the end if it came.
     """
     state = sequence.state
-    min_len = sequence.num_prompt + state.request.params.min_tokens
     ids = sequence.token_ids
     for count, token_id in enumerate(token_ids, start=1):
         ids.append(token_id)
-        length = len(ids)
-        if length >= min_len:
-            if token_id in state.eos_ids:
-                return count, Stop("stop")
-            if token_id in state.stop_ids:
-                return count, Stop("stop", token_id)
-        if length >= state.max_len:
+        ends = token_id in state.eos_ids
+        if (ends or token_id in state.stop_ids) and sequence.num_output >= state.request.params.min_tokens:
+            return count, Stop("stop", None if ends else token_id)
+        if len(ids) >= state.max_len:
             return count, Stop("length")
     return len(token_ids), None

@@ -46,7 +46,7 @@ class CpuDecoderStack:
         self._call_address = ctypes.byref(self._call)
         self._seconds: ctypes.Array[ctypes.c_double] | None = None
         self._caches: Sequence[Mapping[str, torch.Tensor]] = ()
-        self._rows, self._scratch_bytes = 0, 0
+        self._rows, self._scratch_bytes, self._spare_bytes = 0, 0, 0
 
     def __call__(
         self, x: torch.Tensor, positions: torch.Tensor, step: Step
@@ -56,18 +56,21 @@ class CpuDecoderStack:
         rows = x.shape[0]
         if rows == 0:
             return x, x
-        # Out, residual, and the same to alternate with.
-        out, total, spare, spare_total = torch.empty((4, *x.shape), dtype=x.dtype).unbind()
+        out, total = torch.empty_like(x), torch.empty_like(x)
         if step.kv is not self._caches:
             self._use(step.kv)
         if rows != self._rows:
-            self._rows, self._scratch_bytes = rows, max(layer.scratch_bytes(rows) for layer in self._layers)
+            self._rows, self._spare_bytes = rows, -(-x.nbytes // 64) * 64
+            self._scratch_bytes = max(layer.scratch_bytes(rows) for layer in self._layers)
+        # The layers' own, then an output and a residual for every other layer.
+        scratch = self._scratch.take(self._scratch_bytes + 2 * self._spare_bytes).data_ptr()
+        spare = scratch + self._scratch_bytes
         for group, plan in enumerate(step.metadata[: len(self._plans)]):
             self._plans[group], self._workspaces[group] = plan.address, plan.workspace
         call = self._call
         call.rows, call.threads = rows, torch.get_num_threads()
         call.x, call.positions = x.data_ptr(), positions.data_ptr()
-        call.scratch = self._scratch.take(self._scratch_bytes).data_ptr()
+        call.scratch = scratch
         call.out, call.residual_out = out.data_ptr(), total.data_ptr()
         self._run(
             self._native,
@@ -75,8 +78,8 @@ class CpuDecoderStack:
             self._call_address,
             self._plans,
             self._workspaces,
-            spare.data_ptr(),
-            spare_total.data_ptr(),
+            spare,
+            spare + self._spare_bytes,
         )
         return out, total
 

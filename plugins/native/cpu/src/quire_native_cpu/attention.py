@@ -7,7 +7,6 @@ Shared by the attention backend, which makes plans, and by fused layers, which r
 from __future__ import annotations
 
 import ctypes
-import weakref
 from dataclasses import dataclass
 
 import torch
@@ -91,7 +90,7 @@ class AttentionPlan:
         positions: the step's `[T]` positions.
     """
 
-    __slots__ = ("__weakref__", "_memory", "_tensors", "address", "positions", "workspace")
+    __slots__ = ("_free", "_memory", "_tensors", "address", "positions", "workspace")
 
     def __init__(self, library: Library, shape: Shape, batch: AttentionBatch, memory: Memory) -> None:
         """Plan a step.
@@ -105,9 +104,10 @@ class AttentionPlan:
         table = batch.block_table if batch.block_table.stride(-1) == 1 else batch.block_table.contiguous()
         shape.requests, shape.threads = len(batch.seq_lens_host), torch.get_num_threads()
         calls = library.calls
+        self.address, self._free = 0, calls.quire_attention_free
         self._tensors = (batch.query_start, batch.seq_lens, table, batch.slot_mapping)
         self.positions = batch.positions
-        self.address: int = calls.quire_attention_plan(
+        self.address = calls.quire_attention_plan(
             ctypes.byref(shape),
             batch.query_start.data_ptr(),
             batch.seq_lens.data_ptr(),
@@ -115,6 +115,9 @@ class AttentionPlan:
             table.stride(0),
             batch.slot_mapping.data_ptr(),
         )
-        weakref.finalize(self, calls.quire_attention_free, self.address).atexit = False
         self._memory = memory.take(calls.quire_attention_workspace(self.address))
         self.workspace = self._memory.data_ptr()
+
+    def __del__(self) -> None:
+        if self.address:
+            self._free(self.address)
