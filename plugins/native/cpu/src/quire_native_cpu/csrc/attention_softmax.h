@@ -6,42 +6,11 @@
 #include <limits>
 
 #include "attention_products.h"
+#include "simd_math.h"
 
 namespace quire {
 
-constexpr float LOG2_E = 1.44269504088896340736f;
 constexpr float NOTHING = -std::numeric_limits<float>::infinity();  // the maximum of no logits
-
-// 2 to the power of each x <= 0 (or a little above), -inf giving 0 and NaN itself. 2 to the power of a fraction is a
-// polynomial, exact at 0 and 1; its relative error is below 1.1e-4 (degree 3) or 1e-7 (degree 5).
-template <int DEGREE>
-inline floats power_of_two(floats x) {
-    static_assert(DEGREE == 3 || DEGREE == 5, "these have been fitted");
-#if defined(__AVX512DQ__)
-    const floats fraction = bits_of<floats>(_mm512_reduce_ps(bits_of<__m512>(x), 1));  // x - floor(x)
-#else
-    x = x < splat(-127.0f) ? splat(-127.0f) : x;
-    ints whole = __builtin_convertvector(x, ints);
-    whole += __builtin_convertvector(whole, floats) > x;  // a true lane is -1: towards minus infinity
-    const floats fraction = x - __builtin_convertvector(whole, floats);
-#endif
-    floats result;
-    if constexpr (DEGREE == 3) {
-        result = fraction * 0.07826796919107437f + 0.2263076901435852f;
-        result = result * fraction + 0.6954243183135986f;
-    } else {
-        result = fraction * 0.001879318617284298f + 0.008990995585918427f;
-        result = result * fraction + 0.05581867694854736f;
-        result = result * fraction + 0.240159273147583f;
-        result = result * fraction + 0.6931517124176025f;
-    }
-    result = result * fraction + 1.0f;
-#if defined(__AVX512DQ__)
-    return bits_of<floats>(_mm512_scalef_ps(bits_of<__m512>(result), bits_of<__m512>(x)));  // times 2^floor(x)
-#else
-    return result * bits_of<floats>((whole + 127) << 23);  // 2^-127 becomes 0
-#endif
-}
 
 inline float power_of_two(float x) {
     return power_of_two<5>(splat(x))[0];
@@ -62,21 +31,6 @@ inline float largest(floats x) {
     float result = x[0];
     for (int i = 1; i < LANES; i++) result = x[i] > result ? x[i] : result;
     return result;
-#endif
-}
-
-// Weights as the product with the values takes them, two vectors at a time.
-inline void store_weights(floats first, floats second, float* to) {
-    store(first, to);
-    store(second, to + LANES);
-}
-inline void store_weights(floats first, floats second, bf16* to) {
-#if defined(__AVX512BF16__)
-    const __m512bh both = _mm512_cvtne2ps_pbh(bits_of<__m512>(second), bits_of<__m512>(first));
-    std::memcpy(to, &both, sizeof(both));
-#else
-    store(first, to);
-    store(second, to + LANES);
 #endif
 }
 
@@ -132,7 +86,7 @@ inline float soften(float* s, int groups, const Logits& logits, const Visible& v
         if (g + 1 < groups) second = power_of_two<DEGREE>(load(s + (g + 1) * LANES) * factor - offset);
         sum += first;
         sum += second;
-        store_weights(first, second, p + g * LANES);
+        store(first, second, p + g * LANES);
     }
     store(sum, sums);
     return change;

@@ -49,9 +49,8 @@ template <typename T>
 inline void gate(const T* x, Activation activation, int n, T* out, int padded) {
     for (int i = 0; i < n; i += LANES) {
         const int some = n - i < LANES ? n - i : LANES;
-        T once[LANES];
-        store(activate(activation, load_first(x + i, some)), once);
-        store_first(load(once) * load_first(x + n + i, some), out + i, some);
+        const floats once = rounded<T>(activate<T>(activation, load_first(x + i, some)));
+        store_first(once * load_first(x + n + i, some), out + i, some);
     }
     std::memset(out + n, 0, (padded - n) * sizeof(T));
 }
