@@ -10,7 +10,7 @@ namespace {
 
 // Few rows are computed by all threads together, who share the weights' columns. Many are shared out by threads: what a
 // part's phases hand on stays in one core's caches, and nobody waits for anybody, while weights are read by each.
-constexpr int ALONE = 128;  // rows for each thread from which on it computes them by itself
+constexpr int ALONE = 256;  // rows for each thread from which on it computes them by itself
 
 // Memory between the phases. Rows that are multiplied next end in zeros up to the projection's padded K; their codes lie
 // in one place, for no two projections are computed at a time.
