@@ -71,12 +71,17 @@ def test_products_equal_fp64(
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_long_sums_and_many_rows_equal_fp64(isa: str, dtype: torch.dtype) -> None:
-    """More rows than a chunk has, and more inputs than a core's cache holds of them."""
+    """More rows than a chunk has, more inputs than a core's cache holds of them, several groups of columns by
+    parts of the inputs; and a row is as it is alone.
+    """
     generator = torch.Generator().manual_seed(0)
-    for m, k, n in ((3, 5000, 40), (150, 4608, 24), (300, 64, 272)):
+    for m, k, n in ((3, 5000, 40), (150, 4608, 24), (300, 64, 272), (270, 1400, 200)):
         weight = torch.randn(n, k, generator=generator).to(dtype)
         x = torch.randn(m, k, generator=generator).to(dtype)
-        check(multiply(load(isa), x, packed(isa, weight)), x, weight, None, dtype)
+        linear = packed(isa, weight)
+        out = multiply(load(isa), x, linear)
+        check(out, x, weight, None, dtype)
+        assert torch.equal(multiply(load(isa), x[-2:-1], linear), out[-2:-1])
 
 
 @settings(max_examples=25, deadline=None)
