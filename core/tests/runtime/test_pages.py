@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gc
 import re
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -85,11 +86,17 @@ def test_filling_ends_when_told_and_lets_go() -> None:
     tensor = zeros((1 << 15, 1 << 16), torch.uint8)  # 2 GiB: it would take a while
     address = tensor.data_ptr() + tensor.nbytes // 2
     filling = Filling([tensor])
-    threads = filling_threads()
     filling.end()
-    for thread in threads:
-        thread.join(30)
-        assert not thread.is_alive()
+    assert filling_threads() == []
     del tensor
     gc.collect()
     assert "Rss" not in mapping(address)
+
+
+@on_linux
+def test_a_process_may_end_while_its_cache_is_filled_in() -> None:
+    script = """
+from quire import LLM
+llm = LLM("tiny", show_progress=False, kv_cache_memory_bytes="3GiB")
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=120)

@@ -69,7 +69,7 @@ class KVCache:
     def fill_in(self) -> Filling:
         """Have the host's pages made in the background, lest steps pay for faults. Ends with the cache."""
         filling = Filling([stack for stacks in self._stacks for _, stack in stacks])
-        weakref.finalize(self, filling.end)
+        weakref.finalize(self, filling.end)  # at the interpreter's end, too
         return filling
 
     def nbytes(self) -> int:

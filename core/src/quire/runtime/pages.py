@@ -49,16 +49,23 @@ class Filling:
 
     def __init__(self, tensors: Sequence[torch.Tensor]) -> None:
         self._ended = threading.Event()
+        self._thread: threading.Thread | None = None
         large = [one for one in tensors if one.device.type == "cpu" and one.nbytes >= _HUGE_PAGE]
         if sys.platform == "linux" and large:
             arguments = (large, self._ended)
-            threading.Thread(target=_fill, args=arguments, name="quire-pages", daemon=True).start()
+            self._thread = threading.Thread(target=_fill, args=arguments, name="quire-pages", daemon=True)
+            self._thread.start()
         else:
             self._ended.set()
 
     def end(self) -> None:
-        """No more of it: the thread lets go of the tensors within milliseconds."""
+        """No more of it; returns, within milliseconds, when the thread has let go of the tensors.
+
+        To be called before the interpreter goes: a thread that runs then can bring the process down.
+        """
         self._ended.set()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join()
 
     def wait(self, timeout: float | None = None) -> bool:
         """Until all is filled in, or at most `timeout` seconds; whether it is, or was ended."""
