@@ -2,7 +2,8 @@
 
 T rows (tokens to compute), S requests, G KV groups. There is no prefill and no decode: a
 request has one row or many. Counts that kernels need as Python numbers are kept beside the
-tensors, so that nothing has to be read back from the device.
+tensors, so that nothing has to be read back from the device. Nobody writes to a batch's tensors: those of
+steps alike may be the same ones.
 """
 
 from __future__ import annotations

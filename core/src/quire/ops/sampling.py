@@ -42,10 +42,20 @@ class SamplingOps:
         # numpy does it in vector registers, which torch does not use here: ten times faster and more.
         return torch.from_numpy(logits.detach().float().numpy().argmax(-1))
 
-    def peak(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Each row's greatest value, and its id as `argmax` finds it: `[R, V]` -> ids `[R]`, values `[R]`."""
+    def peak(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Each row's greatest value, where it is, and whether there is anything to draw.
+
+        Args:
+            logits: `[R, V]`, any float dtype.
+
+        Returns:
+            ids: `[R]` int64, as `argmax` finds them.
+            values: `[R]`, of the logits' dtype or fp32; NaN where the row has one.
+            invalid: `[R]` bool; True where the row has a NaN, or nothing above -inf.
+        """
         ids = self.argmax(logits)
-        return ids, logits.gather(1, ids.unsqueeze(1)).squeeze(1)
+        values = logits.gather(1, ids.unsqueeze(1)).squeeze(1)
+        return ids, values, (values > -torch.inf).logical_not_()  # NaN is not greater than anything
 
     def keep_tokens(self, logits: torch.Tensor, rows: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
         """-inf everywhere but at the entries, in every row that has an entry; other rows unchanged."""

@@ -9,7 +9,7 @@ import torch
 from quire.contracts import SampleRows
 from quire.layers import Step
 from quire.plan import SlotStart
-from quire.runtime.batching import build_batch
+from quire.runtime.batching import BatchBuilder
 from quire.runtime.kv_cache import KVCache
 from quire.runtime.meter import peak_bytes
 from quire.runtime.worker import Worker
@@ -68,7 +68,7 @@ def _measure(worker: Worker, rows: int) -> tuple[int, int]:
     hidden: list[torch.Tensor] = []
 
     def forward() -> None:
-        batch, _ = build_batch(worker.slots, [0], [rows], worker.device.name)
+        batch, _ = BatchBuilder(worker.slots, worker.device.name).build([0], [rows])
         metadata = tuple(
             backend.plan(group) for backend, group in zip(worker.backends, batch.groups, strict=True)
         )

@@ -43,8 +43,10 @@ class SlotTable:
         num_prompt: `[slots]` int64.
         windows: per KV group its sliding window in tokens, None for none.
         tables: per KV group `[slots, max_blocks]` int32 block ids, 0 (the null block) past the end. Ids
-            out of the window may be another's by now: `build_batch` hides them.
+            out of the window may be another's by now: `BatchBuilder` hides them.
         info: the seated requests.
+        with_logprobs, with_prompt_logprobs: slots whose request asked for log probabilities of its tokens.
+        num_seated: counts the requests that have taken a slot so far.
     """
 
     def __init__(
@@ -63,6 +65,9 @@ class SlotTable:
             np.zeros((num_slots, max_blocks), dtype=np.int32) for _ in range(num_groups)
         ]
         self.info: dict[int, SlotInfo] = {}
+        self.with_logprobs: set[int] = set()
+        self.with_prompt_logprobs: set[int] = set()
+        self.num_seated = 0
 
     def seat(self, start: SlotStart) -> None:
         """Give a request its slot."""
@@ -74,16 +79,23 @@ class SlotTable:
         self.num_blocks[:, slot] = 0
         self._append(slot, start.block_ids)
         wanted = start.prompt_logprobs_from
-        self.info[slot] = SlotInfo(
+        info = self.info[slot] = SlotInfo(
             request_id=start.request_id,
             logprobs=start.params.logprobs,
             prompt_logprobs=start.params.prompt_logprobs if wanted is not None else None,
             prompt_logprobs_from=wanted or 0,
         )
+        if info.logprobs is not None:
+            self.with_logprobs.add(slot)
+        if info.prompt_logprobs is not None:
+            self.with_prompt_logprobs.add(slot)
+        self.num_seated += 1
 
     def leave(self, slot: int) -> None:
         """Free a slot. Its tables are cleared, so that a stale block id can never be read."""
         if self.info.pop(slot, None) is not None:
+            self.with_logprobs.discard(slot)
+            self.with_prompt_logprobs.discard(slot)
             for table in self.tables:
                 table[slot] = 0
 
@@ -94,13 +106,14 @@ class SlotTable:
 
     def advance(self, slots: list[int], counts: list[int]) -> None:
         """`counts[i]` more tokens of slot `slots[i]` are in the cache; no slot twice."""
-        self.computed[slots] += counts
+        self.computed[np.asarray(slots, dtype=np.int64)] += np.asarray(counts, dtype=np.int64)
 
     def append(self, slots: list[int], tokens: list[int]) -> None:
         """Record a sampled id per slot, no slot twice."""
-        lengths = self.num_tokens[slots]
-        self.token_ids[slots, lengths] = tokens
-        self.num_tokens[slots] = lengths + 1
+        slot = np.asarray(slots, dtype=np.int64)
+        lengths = self.num_tokens[slot]
+        self.token_ids[slot, lengths] = tokens
+        self.num_tokens[slot] = lengths + 1
 
     def _append(self, slot: int, blocks: tuple[list[int], ...]) -> None:
         for group, ids in enumerate(blocks):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -18,7 +19,7 @@ import torch
 from quire.contracts import Batch, SampleRows
 from quire.layers import Step
 from quire.plan import SlotResult, StepPlan, StepResult, TokenLogprobs
-from quire.runtime.batching import Rows, build_batch
+from quire.runtime.batching import BatchBuilder, Rows
 from quire.runtime.config import WorkerConfig
 from quire.runtime.device import open_device
 from quire.runtime.kv_cache import KVCache
@@ -80,13 +81,13 @@ class Worker:
         self.sampler = loaded.sampler
         self.weight_bytes = loaded.weight_bytes
         self.kv: KVCache | None = None
-        self.slots = self._empty_slots()
+        self.slots, self._batches = self._empty_slots()
         self._in_flight: dict[int, _InFlight] = {}
 
     def allocate(self, num_blocks: int) -> None:
         """Take KV memory for `num_blocks` blocks in every group, the null block included."""
         self.kv = KVCache(self.backends, self.group_of_layer, num_blocks, self.device.name)
-        self.slots = self._empty_slots()
+        self.slots, self._batches = self._empty_slots()
 
     @torch.inference_mode()
     def submit(self, plan: StepPlan) -> None:
@@ -98,8 +99,7 @@ class Worker:
         slots = [slot for slot in plan.slots if slot not in step.failed]
 
         def run(some: list[int]) -> _Forward:
-            batch, rows = build_batch(self.slots, some, [counts[slot] for slot in some], self.device.name)
-            return self._forward(batch, rows)
+            return self._forward(*self._batches.build(some, [counts[slot] for slot in some]))
 
         step.forwards = self._isolate(slots, run, step.failed)
 
@@ -108,41 +108,43 @@ class Worker:
         """Draw a token for every request that reached its last known one."""
         step = self._in_flight[step_id]
         for forward in step.forwards:
-            slots = [forward.rows.slots[i] for i in forward.rows.sampled]
-            row_of = {slot: row for row, slot in enumerate(slots)}
-            logits = forward.logits
-
-            def run(
-                some: list[int], logits: torch.Tensor = logits, row_of: dict[int, int] = row_of
-            ) -> _Sampled:
-                mine = logits if len(some) == len(row_of) else logits[[row_of[slot] for slot in some]]
-                return self._sample(mine, some)
-
-            step.sampled += self._isolate(slots, run, step.failed)
+            step.sampled += self._isolate(forward.rows.sampled, partial(self._sample, forward), step.failed)
 
     @torch.inference_mode()
     def collect(self, step_id: int) -> StepResult:
         """Bring the step's results to the host and move the slots on."""
         step = self._in_flight.pop(step_id)
-        results = {
-            slot: SlotResult(slot, generation)
-            for slot, generation in zip(step.plan.slots, step.plan.generations, strict=True)
-        }
-        for forward in step.forwards:
-            for slot, entries in forward.prompt_logprobs.items():
-                results[slot].prompt_logprobs = entries
+        plan, failed = step.plan, step.failed
+        tokens: dict[int, int] = {}
+        logprobs: dict[int, TokenLogprobs] = {}
         for sampled in step.sampled:
-            self._collect_sampled(sampled, results, step.failed)
-        self.slots.advance(step.plan.slots, step.plan.counts)
-        self._commit(results, step.failed)
-        for slot, error in step.failed.items():
-            results[slot] = SlotResult(slot, results[slot].generation, error=error)
-        return StepResult(step_id, [results[slot] for slot in step.plan.slots])
+            self._to_host(sampled, tokens, logprobs, failed)
+        self.slots.advance(plan.slots, plan.counts)
+        self._commit(tokens, failed)
+        results = [
+            SlotResult(slot, generation, [tokens[slot]] if slot in tokens else [])
+            for slot, generation in zip(plan.slots, plan.generations, strict=True)
+        ]
+        prompts = [forward.prompt_logprobs for forward in step.forwards if forward.prompt_logprobs]
+        if logprobs or prompts:
+            of_slot = {result.slot: result for result in results}
+            for entries in prompts:
+                for slot, some in entries.items():
+                    of_slot[slot].prompt_logprobs = some
+            for slot, entry in logprobs.items():
+                of_slot[slot].logprobs = [entry]
+        if failed:
+            results = [
+                SlotResult(one.slot, one.generation, error=failed[one.slot]) if one.slot in failed else one
+                for one in results
+            ]
+        return StepResult(step_id, results)
 
-    def _empty_slots(self) -> SlotTable:
+    def _empty_slots(self) -> tuple[SlotTable, BatchBuilder]:
         config = self.config
         windows = [need.cache.window for need in config.attention]
-        return SlotTable(config.max_num_seqs, config.max_model_len, config.block_size, windows)
+        table = SlotTable(config.max_num_seqs, config.max_model_len, config.block_size, windows)
+        return table, BatchBuilder(table, self.device.name)
 
     def _apply(self, plan: StepPlan, failed: dict[int, str]) -> None:
         assert self.kv is not None, "allocate() comes before the first step"
@@ -174,57 +176,74 @@ class Worker:
         )
         x = self.model.embed(batch.token_ids)  # [T, H]
         hidden = self.model.forward(x, batch.positions, Step(metadata=metadata, kv=self.kv.layers))
-        entries = {}
-        for slot, start, count in zip(rows.slots, rows.starts, rows.counts, strict=True):
-            if self.slots.info[slot].prompt_logprobs is not None:
-                entries[slot] = prompt_logprobs(
-                    self.kernels,
-                    self.model,
-                    self.slots,
-                    slot,
-                    hidden[start : start + count],
-                    int(self.slots.computed[slot]),
-                )
-        logits = self.model.logits(hidden[batch.logits_rows])  # [R, V]
-        return _Forward(rows, logits, entries)
+        logits = self.model.logits(hidden if rows.whole else hidden[batch.logits_rows])  # [R, V]
+        return _Forward(rows, logits, self._prompt_logprobs(hidden, rows))
 
-    def _sample(self, logits: torch.Tensor, slots: list[int]) -> _Sampled:
-        rows = SampleRows(slots=slots, positions=self.slots.num_tokens[slots].tolist())
+    def _prompt_logprobs(self, hidden: torch.Tensor, rows: Rows) -> dict[int, list[TokenLogprobs]]:
+        """Entries of the prompt positions that this step's rows predict, by slot."""
+        wanted = self.slots.with_prompt_logprobs
+        if not wanted:
+            return {}
+        return {
+            slot: prompt_logprobs(
+                self.kernels,
+                self.model,
+                self.slots,
+                slot,
+                hidden[start : start + count],
+                int(self.slots.computed[slot]),
+            )
+            for slot, start, count in zip(rows.slots, rows.starts, rows.counts, strict=True)
+            if slot in wanted
+        }
+
+    def _sample(self, forward: _Forward, slots: list[int]) -> _Sampled:
+        """Draw for some of the slots that sample."""
+        logits, positions = forward.logits, forward.rows.lengths
+        if len(slots) != len(positions):
+            places = [forward.rows.sampled.index(slot) for slot in slots]
+            logits, positions = logits[places], [positions[place] for place in places]
+        rows = SampleRows(slots=slots, positions=positions)
         distribution = self.sampler.process(logits, rows)
         ids = self.sampler.draw(distribution, rows)
-        info = self.slots.info
-        wanted = [i for i, slot in enumerate(slots) if info[slot].logprobs is not None]
         logprobs = None
-        if wanted:
-            counts = [self.slots.info[slots[i]].logprobs or 0 for i in wanted]
-            logprobs = (wanted, gather(self.kernels, logits[wanted], ids[wanted], counts))
+        if self.slots.with_logprobs:
+            wanted = [i for i, slot in enumerate(slots) if slot in self.slots.with_logprobs]
+            if wanted:
+                counts = [self.slots.info[slots[i]].logprobs or 0 for i in wanted]
+                logprobs = (wanted, gather(self.kernels, logits[wanted], ids[wanted], counts))
         return _Sampled(slots, ids, distribution.invalid, logprobs)
 
-    def _collect_sampled(
-        self, sampled: _Sampled, results: dict[int, SlotResult], failed: dict[int, str]
+    @staticmethod
+    def _to_host(
+        sampled: _Sampled,
+        tokens: dict[int, int],
+        logprobs: dict[int, TokenLogprobs],
+        failed: dict[int, str],
     ) -> None:
+        """Bring sampled ids, and their log probabilities, to the host; by slot."""
         ids: list[int] = sampled.ids.tolist()  # the step's one wait for the device
         invalid: list[bool] = sampled.invalid.tolist()
-        for slot, token, bad in zip(sampled.slots, ids, invalid, strict=True):
-            if bad:
-                failed[slot] = "its logits held NaN, or its parameters left no token to sample"
-            else:
-                results[slot].token_ids.append(token)
+        tokens.update(zip(sampled.slots, ids, strict=True))
         if sampled.logprobs is not None:
             wanted, gathered = sampled.logprobs
             entries = gathered.to_host([ids[i] for i in wanted])
-            for i, entry in zip(wanted, entries, strict=True):
-                results[sampled.slots[i]].logprobs = [entry]
+            logprobs.update(zip([sampled.slots[i] for i in wanted], entries, strict=True))
+        if any(invalid):
+            for slot, bad in zip(sampled.slots, invalid, strict=True):
+                if bad:
+                    failed[slot] = "its logits held NaN, or its parameters left no token to sample"
+                    del tokens[slot]
 
-    def _commit(self, results: dict[int, SlotResult], failed: dict[int, str]) -> None:
+    def _commit(self, tokens: dict[int, int], failed: dict[int, str]) -> None:
         """Record sampled ids in the slots and in the sampler."""
-        accepted = [slot for slot, result in results.items() if result.token_ids and slot not in failed]
 
         def run(some: list[int]) -> None:
-            self.sampler.commit(some, [results[slot].token_ids[0] for slot in some], [1] * len(some))
+            self.sampler.commit(some, [tokens[slot] for slot in some], [1] * len(some))
 
-        self._isolate(accepted, run, failed)
-        self.slots.append(accepted, [results[slot].token_ids[0] for slot in accepted])
+        slots = list(tokens)
+        self._isolate(slots, run, failed)
+        self.slots.append(slots, list(tokens.values()))
 
     def _clear(self, plan: StepPlan) -> None:
         """Zero the blocks that change hands; those taken over with their content stay (see the contract)."""

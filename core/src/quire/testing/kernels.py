@@ -288,6 +288,32 @@ class KernelsSuite(DecoderLayerChecks, BatchInvarianceChecks):
         assert rank.tolist() == [3]
         torch.testing.assert_close(top[0, :2].exp(), torch.tensor([0.5, 0.5], device=device))
 
+    # ---- sampling ---------------------------------------------------------------------------
+
+    def test_peak(self, kernels: Kernels, device: str, each_dtype: list[torch.dtype]) -> None:
+        """Of equals the first, of NaNs too; what cannot be drawn from is named."""
+        nan, inf = float("nan"), float("inf")
+        for dtype in each_dtype:
+            logits = torch.randn(9, 2100).to(device, dtype)
+            logits[0, [5, 1999]] = 9
+            logits[1] = -logits[1].abs() - 1
+            logits[2] = -inf
+            logits[3, 1700] = nan
+            logits[4] = torch.tensor([-0.0, 0.0], device=device, dtype=dtype).repeat(1050)
+            logits[5, 2099] = inf
+            logits[6, :2099] = -inf
+            logits[7, 3], logits[7, 700] = inf, -nan
+            for some in (logits, logits[:, :33], logits[:0]):
+                ids, values, invalid = kernels.peak(some)
+                # numpy takes the first NaN for the greatest.
+                expected = torch.from_numpy(some.float().cpu().numpy().argmax(1)).to(device)
+                best = some.gather(1, expected.unsqueeze(1)).squeeze(1)
+                assert torch.equal(ids, expected)
+                assert torch.equal(kernels.argmax(some), expected)
+                torch.testing.assert_close(values.to(dtype), best, rtol=0, atol=0, equal_nan=True)
+                assert torch.equal(invalid, best.isnan() | (best == -inf))
+                assert (ids.dtype, invalid.dtype) == (torch.int64, torch.bool)
+
     # ---- containment ------------------------------------------------------------------------
 
     def test_bad_rows_are_contained(

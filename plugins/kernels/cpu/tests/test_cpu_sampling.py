@@ -41,7 +41,7 @@ def _doubles(*numbers: float) -> torch.Tensor:
 @each_set
 @given(
     # Bit patterns rather than numbers: signed zeros, infinities and NaN of either sign are among them.
-    bits=st.integers(1, 70).flatmap(
+    bits=st.integers(1, 140).flatmap(
         lambda vocab: st.lists(
             st.lists(
                 st.sampled_from([0, -0x8000, 0x3F80, 0x3F81, -0x4080, 0x7F80, -0x80, 0x7FC0, -0x40]),

@@ -76,6 +76,20 @@ def test_a_greedy_batch_is_one_argmax() -> None:
     assert torch.equal(ids, logits.argmax(-1))
 
 
+def test_a_greedy_row_is_the_same_beside_a_request_that_asks_for_more() -> None:
+    greedy = SamplingParams(temperature=0)
+    logits = torch.randn(4, VOCAB, generator=torch.Generator().manual_seed(3))
+    logits[1], logits[2, 7], logits[3, 9] = -torch.inf, torch.nan, torch.inf
+    alone, beside = _sampler([greedy] * 4), _sampler([greedy] * 4 + [SamplingParams(min_tokens=9, top_k=3)])
+    plain = alone.process(logits, _rows(4))
+    mixed = beside.process(torch.cat((logits, torch.zeros(1, VOCAB))), _rows(5))
+    assert plain.invalid.tolist() == mixed.invalid.tolist()[:4] == [False, True, True, False]
+    assert list(plain.greedy) == list(mixed.greedy)[:4] == [True] * 4
+    assert torch.equal(alone.draw(plain, _rows(4)), beside.draw(mixed, _rows(5))[:4])
+    beside.remove(4)  # nobody asks for more any longer
+    assert torch.equal(beside.draw(beside.process(logits, _rows(4)), _rows(4)), logits.argmax(-1))
+
+
 def test_greedy_rows_in_bf16_are_not_widened() -> None:
     sampler = _sampler([SamplingParams(temperature=0)] * 4)
     logits = torch.randn(4, VOCAB, generator=torch.Generator().manual_seed(2)).bfloat16()

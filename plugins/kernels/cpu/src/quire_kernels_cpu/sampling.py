@@ -24,16 +24,17 @@ class NativeSamplingOps(LogprobOps, SamplingOps):
             return super().argmax(logits)
         return self.peak(logits)[0]
 
-    def peak(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def peak(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """As the reference; values are fp32."""
         if not _takes(logits):
             return super().peak(logits)
         ids = torch.empty(logits.shape[0], dtype=torch.int64)
         values = torch.empty(logits.shape[0], dtype=torch.float32)
+        invalid = torch.empty(logits.shape[0], dtype=torch.bool)
         self._library.calls.quire_peak(
-            *_rows(logits), ids.data_ptr(), values.data_ptr(), torch.get_num_threads()
+            *_rows(logits), ids.data_ptr(), values.data_ptr(), invalid.data_ptr(), torch.get_num_threads()
         )
-        return ids, values
+        return ids, values, invalid
 
     def draw_from(self, logits: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
         """As the reference, up to the rounding of the probabilities' sums."""

@@ -33,7 +33,7 @@ SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "quire_attention_counts": (None, [_P, _P]),
     "quire_attention": (None, [_P, _P, _L, _I]),
     # sampling.cpp
-    "quire_peak": (None, [_P, _L, _I, _I, _I, _P, _P, _I]),
+    "quire_peak": (None, [_P, _L, _I, _I, _I, _P, _P, _P, _I]),
     "quire_draw": (None, [_P, _L, _I, _I, _I, _P, _P, _I]),
     "quire_temperature": (None, [_P, _L, _I, _I, _I, _P, _P, _I]),
     "quire_min_p": (None, [_P, _L, _I, _I, _P, _P, _I]),

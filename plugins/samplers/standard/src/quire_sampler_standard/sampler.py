@@ -26,7 +26,8 @@ class _Target(Distribution):
     """A distribution that remembers what was found on the way.
 
     Attributes:
-        best: `[R]` int64, argmax of every row, if all rows are greedy; else None.
+        best: `[R]` int64, argmax of every row, if all rows are greedy; else None. No parameter, so that
+            who replaces the logits does not take it over.
     """
 
     best: torch.Tensor | None = field(default=None, init=False)
@@ -96,6 +97,8 @@ class StandardSampler(Sampler):
 
     def commit(self, slots: Sequence[int], ids: Sequence[int], counts: Sequence[int]) -> None:
         assert len(ids) == sum(counts)
+        if not self._slots.demanding:
+            return
         keeping = self._slots.traits[np.asarray(slots, dtype=np.int64)] & Trait.RECORDS
         if not keeping.any():
             return
@@ -106,6 +109,11 @@ class StandardSampler(Sampler):
     def process(
         self, logits: torch.Tensor, rows: SampleRows, draft_ids: torch.Tensor | None = None
     ) -> Distribution:
+        if not self._slots.demanding:  # what follows would come to the same
+            best, _, invalid = self.init.kernels.peak(logits)
+            target = _Target(logits, [True] * len(rows.slots), invalid)
+            target.best = best
+            return target
         step = self._step(rows, draft_ids)
         used = int(np.bitwise_or.reduce(step.traits, initial=0))
         greedy = (step.traits & Trait.GREEDY) != 0
@@ -114,14 +122,13 @@ class StandardSampler(Sampler):
         hidden = work.amax(-1).isnan() if used & Trait.REMOVES and work.numel() else None
         if used & Trait.SPARSE:
             work = self._edit(work, step, used)
-        best, peak = self.init.kernels.peak(work)
-        invalid = (peak > -torch.inf).logical_not_()  # [R]; NaN is not greater than anything
+        best, peak, invalid = self.init.kernels.peak(work)
         if hidden is not None:
             invalid |= hidden
         chance = not greedy.all()
         if chance:
             work = self._shape(work, peak, step, used)
-        target = _Target(logits=work, greedy=greedy.tolist(), invalid=invalid)
+        target = _Target(work, greedy.tolist(), invalid)
         target.best = None if chance else best
         return target
 

@@ -137,12 +137,17 @@ class Rare:
 
 
 class SlotTable:
-    """Per-slot state, indexed by slot. A slot's entries mean nothing while it is free."""
+    """Per-slot state, indexed by slot. A slot's entries mean nothing while it is free.
+
+    Attributes:
+        demanding: the seated slots that ask for more than their rows' argmax.
+    """
 
     def __init__(self, max_num_seqs: int, vocab_size: int, eos_token_ids: Sequence[int]) -> None:
         self._vocab_size = vocab_size
         # A checkpoint may name end tokens that its logits do not have: they are never sampled anyway.
         self._eos_token_ids = tuple(token for token in eos_token_ids if 0 <= token < vocab_size)
+        self.demanding: set[int] = set()
         self.traits = np.zeros(max_num_seqs, dtype=np.int32)
         self.temperature = np.ones(max_num_seqs, dtype=np.float32)
         self.top_k = np.full(max_num_seqs, vocab_size, dtype=np.int64)
@@ -178,6 +183,10 @@ class SlotTable:
 
         self.rare[slot] = rare
         self.traits[slot] = traits
+        if traits == Trait.GREEDY:
+            self.demanding.discard(slot)
+        else:
+            self.demanding.add(slot)
         self.temperature[slot] = min(params.temperature, _MOST) if shaped else 1.0
         self.top_k[slot] = (
             params.top_k if shaped and 0 < params.top_k < self._vocab_size else self._vocab_size
@@ -193,6 +202,7 @@ class SlotTable:
     def remove(self, slot: int) -> None:
         """Free a slot; its history goes with it."""
         self.traits[slot] = 0
+        self.demanding.discard(slot)
         self.rare[slot] = Rare()
 
     def _rare(self, params: SamplingParams, prompt_ids: Sequence[int], output_ids: Sequence[int]) -> Rare:

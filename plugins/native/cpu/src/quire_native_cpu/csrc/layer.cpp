@@ -218,8 +218,8 @@ void in_parts(const Work& work, int rows, Team& team, Clock& clock) {
 
 template <typename T>
 void run(const Layer& layer, const LayerCall& call, Team& team) {
-    const Tensors<T> tensors(layer, call);
     Clock clock(call.seconds, team.rank == 0);
+    const Tensors<T> tensors(layer, call);
     in_parts([&](const Part& part, Team& by, Clock& c) { before_attention(layer, tensors, part, by, c); }, call.rows,
                 team, clock);
     attention_run(tensors.attention, team);
@@ -231,6 +231,13 @@ void run(const Layer& layer, const LayerCall& call, Team& team) {
 
 }  // namespace
 
+void quire::compute(const Layer& layer, const LayerCall& call, Team& team) {
+    if (layer.dtype == DType::bf16)
+        run<bf16>(layer, call, team);
+    else
+        run<float>(layer, call, team);
+}
+
 // Bytes of scratch that a call of so many rows needs.
 QUIRE_API int64_t quire_layer_scratch(const Layer* layer, int rows) {
     return layer->dtype == DType::bf16 ? Scratch<bf16>(*layer, rows, nullptr).bytes
@@ -238,10 +245,5 @@ QUIRE_API int64_t quire_layer_scratch(const Layer* layer, int rows) {
 }
 
 QUIRE_API void quire_layer(const Layer* layer, const LayerCall* call) {
-    in_parallel(call->threads, [&](Team& team) {
-        if (layer->dtype == DType::bf16)
-            run<bf16>(*layer, *call, team);
-        else
-            run<float>(*layer, *call, team);
-    });
+    in_parallel(call->threads, [&](Team& team) { compute(*layer, *call, team); });
 }

@@ -3,6 +3,7 @@
 #include "attention.h"
 #include "projection.h"
 #include "simd_math.h"
+#include "team.h"
 
 namespace quire {
 
@@ -56,6 +57,9 @@ struct LayerCall {
     void* residual_out;  // [T, H]
     double* seconds;     // [PHASES] to add to, or null
 };
+
+// One layer, by a team whose threads all call this; when it returns, the result is there for each of them.
+void compute(const Layer& layer, const LayerCall& call, Team& team);
 
 constexpr int PHASES = 7;  // norm, qkv, rotary, attention, out, gate_up, down
 

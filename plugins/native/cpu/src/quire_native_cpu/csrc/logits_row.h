@@ -26,36 +26,78 @@ struct Peak {
     int index;
 };
 
+// The greatest of n elements, or a NaN if there is one. Several maxima side by side: one alone waits for itself.
+inline float block_peak(const float* x, int n) {
+    constexpr int SIDE_BY_SIDE = 4;
+    floats tops[SIDE_BY_SIDE];
+    for (floats& top : tops) top = splat(LEAST);
+    ints nan{};
+    const auto see = [&](floats v, floats& top) {
+        top = v > top ? v : top;
+        nan |= v != v;
+    };
+    int i = 0;
+    for (; i + SIDE_BY_SIDE * LANES <= n; i += SIDE_BY_SIDE * LANES)
+        for (int c = 0; c < SIDE_BY_SIDE; c++) see(load(x + i + c * LANES), tops[c]);
+    for (; i < n; i += LANES) see(load_some(x + i, n - i), tops[0]);
+    if (mask_of(nan)) return NAN;
+    float most = LEAST;
+    for (const floats& top : tops)
+        for (int lane = 0; lane < LANES; lane++) most = std::max(most, top[lane]);
+    return most;
+}
+
+// bf16 as numbers that are ordered as they are: -0 comes before 0, NaNs lie beyond the infinities. Its own inverse.
+inline shorts ordered(shorts bits) {
+    return bits ^ (bits >> 15 & 0x7fff);
+}
+
+inline float block_peak(const bf16* x, int n) {
+    constexpr int SIDE_BY_SIDE = 2, WIDTH = 2 * LANES;
+    constexpr int16_t MOST = 0x7f80, LOWEST = int16_t(0x807f);  // of the infinities
+    shorts tops[SIDE_BY_SIDE], lows[SIDE_BY_SIDE];
+    for (int c = 0; c < SIDE_BY_SIDE; c++) tops[c] = shorts{} + LOWEST, lows[c] = shorts{} + MOST;
+    const auto see = [&](shorts v, int c) {
+        tops[c] = v > tops[c] ? v : tops[c];
+        lows[c] = v < lows[c] ? v : lows[c];
+    };
+    int i = 0;
+    for (; i + SIDE_BY_SIDE * WIDTH <= n; i += SIDE_BY_SIDE * WIDTH)
+        for (int c = 0; c < SIDE_BY_SIDE; c++) see(ordered(load_as<shorts>(x + i + c * WIDTH)), c);
+    for (; i < n; i += WIDTH) {
+        shorts rest = shorts{} + int16_t(0xff80);
+        std::memcpy(&rest, x + i, std::min(WIDTH, n - i) * sizeof(bf16));
+        see(ordered(rest), 0);
+    }
+    int16_t most = LOWEST, least = MOST;
+    for (int c = 0; c < SIDE_BY_SIDE; c++)
+        for (int lane = 0; lane < WIDTH; lane++) {
+            most = std::max(most, int16_t(tops[c][lane]));
+            least = std::min(least, int16_t(lows[c][lane]));
+        }
+    if (most > MOST || least < LOWEST) return NAN;
+    return widen(bf16{uint16_t(most ^ (most >> 15 & 0x7fff))});
+}
+
 // The greatest value and its lowest index; the first NaN if there is one.
 template <typename T>
 inline Peak peak_of(const T* row, int n) {
     float most = LEAST;
     int where = 0;  // the block it was seen in first
     for (int first = 0; first < n; first += PEAK_BLOCK) {
-        const int last = std::min(n, first + PEAK_BLOCK);
-        floats top = splat(LEAST);
-        ints nan{};
-        for (int i = first; i < last; i += LANES) {
-            const floats v = load_some(row + i, last - i);
-            top = v > top ? v : top;
-            nan |= v != v;
-        }
-        float tops[LANES];
-        store(top, tops);
-        const float here = *std::max_element(tops, tops + LANES);
-        if (mask_of(nan)) {
-            most = NAN;
-            where = first;
-            break;
-        }
-        if (here > most) {
+        const float here = block_peak(row + first, std::min(PEAK_BLOCK, n - first));
+        if (here > most || here != here) {
             most = here;
             where = first;
         }
+        if (here != here) break;
     }
-    for (int i = where; i < n; i++) {
-        const float v = widen(row[i]);
-        if (v == most || (v != v && most != most)) return {v, i};
+    for (int i = where; i < n; i += LANES) {
+        const floats v = load_some(row + i, n - i);
+        const uint32_t found = mask_of(most == most ? v == splat(most) : v != v);
+        if (found == 0) continue;
+        const int index = i + __builtin_ctz(found);
+        return {widen(row[index]), index};
     }
     return {most, 0};
 }

@@ -98,14 +98,17 @@ int above(const T* row, int n, float value) {
 
 }  // namespace
 
-// ids [rows]: the greatest element's, the lowest among equals, a NaN's if there is one; and its value.
+// ids [rows]: the greatest element's, the lowest among equals, a NaN's if there is one; its value; and whether nothing
+// can be drawn from the row, for it has a NaN or nothing above -infinity.
 QUIRE_API void quire_peak(
-    const void* logits, int64_t stride, int rows, int n, int dtype, int64_t* ids, float* values, int threads) {
+    const void* logits, int64_t stride, int rows, int n, int dtype, int64_t* ids, float* values, bool* invalid,
+    int threads) {
     typed(logits, dtype, [&](auto* first) {
         each_row(rows, n, threads, [&](int row) {
             const Peak peak = peak_of(first + row * stride, n);
             ids[row] = peak.index;
             values[row] = peak.value;
+            invalid[row] = !(peak.value > LEAST);
         });
     });
 }

@@ -1,11 +1,9 @@
-// Decoder layers one after the other in one call: between them no caller has to be woken, whose instructions and
-// data the weights have driven out of the caches meanwhile.
+// Decoder layers one after the other in one call and one parallel region: between them neither a caller has to be
+// woken, whose instructions and data the weights have driven out of the caches meanwhile, nor the other threads.
 #include "api.h"
 #include "layer.h"
 
 using namespace quire;
-
-QUIRE_API void quire_layer(const Layer* layer, const LayerCall* call);
 
 // Python fills it in by `stack.py`: the two must agree.
 struct StackLayer {
@@ -20,18 +18,20 @@ struct StackLayer {
 QUIRE_API void quire_layers(
     const StackLayer* layers, int count, const LayerCall* call, const AttentionPlan* const* plans,
     void* const* workspaces, void* spare_out, void* spare_residual) {
-    LayerCall one = *call;
-    for (int i = 0; i < count; i++) {
-        const StackLayer& layer = layers[i];
-        const bool spare = (count - 1 - i) % 2;
-        one.k_cache = layer.k_cache;
-        one.v_cache = layer.v_cache;
-        one.plan = plans[layer.group];
-        one.workspace = workspaces[layer.group];
-        one.out = spare ? spare_out : call->out;
-        one.residual_out = spare ? spare_residual : call->residual_out;
-        quire_layer(layer.layer, &one);
-        one.x = one.out;
-        one.residual = one.residual_out;
-    }
+    in_parallel(call->threads, [&](Team& team) {
+        LayerCall one = *call;
+        for (int i = 0; i < count; i++) {
+            const StackLayer& layer = layers[i];
+            const bool spare = (count - 1 - i) % 2;
+            one.k_cache = layer.k_cache;
+            one.v_cache = layer.v_cache;
+            one.plan = plans[layer.group];
+            one.workspace = workspaces[layer.group];
+            one.out = spare ? spare_out : call->out;
+            one.residual_out = spare ? spare_residual : call->residual_out;
+            compute(*layer.layer, one, team);
+            one.x = one.out;
+            one.residual = one.residual_out;
+        }
+    });
 }
