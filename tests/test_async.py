@@ -147,10 +147,10 @@ def test_a_dead_engine_fails_streams_and_later_calls(checkpoint: Checkpoint) -> 
     async def body(llm: AsyncLLM) -> None:
         core = llm._client._client.core  # type: ignore[attr-defined]
 
-        def broken(plan: object) -> object:
+        def broken(plan: object) -> None:
             raise RuntimeError("the device fell off")
 
-        core.executor.execute = broken
+        core.executor.submit = broken
         with pytest.raises(EngineError, match="the device fell off"):
             await collect(llm, 5, LONG)
         with pytest.raises(EngineError, match="the device fell off"):

@@ -1,4 +1,4 @@
-"""The engine's loop: schedule, submit, sample, collect, update. The rest of the house hangs on these lines."""
+"""The engine's loop: schedule, submit, sample, collect, update. The rest of the house hangs on it."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class _Begun(NamedTuple):
 class EngineCore:
     """Owns the scheduler and the executor. Knows token ids, and no text.
 
-    Where the workers go on by themselves (a GPU), a step is planned and begun while the one before it runs, so
-    that they need not wait for the host. A sequence that has ended in the step before is then computed once more
-    in vain; what comes of it is discarded.
+    Where the workers go on by themselves (a GPU), a step is planned and begun while the one before it
+    runs, so that they need not wait for the host. A sequence that has ended in the step before is then
+    computed once more in vain; what comes of it is discarded.
     """
 
     def __init__(self, scheduler: Scheduler, executor: Executor) -> None:

@@ -1,16 +1,19 @@
 """One worker: it holds the model, the KV tensors and the slots, and runs the steps it is given.
 
 A step has three joints: `submit` (forward pass), `sample`, `collect` (results reach the host). Whoever
-calls them has entered `torch.inference_mode()`, once for all three.
+calls them has entered `torch.inference_mode()`. On a device that works by itself the next step may be
+submitted before this one is collected: its rows then take their tokens from where this one's `sample` left
+them on the device. What comes too late, for a slot that was given to another request meanwhile, is told
+apart by its generation.
 One request's failure is that request's: whatever raises for a batch is run again request by
-request, and only those that raise alone are failed. That is safe, because until `collect` a step
+request, and only those that raise alone are failed. That is safe, because until all have run a step
 changes nothing that running it again would not write in the same way.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
@@ -19,14 +22,15 @@ import torch
 
 from quire.contracts import Batch, SampleRows
 from quire.layers import Step
+from quire.ops.upload import upload
 from quire.plan import SlotResult, StepPlan, StepResult, TokenLogprobs
 from quire.runtime.batching import BatchBuilder, Rows
 from quire.runtime.config import WorkerConfig
-from quire.runtime.device import open_device
+from quire.runtime.device import Fetch, open_device
 from quire.runtime.kv_cache import KVCache
 from quire.runtime.loading import load_model
 from quire.runtime.logprobs import GatheredLogprobs, gather, prompt_logprobs
-from quire.runtime.slots import SlotTable
+from quire.runtime.slots import UNKNOWN, SlotTable
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -43,12 +47,18 @@ class _Forward:
 
 @dataclass(slots=True)
 class _Sampled:
-    """Sampled ids of R rows, still on the device."""
+    """A draw, on its way to the host.
+
+    Attributes:
+        slots, positions: R slots, and where their tokens go.
+        fetched: ids and invalid, `[R]`; then the tensors of log probabilities, if there are any.
+        logprobs: which of the R rows these are of, and how many of the top each asked for.
+    """
 
     slots: list[int]
-    ids: torch.Tensor  # [R]
-    invalid: torch.Tensor  # [R]
-    logprobs: tuple[list[int], GatheredLogprobs] | None
+    positions: list[int]
+    fetched: Fetch
+    logprobs: tuple[list[int], Sequence[int]] | None
 
 
 @dataclass(slots=True)
@@ -82,6 +92,10 @@ class Worker:
         self.sampler = loaded.sampler
         self.weight_bytes = loaded.weight_bytes
         self.kv: KVCache | None = None
+        # Each slot's last token, for steps that are submitted before the host knows it.
+        self._last_ids: torch.Tensor | None = None
+        if self.device.asynchronous:
+            self._last_ids = torch.zeros(config.max_num_seqs, dtype=torch.int64, device=self.device.name)
         self.slots, self._batches = self._empty_slots()
         self._in_flight: dict[int, _InFlight] = {}
 
@@ -102,24 +116,28 @@ class Worker:
             return self._forward(*self._batches.build(some, [counts[slot] for slot in some]))
 
         step.forwards = self._isolate(slots, run, step.failed)
+        for forward in step.forwards:
+            self.slots.advance(forward.rows.slot, forward.rows.computed)
 
     def sample(self, step_id: int) -> None:
         """Draw a token for every request that reached its last known one."""
         step = self._in_flight[step_id]
         for forward in step.forwards:
             step.sampled += self._isolate(forward.rows.sampled, partial(self._sample, forward), step.failed)
+        if self._last_ids is not None:
+            for sampled in step.sampled:
+                unknown = [UNKNOWN - slot for slot in sampled.slots]
+                self.slots.append(sampled.slots, sampled.positions, unknown)
 
     def collect(self, step_id: int) -> StepResult:
-        """Bring the step's results to the host and move the slots on."""
+        """The step's results, once they have reached the host."""
         step = self._in_flight.pop(step_id)
         plan, failed = step.plan, step.failed
         tokens: dict[int, int] = {}
         logprobs: dict[int, TokenLogprobs] = {}
         for sampled in step.sampled:
-            self._to_host(sampled, tokens, logprobs, failed)
-        for forward in step.forwards:
-            self.slots.advance(forward.rows.slot, forward.rows.computed)
-        self._commit(tokens, failed)
+            self._read(sampled, tokens, logprobs, failed)
+        self._commit(step, tokens)
         results = [
             SlotResult(slot, generation, [tokens[slot]] if slot in tokens else [])
             for slot, generation in zip(plan.slots, plan.generations, strict=True)
@@ -143,7 +161,7 @@ class Worker:
         config = self.config
         windows = [need.cache.window for need in config.attention]
         table = SlotTable(config.max_num_seqs, config.max_model_len, config.block_size, windows)
-        return table, BatchBuilder(table, self.device.name)
+        return table, BatchBuilder(table, self.device.name, self._last_ids)
 
     def _apply(self, plan: StepPlan, failed: dict[int, str]) -> None:
         assert self.kv is not None, "allocate() comes before the first step"
@@ -205,27 +223,35 @@ class Worker:
         rows = SampleRows(slots=slots, positions=positions)
         distribution = self.sampler.process(logits, rows)
         ids = self.sampler.draw(distribution, rows)
-        logprobs = None
+        if self._last_ids is not None:
+            (index,) = upload(ids.device, torch.tensor(slots))
+            self._last_ids[index] = ids
+        results, logprobs = [ids, distribution.invalid], None
         if self.slots.with_logprobs:
             wanted = [i for i, slot in enumerate(slots) if slot in self.slots.with_logprobs]
             if wanted:
                 counts = [self.slots.info[slots[i]].logprobs or 0 for i in wanted]
-                logprobs = (wanted, gather(self.kernels, logits[wanted], ids[wanted], counts))
-        return _Sampled(slots, ids, distribution.invalid, logprobs)
+                gathered = gather(self.kernels, logits[wanted], ids[wanted], counts)
+                results += [gathered.chosen, gathered.rank, gathered.top, gathered.top_ids]
+                logprobs = (wanted, gathered.counts)
+        return _Sampled(slots, positions, self.device.fetch(results), logprobs)
 
     @staticmethod
-    def _to_host(
+    def _read(
         sampled: _Sampled,
         tokens: dict[int, int],
         logprobs: dict[int, TokenLogprobs],
         failed: dict[int, str],
     ) -> None:
-        """Bring sampled ids, and their log probabilities, to the host; by slot."""
-        ids: list[int] = sampled.ids.tolist()  # the step's one wait for the device
-        invalid: list[bool] = sampled.invalid.tolist()
+        """Sampled ids, and their log probabilities, by slot."""
+        first, second, *rest = sampled.fetched.wait()  # the step's one wait for the device
+        ids: list[int] = first.tolist()
+        invalid: list[bool] = second.tolist()
         tokens.update(zip(sampled.slots, ids, strict=True))
         if sampled.logprobs is not None:
-            wanted, gathered = sampled.logprobs
+            wanted, counts = sampled.logprobs
+            chosen, rank, top, top_ids = rest
+            gathered = GatheredLogprobs(chosen, rank, top, top_ids, counts)
             entries = gathered.to_host([ids[i] for i in wanted])
             logprobs.update(zip([sampled.slots[i] for i in wanted], entries, strict=True))
         if any(invalid):
@@ -234,15 +260,23 @@ class Worker:
                     failed[slot] = "its logits held NaN, or its parameters left no token to sample"
                     del tokens[slot]
 
-    def _commit(self, tokens: dict[int, int], failed: dict[int, str]) -> None:
-        """Record sampled ids in the slots and in the sampler."""
+    def _commit(self, step: _InFlight, tokens: dict[int, int]) -> None:
+        """Record sampled ids in the sampler and in the slots."""
+        position_of = {
+            slot: position
+            for sampled in step.sampled
+            for slot, position in zip(sampled.slots, sampled.positions, strict=True)
+        }
+        slots = list(tokens)
+        if self._last_ids is not None:  # the next step has begun, and may have given a slot to somebody else
+            generation_of = dict(zip(step.plan.slots, step.plan.generations, strict=True))
+            slots = [slot for slot in slots if self.slots.generation.get(slot) == generation_of[slot]]
 
         def run(some: list[int]) -> None:
             self.sampler.commit(some, [tokens[slot] for slot in some], [1] * len(some))
 
-        slots = list(tokens)
-        self._isolate(slots, run, failed)
-        self.slots.append(slots, list(tokens.values()))
+        self._isolate(slots, run, step.failed)
+        self.slots.append(slots, [position_of[slot] for slot in slots], [tokens[slot] for slot in slots])
 
     def _clear(self, plan: StepPlan) -> None:
         """Zero the blocks that change hands; those taken over with their content stay (see the contract)."""
