@@ -30,6 +30,11 @@ class Process:
             self._process = psutil.Popen(list(command), env=env, stderr=log, **pipes)
 
     @property
+    def pid(self) -> int:
+        """Of the command itself."""
+        return self._process.pid
+
+    @property
     def running(self) -> bool:
         """It has not ended."""
         return self._process.poll() is None
@@ -65,11 +70,13 @@ class Process:
         tree = self._tree()
         if self.running:
             self._process.terminate()
-        _, left = psutil.wait_procs(tree, timeout=END_SECONDS)
-        for one in left:
-            with suppress(psutil.NoSuchProcess):
-                one.kill()
-        psutil.wait_procs(left)
+        try:
+            psutil.wait_procs(tree, timeout=END_SECONDS)
+        finally:  # also where whoever waits is interrupted
+            for one in tree:
+                with suppress(psutil.NoSuchProcess):
+                    one.kill()
+            psutil.wait_procs(tree)
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
                 with suppress(OSError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ import torch
 
 from harness.markdown import report_text
 from harness.peers import Peer, PeerSpec, places, resolve
-from harness.process import OthersMeter
+from harness.process import OthersMeter, Process
 from harness.record import Report, Run, this_machine
 from harness.session import Plan, Session
 from harness.turns import Repeated
@@ -116,6 +117,28 @@ def test_the_meter_sees_strangers_at_work(tmp_path: Path) -> None:
         worker.end()
     assert 0.3 / (psutil.cpu_count() or 1) < meter.share < 1.1
     assert not worker.running
+
+
+def test_an_interrupted_end_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    sleeper = "[sys.executable, '-c', 'import time; time.sleep(60)']"
+    script = f"import subprocess, sys; subprocess.Popen({sleeper}).wait()"
+    process = Process("orphans", [sys.executable, "-c", script], dict(os.environ))
+    child: list[psutil.Process] = []
+    while not child:
+        child = psutil.Process(process.pid).children()
+    wait = psutil.wait_procs
+    answers = iter([KeyboardInterrupt])
+
+    def interrupted(*args: Any, **settings: Any) -> Any:
+        for answer in answers:
+            raise answer
+        return wait(*args, **settings)
+
+    monkeypatch.setattr(psutil, "wait_procs", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        process.end()
+    assert not process.running
+    assert not child[0].is_running()
 
 
 def test_unknown_names_are_refused() -> None:

@@ -12,13 +12,8 @@ import os
 import sys
 from typing import Any
 
-import torch
-
 # From malloc.h.
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
-
-_HUGE_PAGE = 2 << 20
-_MADV_HUGEPAGE = 14  # from sys/mman.h
 
 # Above this, blocks (the KV cache) still come from the kernel and go back to it. The most glibc takes.
 _LARGEST_KEPT = 32 * 2**20
@@ -40,20 +35,6 @@ def return_freed_memory() -> None:
     libc = _glibc()
     if libc is not None:
         libc.malloc_trim(0)
-
-
-def prefer_huge_pages(tensor: torch.Tensor) -> None:
-    """Ask for huge pages in a large tensor that was not written to yet: far fewer page faults when it is.
-
-    Elsewhere than in a Linux host's memory, and where the kernel refuses, pages stay as they are.
-    """
-    libc = _glibc()
-    if libc is None or tensor.device.type != "cpu":
-        return
-    start = -(-tensor.data_ptr() // _HUGE_PAGE) * _HUGE_PAGE
-    size = (tensor.data_ptr() + tensor.nbytes - start) // _HUGE_PAGE * _HUGE_PAGE
-    if size > 0:
-        libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(size), _MADV_HUGEPAGE)
 
 
 def _glibc() -> Any | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -10,7 +11,7 @@ import torch
 from quire.contracts import AttentionBackend, KVLayout
 from quire.plan import BlockCopy
 from quire.runtime.dtypes import torch_dtype
-from quire.runtime.heap import prefer_huge_pages
+from quire.runtime.pages import Filling, zeros
 
 
 def layout_bytes(layout: KVLayout) -> int:
@@ -41,7 +42,7 @@ class KVCache:
             device: torch device string.
         """
         # A group's layers lie in one tensor per name, so that a block is copied or cleared in all of them
-        # at once. Zeros, for the null block must be; all are written now, lest steps pay for the page faults.
+        # at once. Zeros, for the null block must be.
         self._stacks: list[list[tuple[int, torch.Tensor]]] = []  # per group: block axis, [layers, ...]
         self._used = [bytearray(num_blocks) for _ in backends]
         self.layers: list[dict[str, torch.Tensor]] = [{} for _ in group_of_layer]
@@ -50,9 +51,10 @@ class KVCache:
             stacks = []
             for name, tensor in backend.kv_layout(num_blocks).tensors.items():
                 shape = (len(members), *tensor.shape)
-                stack = torch.empty(shape, dtype=torch_dtype(tensor.dtype), device=device)
-                prefer_huge_pages(stack)
-                stack.zero_()
+                dtype = torch_dtype(tensor.dtype)
+                stack = (
+                    zeros(shape, dtype) if device == "cpu" else torch.zeros(shape, dtype=dtype, device=device)
+                )
                 stacks.append((tensor.block_axis + 1, stack))
                 for place, layer in enumerate(members):
                     self.layers[layer][name] = stack[place]
@@ -63,6 +65,12 @@ class KVCache:
         """Bytes that one more block in every group costs, over all layers."""
         per_group = [layout_bytes(b.kv_layout(3)) - layout_bytes(b.kv_layout(2)) for b in backends]
         return sum(per_group[group] for group in group_of_layer)
+
+    def fill_in(self) -> Filling:
+        """Have the host's pages made in the background, lest steps pay for faults. Ends with the cache."""
+        filling = Filling([stack for stacks in self._stacks for _, stack in stacks])
+        weakref.finalize(self, filling.end)  # at the interpreter's end, too
+        return filling
 
     def nbytes(self) -> int:
         """Bytes allocated."""
@@ -78,7 +86,7 @@ class KVCache:
         """See to it that whole blocks, about to be given out, are zero in all layers of the group."""
         used = self._used[group]
         for block in blocks:
-            if not used[block]:  # still as it was allocated; to touch its pages now would only cost
+            if not used[block]:  # still as it was allocated: zero, and maybe not even there
                 used[block] = True
                 continue
             # Block by block: measured at less than the time of index_fill_, whatever their number.

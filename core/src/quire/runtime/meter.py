@@ -39,6 +39,11 @@ class _LiveTensors(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.peak = 0
         self._live: dict[int, tuple[StorageWeakRef, int]] = {}
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """torch would import its compiler, 1.3 s, only to tell it to leave this class alone."""
+        return False
+
     def __torch_dispatch__(
         self,
         func: Any,

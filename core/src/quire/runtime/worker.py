@@ -102,6 +102,7 @@ class Worker:
     def allocate(self, num_blocks: int) -> None:
         """Take KV memory for `num_blocks` blocks in every group, the null block included."""
         self.kv = KVCache(self.backends, self.group_of_layer, num_blocks, self.device.name)
+        self.kv.fill_in()
         self.slots, self._batches = self._empty_slots()
 
     def submit(self, plan: StepPlan) -> None:

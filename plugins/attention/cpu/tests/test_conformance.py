@@ -10,7 +10,7 @@ from quire.contracts import AttentionBackend, AttentionInit
 from quire.testing.attention import AttentionSuite
 from quire_attn_cpu.backend import CpuAttention
 from quire_attn_cpu.options import CpuAttentionOptions
-from quire_native_cpu import supported
+from quire_native_cpu import available
 
 
 def on(isa: str) -> type[CpuAttention]:
@@ -22,6 +22,6 @@ def on(isa: str) -> type[CpuAttention]:
 
 
 class TestCpuAttention(AttentionSuite):
-    @pytest.fixture(params=supported())
+    @pytest.fixture(params=available())
     def backend_class(self, request: pytest.FixtureRequest) -> type[AttentionBackend]:
         return on(request.param)

@@ -26,10 +26,12 @@ from quire.testing.attention_rig import AttentionRig, Request, Shape
 from quire_attn_cpu import backend as backend_module
 from quire_attn_cpu.backend import CpuAttention
 from quire_attn_cpu.options import CpuAttentionOptions
-from quire_native_cpu import UnavailableError, load, supported
+from quire_native_cpu import UnavailableError, available, load
 from quire_native_cpu.attention import AttentionPlan
 
-ISAS = supported()
+pytestmark = pytest.mark.skipif(not available(), reason="nothing was compiled")
+
+ISAS = available()
 DTYPES = ("bfloat16", "float32")
 
 

@@ -14,10 +14,10 @@ from quire_attn_cpu.options import CpuAttentionOptions
 from quire_kernels_cpu.decoder_layer import CpuDecoderLayer
 from quire_kernels_cpu.kernels import CpuKernels
 from quire_kernels_cpu.options import CpuKernelsOptions
-from quire_native_cpu.library import supported
+from quire_native_cpu.library import available
 
 
-@pytest.mark.parametrize("isa", supported())
+@pytest.mark.parametrize("isa", available())
 class TestCpuKernels(KernelsSuite):
     @pytest.fixture
     def kernels_class(self, isa: str) -> type[Kernels]:

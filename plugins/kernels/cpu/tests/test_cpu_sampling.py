@@ -16,7 +16,7 @@ from quire.testing.sampler import SamplerSuite
 from quire.testing.sampler_reference import reference_logits
 from quire_kernels_cpu.kernels import CpuKernels
 from quire_kernels_cpu.options import CpuKernelsOptions
-from quire_native_cpu.library import supported
+from quire_native_cpu.library import available
 from quire_sampler_standard.sampler import StandardSampler
 
 NEED = KernelsNeed(device="cpu", dtype="float32")
@@ -24,7 +24,7 @@ REFERENCE = Kernels(KernelsInit(need=NEED, device="cpu"))
 ALMOST_ONE = 1 - 2.0**-53
 EVERY_SET = {
     isa: CpuKernels(KernelsInit(need=NEED, device="cpu", options=CpuKernelsOptions(isa=isa)))
-    for isa in supported()
+    for isa in available()
 }
 
 each_set = pytest.mark.parametrize("isa", EVERY_SET)

@@ -15,6 +15,9 @@ from quire.testing.decoder_layer import STEPS, TwoLayers
 from quire.testing.runner import PagedRunner
 from quire_attn_cpu.backend import CpuAttention
 from quire_kernels_cpu.kernels import CpuKernels
+from quire_native_cpu import available
+
+pytestmark = pytest.mark.skipif(not available(), reason="nothing was compiled")
 
 
 class Stacked(TwoLayers):

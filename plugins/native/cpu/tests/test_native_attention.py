@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from quire.contracts import AttentionBatch
-from quire_native_cpu import load
+from quire_native_cpu import available, load
 from quire_native_cpu.attention import AttentionPlan, Shape
 from quire_native_cpu.memory import Memory
+
+pytestmark = pytest.mark.skipif(not available(), reason="nothing was compiled")
 
 
 def batch(requests: int, context: int) -> AttentionBatch:

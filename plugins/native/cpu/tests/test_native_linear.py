@@ -7,12 +7,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quire_native_cpu import load, supported
+from quire_native_cpu import available, load
 from quire_native_cpu.arena import Arena
-from quire_native_cpu.compile import recorded
 from quire_native_cpu.linear import NativeLinear, as_rows, multiply, pack
 
-SETS = [name for name in supported() if name in recorded().names]
+SETS = available()
 DTYPES = (torch.float32, torch.bfloat16)
 RELATIVE = {torch.float32: 2e-6, torch.bfloat16: 2.0**-8}
 """Of a result's rounding, and of the sums before it."""
@@ -72,12 +71,17 @@ def test_products_equal_fp64(
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_long_sums_and_many_rows_equal_fp64(isa: str, dtype: torch.dtype) -> None:
-    """More rows than a chunk has, and more inputs than a core's cache holds of them."""
+    """More rows than a chunk has, more inputs than a core's cache holds of them, several groups of columns by
+    parts of the inputs; and a row is as it is alone.
+    """
     generator = torch.Generator().manual_seed(0)
-    for m, k, n in ((3, 5000, 40), (150, 4608, 24), (300, 64, 272)):
+    for m, k, n in ((3, 5000, 40), (150, 4608, 24), (300, 64, 272), (270, 1400, 200)):
         weight = torch.randn(n, k, generator=generator).to(dtype)
         x = torch.randn(m, k, generator=generator).to(dtype)
-        check(multiply(load(isa), x, packed(isa, weight)), x, weight, None, dtype)
+        linear = packed(isa, weight)
+        out = multiply(load(isa), x, linear)
+        check(out, x, weight, None, dtype)
+        assert torch.equal(multiply(load(isa), x[-2:-1], linear), out[-2:-1])
 
 
 @settings(max_examples=25, deadline=None)

@@ -11,11 +11,10 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from quire_native_cpu import load, supported
-from quire_native_cpu.compile import recorded
+from quire_native_cpu import available, load
 from quire_native_cpu.layer import ACTIVATIONS
 
-SETS = [name for name in supported() if name in recorded().names]
+SETS = available()
 Function = Callable[[torch.Tensor], torch.Tensor]
 
 

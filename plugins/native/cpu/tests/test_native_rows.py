@@ -7,12 +7,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quire_native_cpu import load, supported
-from quire_native_cpu.compile import recorded
+from quire_native_cpu import available, load
 from quire_native_cpu.dtypes import DTYPES
 from quire_native_cpu.layer import ACTIVATIONS
 
-SETS = [name for name in supported() if name in recorded().names]
+SETS = available()
 EPS = 1e-6
 ULP = {torch.float32: 2.0**-23, torch.bfloat16: 2.0**-8}
 

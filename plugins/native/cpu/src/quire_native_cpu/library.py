@@ -62,6 +62,11 @@ def supported(cpuinfo: Path = Path("/proc/cpuinfo")) -> tuple[str, ...]:
     return tuple(reversed(names))
 
 
+def available() -> tuple[str, ...]:
+    """Those of them that were compiled; none where there was no compiler."""
+    return tuple(name for name in supported() if name in building.recorded().names)
+
+
 @functools.cache
 def load(name: str | None = None) -> Library:
     """The library for an instruction set; None takes the best one.
@@ -69,14 +74,13 @@ def load(name: str | None = None) -> Library:
     Raises:
         UnavailableError: nothing was compiled, or not this, or this processor lacks it.
     """
-    build, able = building.recorded(), supported()
+    build, names = building.recorded(), available()
     if build.error is not None:
         raise UnavailableError(f"its C++ is not compiled: {build.error}")
-    names = [have for have in able if have in build.names]
     if name is not None and name not in names:
         raise UnavailableError(
             f"instruction set {name!r} is not to be had; compiled: {', '.join(build.names)}; "
-            f"this {platform.machine()} processor offers: {', '.join(able)}"
+            f"this {platform.machine()} processor offers: {', '.join(supported())}"
         )
     chosen = name or names[0]
     # PyTorch first: its wheels bring a libgomp.so.1, which this then shares. On a system that has none itself

@@ -107,7 +107,7 @@ struct Work {
     void begin() {
         std::memset(scratch.o, 0, size_t((task.rows + LANES - 1) / LANES * LANES) * padded * 4);
         std::memset(scratch.sums, 0, size_t(task.rows) * LANES * 4);
-        for (int i = 0; i < task.rows; i++) scratch.maxima[i] = NOTHING;
+        for (int i = 0; i < TASK_ROWS; i++) scratch.maxima[i] = NOTHING;
     }
 
     void run() {
@@ -190,15 +190,33 @@ struct Work {
 
     template <bool MASKED>
     void soften_rows(int first_row, int rows, const KeyTile& tile, int first_key) {
+        for (int some = 0; some < rows; some += LANES)
+            soften_some<MASKED>(first_row + some, std::min(LANES, rows - some), scratch.s + some * TILE_KEYS,
+                                scratch.p + some * (TILE_KEYS / Unit::size), tile, first_key);
+    }
+
+    // Up to sixteen rows from `first_row` on, a multiple of sixteen.
+    template <bool MASKED>
+    void soften_some(int first_row, int rows, float* s, uint32_t* p, const KeyTile& tile, int first_key) {
+        floats most[LANES];
+        for (int i = 0; i < rows; i++) {
+            const int position = positions[first_row + i];
+            const Visible visible{plan.oldest(position) - first_key, position + 1 - first_key};
+            most[i] = look<MASKED>(s + i * TILE_KEYS, tile.groups, logits, visible);
+        }
+        const float factor = logits.factor();
+        const Shift shift(most, rows, factor, scratch.maxima + first_row);
+        float offsets[LANES], changes[LANES];
+        store(shift.offset, offsets);
+        store(shift.change, changes);
         for (int i = 0; i < rows; i++) {
             const int row = first_row + i;
-            const Visible visible{plan.oldest(positions[row]) - first_key, positions[row] + 1 - first_key};
-            auto* p = reinterpret_cast<typename Unit::element*>(scratch.p + i * (TILE_KEYS / Unit::size));
-            const float change = soften<Unit, MASKED>(scratch.s + i * TILE_KEYS, tile.groups, logits, visible,
-                                                      scratch.maxima[row], scratch.sums + row * LANES, p);
-            if (change != 1.0f)
+            auto* weights = reinterpret_cast<typename Unit::element*>(p + i * (TILE_KEYS / Unit::size));
+            soften<Unit>(s + i * TILE_KEYS, tile.groups, factor, offsets[i], changes[i], scratch.sums + row * LANES,
+                         weights);
+            if (changes[i] != 1.0f)
                 for (int d = 0; d < dim; d += LANES)
-                    store(load(scratch.o + row * padded + d) * change, scratch.o + row * padded + d);
+                    store(load(scratch.o + row * padded + d) * changes[i], scratch.o + row * padded + d);
         }
     }
 };

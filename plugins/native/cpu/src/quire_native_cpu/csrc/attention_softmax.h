@@ -6,42 +6,11 @@
 #include <limits>
 
 #include "attention_products.h"
+#include "simd_math.h"
 
 namespace quire {
 
-constexpr float LOG2_E = 1.44269504088896340736f;
 constexpr float NOTHING = -std::numeric_limits<float>::infinity();  // the maximum of no logits
-
-// 2 to the power of each x <= 0 (or a little above), -inf giving 0 and NaN itself. 2 to the power of a fraction is a
-// polynomial, exact at 0 and 1; its relative error is below 1.1e-4 (degree 3) or 1e-7 (degree 5).
-template <int DEGREE>
-inline floats power_of_two(floats x) {
-    static_assert(DEGREE == 3 || DEGREE == 5, "these have been fitted");
-#if defined(__AVX512DQ__)
-    const floats fraction = bits_of<floats>(_mm512_reduce_ps(bits_of<__m512>(x), 1));  // x - floor(x)
-#else
-    x = x < splat(-127.0f) ? splat(-127.0f) : x;
-    ints whole = __builtin_convertvector(x, ints);
-    whole += __builtin_convertvector(whole, floats) > x;  // a true lane is -1: towards minus infinity
-    const floats fraction = x - __builtin_convertvector(whole, floats);
-#endif
-    floats result;
-    if constexpr (DEGREE == 3) {
-        result = fraction * 0.07826796919107437f + 0.2263076901435852f;
-        result = result * fraction + 0.6954243183135986f;
-    } else {
-        result = fraction * 0.001879318617284298f + 0.008990995585918427f;
-        result = result * fraction + 0.05581867694854736f;
-        result = result * fraction + 0.240159273147583f;
-        result = result * fraction + 0.6931517124176025f;
-    }
-    result = result * fraction + 1.0f;
-#if defined(__AVX512DQ__)
-    return bits_of<floats>(_mm512_scalef_ps(bits_of<__m512>(result), bits_of<__m512>(x)));  // times 2^floor(x)
-#else
-    return result * bits_of<floats>((whole + 127) << 23);  // 2^-127 becomes 0
-#endif
-}
 
 inline float power_of_two(float x) {
     return power_of_two<5>(splat(x))[0];
@@ -65,19 +34,26 @@ inline float largest(floats x) {
 #endif
 }
 
-// Weights as the product with the values takes them, two vectors at a time.
-inline void store_weights(floats first, floats second, float* to) {
-    store(first, to);
-    store(second, to + LANES);
+// The larger of each lane in one half of its group of 2 * WIDTH lanes and its partner in the other: a's groups' results
+// first, then b's, group by group.
+template <int WIDTH>
+inline floats larger_halves(floats a, floats b) {
+    ints low, high;
+    for (int i = 0; i < LANES; i++) {
+        const int group = i / WIDTH, lane = i % WIDTH;
+        const int from = group % 2 * LANES + group / 2 * 2 * WIDTH + lane;
+        low[i] = from;
+        high[i] = from + WIDTH;
+    }
+    return larger(__builtin_shuffle(a, b, low), __builtin_shuffle(a, b, high));
 }
-inline void store_weights(floats first, floats second, bf16* to) {
-#if defined(__AVX512BF16__)
-    const __m512bh both = _mm512_cvtne2ps_pbh(bits_of<__m512>(second), bits_of<__m512>(first));
-    std::memcpy(to, &both, sizeof(both));
-#else
-    store(first, to);
-    store(second, to + LANES);
-#endif
+
+// The largest lane of each of sixteen vectors, which it overwrites; each halves what is left to compare.
+inline floats largest_of_each(floats (&x)[LANES]) {
+    for (int i = 0; i < 8; i++) x[i] = larger_halves<8>(x[i], x[i + 8]);
+    for (int i = 0; i < 4; i++) x[i] = larger_halves<4>(x[i], x[i + 4]);
+    for (int i = 0; i < 2; i++) x[i] = larger_halves<2>(x[i], x[i + 2]);
+    return larger_halves<1>(x[0], x[1]);
 }
 
 // Which of a tile's keys a row sees: [first, last).
@@ -104,13 +80,9 @@ struct Logits {
     }
 };
 
-// Turn a row's scores `s` into weights `p`, filled up with zeros to an even number of groups; update the row's
-// maximum and its sums (one a lane); and return what its weighted values so far are to be multiplied by.
-template <class Unit, bool MASKED>
-inline float soften(float* s, int groups, const Logits& logits, const Visible& visible, float& maximum, float* sums,
-                    typename Unit::element* p) {
-    constexpr int DEGREE = Unit::size == 1 ? 5 : 3;  // bf16 rounds by more than the coarser polynomial errs
-    const float factor = logits.factor();
+// Turn a row's scores into logits, but for the factor, and find the largest for each lane.
+template <bool MASKED>
+inline floats look(float* s, int groups, const Logits& logits, const Visible& visible) {
     floats most = splat(NOTHING);
     for (int g = 0; g < groups; g++) {
         floats x = load(s + g * LANES);
@@ -119,12 +91,38 @@ inline float soften(float* s, int groups, const Logits& logits, const Visible& v
         if (MASKED || logits.cap != 0) store(x, s + g * LANES);
         most = larger(x, most);
     }
-    const float before = maximum;
-    const float found = largest(most) * factor;
-    maximum = found > before ? found : before;
-    const float offset = maximum == NOTHING ? 0.0f : maximum;  // a row that sees nothing yet gets no weights
+    return most;
+}
+
+// What sixteen rows' maxima become, what is subtracted from their logits, and what their weighted values so far are to
+// be multiplied by.
+struct Shift {
+    floats offset, change;
+
+    // `most`: `rows` vectors of `look`'s.
+    Shift(floats (&most)[LANES], int rows, float factor, float* maxima) {
+        floats found{};
+        if (rows < 4) {
+            for (int i = 0; i < rows; i++) found[i] = largest(most[i]);
+        } else {
+            for (int i = rows; i < LANES; i++) most[i] = splat(NOTHING);
+            found = largest_of_each(most);
+        }
+        found *= factor;
+        const floats before = load(maxima), maximum = select(found > before, found, before);
+        store(maximum, maxima);
+        offset = select(maximum == splat(NOTHING), floats{}, maximum);  // a row that sees nothing yet gets no weights
+        change = select(before == maximum, splat(1.0f), power_of_two<5>(before - offset));
+    }
+};
+
+// Turn a row's logits into weights `p`, filled up with zeros to an even number of groups, and update its sums (one a
+// lane).
+template <class Unit>
+inline void soften(const float* s, int groups, float factor, float offset, float change, float* sums,
+                   typename Unit::element* p) {
+    constexpr int DEGREE = Unit::size == 1 ? 5 : 3;  // bf16 rounds by more than the coarser polynomial errs
     floats sum = load(sums);
-    const float change = before == maximum ? 1.0f : power_of_two(before - offset);
     sum *= change;
     for (int g = 0; g < groups; g += 2) {
         const floats first = power_of_two<DEGREE>(load(s + g * LANES) * factor - offset);
@@ -132,10 +130,9 @@ inline float soften(float* s, int groups, const Logits& logits, const Visible& v
         if (g + 1 < groups) second = power_of_two<DEGREE>(load(s + (g + 1) * LANES) * factor - offset);
         sum += first;
         sum += second;
-        store_weights(first, second, p + g * LANES);
+        store(first, second, p + g * LANES);
     }
     store(sum, sums);
-    return change;
 }
 
 }  // namespace quire

@@ -70,8 +70,10 @@ struct Int8Output {
             for (int r = 0; r < rows; r++, from += INT8_STRIDE, line += stride) {
                 const floats row_scale = splat(a.scales[first + r]);
                 floats y = gate(from, row_scale);
-                if (gated)
-                    y = rounded(activate(activation, rounded(y))) * rounded(up(from + n * INT8_COLUMNS, row_scale));
+                if (gated) {
+                    const floats other = rounded<T>(up(from + n * INT8_COLUMNS, row_scale));
+                    y = rounded<T>(activate<T>(activation, rounded<T>(y))) * other;
+                }
                 if (left >= INT8_COLUMNS)
                     store(y, line);
                 else
@@ -95,13 +97,6 @@ private:
             return __builtin_convertvector(load_as<ints>(sums) - excess, floats) * (row_scale * scale) + bias;
         }
     };
-
-    // As if it had been stored in between.
-    static floats rounded(floats x) {
-        T some[LANES];
-        store(x, some);
-        return load(some);
-    }
 };
 
 // Rows [first, last) by one group of up to four panels; in AMX no fewer than 16 rows, unless there are no more.
@@ -160,11 +155,13 @@ inline void multiply_int8(const Int8Rows& a, const Int8Output<T>& output, Team& 
     if (output.gated) at_once /= 2;
     const int groups = (count + at_once - 1) / at_once;
     const int most = int(std::max<int64_t>(64, INT8_ROWS_BYTES / output.weight.padded_k() / 32 * 32));
-    for_chunks(m, most, groups, team, [&](int first, int last, int group) {
-        int panel[INT8_PANELS];
-        const int start = group * at_once;
-        const int panels = output.panels(start, std::min(at_once, count - start), panel);
-        multiply_int8_group(a, first, last, panel, panels, output);
+    for_chunks(m, most, groups, team, [&](int first, int last, int group, int end) {
+        for (; group < end; group++) {
+            int panel[INT8_PANELS];
+            const int start = group * at_once;
+            const int panels = output.panels(start, std::min(at_once, count - start), panel);
+            multiply_int8_group(a, first, last, panel, panels, output);
+        }
     });
 #if defined(__AMX_INT8__)
     if (a.tiled()) _tile_release();

@@ -10,7 +10,7 @@ namespace {
 
 // Few rows are computed by all threads together, who share the weights' columns. Many are shared out by threads: what a
 // part's phases hand on stays in one core's caches, and nobody waits for anybody, while weights are read by each.
-constexpr int ALONE = 128;  // rows for each thread from which on it computes them by itself
+constexpr int ALONE = 256;  // rows for each thread from which on it computes them by itself
 
 // Memory between the phases. Rows that are multiplied next end in zeros up to the projection's padded K; their codes lie
 // in one place, for no two projections are computed at a time.
@@ -20,6 +20,13 @@ struct Scratch {
     Rows<T> normed, mixed, gated;
     T *qkv, *raw;
     int64_t bytes;
+
+    // Rows an odd number of cache lines apart: rows beside each other, which tiles read together, then lie in different
+    // sets of the caches. With a power of two in between they would push each other out.
+    static int64_t spread(int64_t width) {
+        constexpr int64_t line = 64 / sizeof(T);
+        return ((width + line - 1) / line | 1) * line;
+    }
 
     Scratch(const Layer& layer, int rows, void* base)
         : qkv_stride(layer.qkv.n()),
@@ -36,7 +43,10 @@ struct Scratch {
         const auto values = [&](int64_t stride) { return reinterpret_cast<T*>(take(stride * int64_t(sizeof(T)))); };
         uint8_t* const codes = reinterpret_cast<uint8_t*>(take(code_bytes));
         float* const scales = reinterpret_cast<float*>(take(sizeof(float)));
-        const auto operand = [&](int64_t stride) { return Rows<T>{values(stride), stride, codes, scales, rows}; };
+        const auto operand = [&](int64_t width) {
+            const int64_t stride = spread(width);
+            return Rows<T>{values(stride), stride, codes, scales, rows};
+        };
         normed = operand(std::max(layer.qkv.padded_k(), layer.gate_up.padded_k()));
         mixed = operand(layer.out.padded_k());
         gated = operand(layer.down.padded_k());

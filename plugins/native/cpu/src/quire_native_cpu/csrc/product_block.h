@@ -96,40 +96,50 @@ inline void tile_row(const bf16* a, int64_t a_stride, const bf16* const* b, int 
     _tile_stored(1, sums + PANEL, BLOCK_STRIDE * 4);
     _tile_stored(2, sums + 2 * PANEL, BLOCK_STRIDE * 4);
     _tile_stored(3, sums + 3 * PANEL, BLOCK_STRIDE * 4);
+    asm volatile("" : : : "memory");  // the intrinsics do not tell the compiler what they write
 }
 
-// Two times 16 rows, which need not follow each other, by two panels, over k in [first, last). From 0 on the sums
-// begin; later parts of k go on from what is in memory, to the same bits as in one go.
+constexpr int SQUARE = 2 * PANEL;  // rows and columns of what tiles multiply at once, where rows are many
+
+// Two times 16 rows, which need not follow each other, by two panels, over k in [first, last), into sums
+// [SQUARE][SQUARE]. From 0 on the sums begin; later parts of k go on from what is in memory, to the same bits as in one
+// go. The first-level cache is for the panels, so `a` is read past it. `beside()` is called once a step: vector
+// instructions run while tiles multiply.
+template <typename Beside>
 inline void tile_square(
-    const bf16* a, const bf16* below, int64_t a_stride, const bf16* const* b, int first, int last, float* sums) {
-    float* const under = sums + 16 * BLOCK_STRIDE;
+    const bf16* a, const bf16* below, int64_t a_stride, const bf16* const* b, int first, int last, float* sums,
+    Beside& beside) {
+    const bf16 *const left = b[0], *const right = b[1];
+    float* const under = sums + TILE_ROWS * SQUARE;
     if (first == 0) {
         _tile_zero(0);
         _tile_zero(1);
         _tile_zero(2);
         _tile_zero(3);
     } else {
-        asm volatile("" : : : "memory");  // the intrinsics do not tell the compiler what they read
-        _tile_loadd(0, sums, BLOCK_STRIDE * 4);
-        _tile_loadd(1, sums + PANEL, BLOCK_STRIDE * 4);
-        _tile_loadd(2, under, BLOCK_STRIDE * 4);
-        _tile_loadd(3, under + PANEL, BLOCK_STRIDE * 4);
+        asm volatile("" : : : "memory");
+        _tile_loadd(0, sums, SQUARE * 4);
+        _tile_loadd(1, sums + PANEL, SQUARE * 4);
+        _tile_loadd(2, under, SQUARE * 4);
+        _tile_loadd(3, under + PANEL, SQUARE * 4);
     }
     for (int i = first; i < last; i += K_BLOCK) {
         const int at = i * PANEL;
-        _tile_loadd(4, a + i, a_stride * 2);
-        _tile_loadd(6, b[0] + at, 64);
+        _tile_loadd(6, left + at, 64);
+        _tile_stream_loadd(4, a + i, a_stride * 2);
+        _tile_loadd(7, right + at, 64);
+        _tile_stream_loadd(5, below + i, a_stride * 2);
         _tile_dpbf16ps(0, 4, 6);
-        _tile_loadd(7, b[1] + at, 64);
         _tile_dpbf16ps(1, 4, 7);
-        _tile_loadd(5, below + i, a_stride * 2);
         _tile_dpbf16ps(2, 5, 6);
         _tile_dpbf16ps(3, 5, 7);
+        beside();
     }
-    _tile_stored(0, sums, BLOCK_STRIDE * 4);
-    _tile_stored(1, sums + PANEL, BLOCK_STRIDE * 4);
-    _tile_stored(2, under, BLOCK_STRIDE * 4);
-    _tile_stored(3, under + PANEL, BLOCK_STRIDE * 4);
+    _tile_stored(0, sums, SQUARE * 4);
+    _tile_stored(1, sums + PANEL, SQUARE * 4);
+    _tile_stored(2, under, SQUARE * 4);
+    _tile_stored(3, under + PANEL, SQUARE * 4);
+    asm volatile("" : : : "memory");
 }
 
 #endif

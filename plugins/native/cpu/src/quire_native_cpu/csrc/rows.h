@@ -24,14 +24,10 @@ inline void rms_norm(const T* x, const T* weight, float eps, int n, T* out, int 
     const floats inverse = splat(1.0f / std::sqrt(sum(squares) / n + eps));
     for (i = 0; i < n; i += LANES) {
         const int some = n - i < LANES ? n - i : LANES;
-        T once[LANES];
-        if (some == LANES) {
-            store(load(x + i) * inverse, once);
-            store(load(once) * load(weight + i), out + i);
-        } else {
-            store(load_first(x + i, some) * inverse, once);
-            store_first(load(once) * load_first(weight + i, some), out + i, some);
-        }
+        if (some == LANES)
+            store(rounded<T>(load(x + i) * inverse) * load(weight + i), out + i);
+        else
+            store_first(rounded<T>(load_first(x + i, some) * inverse) * load_first(weight + i, some), out + i, some);
     }
     std::memset(out + n, 0, (padded - n) * sizeof(T));
 }
@@ -49,9 +45,8 @@ template <typename T>
 inline void gate(const T* x, Activation activation, int n, T* out, int padded) {
     for (int i = 0; i < n; i += LANES) {
         const int some = n - i < LANES ? n - i : LANES;
-        T once[LANES];
-        store(activate(activation, load_first(x + i, some)), once);
-        store_first(load(once) * load_first(x + n + i, some), out + i, some);
+        const floats once = rounded<T>(activate<T>(activation, load_first(x + i, some)));
+        store_first(once * load_first(x + n + i, some), out + i, some);
     }
     std::memset(out + n, 0, (padded - n) * sizeof(T));
 }

@@ -89,6 +89,36 @@ inline void store(floats x, bf16* to) {
 #endif
 }
 
+// Two vectors beside each other.
+inline void store(floats first, floats second, float* to) {
+    store(first, to);
+    store(second, to + LANES);
+}
+inline void store(floats first, floats second, bf16* to) {
+#if defined(__AVX512BF16__)
+    const __m512bh both = _mm512_cvtne2ps_pbh(bits_of<__m512>(second), bits_of<__m512>(first));
+    std::memcpy(to, &both, sizeof(both));
+#else
+    store(first, to);
+    store(second, to + LANES);
+#endif
+}
+
+// As if it had been stored and loaded again.
+template <typename T>
+inline floats rounded(floats x) {
+    T some[LANES];
+    store(x, some);
+    return load(some);
+}
+#if defined(__AVX512BF16__)
+template <>
+inline floats rounded<bf16>(floats x) {  // in registers, which the compiler does not find by itself
+    const __m256i narrow = bits_of<__m256i>(_mm512_cvtneps_pbh(bits_of<__m512>(x)));
+    return bits_of<floats>(_mm512_slli_epi32(_mm512_cvtepu16_epi32(narrow), 16));
+}
+#endif
+
 // The first n of sixteen elements; the others read as zero.
 template <typename T>
 inline floats load_first(const T* from, int n) {
