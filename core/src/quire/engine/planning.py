@@ -109,6 +109,7 @@ class EnginePlan:
             quantization=_quantization_need(config, self.device, self.dtype, self.model_config),
             kernels=_kernels_need(config, self.device, self.dtype),
             sampler=_sampler_need(config, self.device, self.dtype, self.vocab_size),
+            enforce_eager=config.enforce_eager,
             load_format="dummy" if config.load_format == "dummy" else "safetensors",
             seed=config.seed,
             eos_token_ids=self.generation.eos_token_ids,

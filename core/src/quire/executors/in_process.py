@@ -10,6 +10,7 @@ import torch
 from quire.errors import CapacityError
 from quire.plan import StepPlan, StepResult
 from quire.runtime.config import WorkerConfig
+from quire.runtime.graphs import GraphReport
 from quire.runtime.kv_cache import KVCache
 from quire.runtime.pinning import pin_threads
 from quire.runtime.profile import MemoryProfile, profile
@@ -66,6 +67,10 @@ class InProcessExecutor:
             ) from error
         assert self.worker.kv is not None
         return self.worker.kv.nbytes()
+
+    def capture(self) -> GraphReport | None:
+        """Capture decode steps as graphs, if that is done here. `allocate` comes first."""
+        return self.worker.capture()
 
     @property
     def overlaps(self) -> bool:

@@ -49,7 +49,7 @@ class _Arrangement:
     """Who has which rows: the same as long as the same requests compute the same numbers of tokens.
 
     Attributes:
-        key: the slots and counts that were asked for, and how many requests had been seated by then.
+        key: the slots, counts and filling that were asked for, and how many requests had been seated by then.
         slot, count: `[S]` int64, by request.
         row_slot: `[T]` int64, by row.
         row: `[T]` int64, the row's number among its request's; None where each request has one row.
@@ -58,7 +58,7 @@ class _Arrangement:
         slots, counts, starts: as in `Rows`.
     """
 
-    key: tuple[list[int], list[int], int]
+    key: tuple[list[int], list[int], int, int]
     slot: NDArray[np.int64]
     count: NDArray[np.int64]
     row_slot: NDArray[np.int64]
@@ -88,14 +88,17 @@ class BatchBuilder:
         self._last_ids = last_ids
         self._last: _Arrangement | None = None
 
-    def build(self, slots: Sequence[int], counts: Sequence[int]) -> tuple[Batch, Rows]:
+    def build(self, slots: Sequence[int], counts: Sequence[int], fill_to: int = 0) -> tuple[Batch, Rows]:
         """The batch that computes `counts[i]` tokens of slot `slots[i]`.
 
         Args:
             slots, counts: parallel, not empty, counts at least 1.
+            fill_to: add requests of one row at the end, which belong to nobody and write nothing, until there
+                are so many. `Rows` knows nothing of them.
         """
         table = self._table
-        who = self._arrange(slots, counts)
+        who = self._arrange(slots, counts, fill_to)
+        fill = max(fill_to - len(who.slots), 0)
         computed = positions = table.computed[who.slot]  # [S], a copy
         if who.row is not None:
             positions = table.computed[who.row_slot] + who.row  # [T]
@@ -121,6 +124,11 @@ class BatchBuilder:
             arrays.append(blocks[who.row_slot, block] * np.int64(table.block_size) + offset)  # [T]
         if places is not None:
             arrays.append(np.asarray([who.starts[i] + who.counts[i] - 1 for i in places], np.int64))
+        if fill:
+            # Each begins with the requests, or with their rows, and block tables and slot mappings alternate.
+            ahead = 3 + 2 * len(table.tables)
+            empty = [0, 0, 0] + [0, -1] * len(table.tables)
+            arrays[:ahead] = [_filled(one, fill, value) for one, value in zip(arrays, empty, strict=False)]
         seq_lens_there, positions_there, token_ids, *rest = self._put(*arrays)
         groups = tuple(
             AttentionBatch(
@@ -131,8 +139,8 @@ class BatchBuilder:
                 slot_mapping=rest[2 * group + 1],
                 max_query_len=who.counts[0],  # the longest comes first
                 max_seq_len=max_seq_len,
-                query_lens_host=who.counts,
-                seq_lens_host=lengths,
+                query_lens_host=who.counts + [1] * fill,
+                seq_lens_host=lengths + [0] * fill,
             )
             for group in range(len(table.tables))
         )
@@ -155,9 +163,9 @@ class BatchBuilder:
         )
         return batch, rows
 
-    def _arrange(self, slots: Sequence[int], counts: Sequence[int]) -> _Arrangement:
+    def _arrange(self, slots: Sequence[int], counts: Sequence[int], fill_to: int) -> _Arrangement:
         """Order the requests; as they were last time if these are the same."""
-        last, key = self._last, (list(slots), list(counts), self._table.num_seated)
+        last, key = self._last, (list(slots), list(counts), fill_to, self._table.num_seated)
         if last is not None and last.key == key:
             return last
         slot = np.asarray(slots, dtype=np.int64)  # [S]
@@ -172,8 +180,9 @@ class BatchBuilder:
         np.cumsum(count, out=query_start[1:])
         starts, num_rows = query_start[:-1], int(query_start[-1])
         decoding = len(slot) == num_rows  # a row each
+        fill = np.arange(1, fill_to - len(slot) + 1, dtype=np.int32)  # empty where there is nothing to fill
         query_start_there, slots_there, last_rows = self._put(
-            query_start, slot, query_start[1:].astype(np.int64) - 1
+            np.concatenate((query_start, num_rows + fill)), slot, query_start[1:].astype(np.int64) - 1
         )
         self._last = _Arrangement(
             key=key,
@@ -215,3 +224,8 @@ class BatchBuilder:
 
     def _put(self, *arrays: NDArray[Any]) -> list[torch.Tensor]:
         return upload(self._device, *map(torch.from_numpy, arrays))
+
+
+def _filled(array: NDArray[Any], count: int, value: int) -> NDArray[Any]:
+    """With `count` more entries of one value along the first axis."""
+    return np.concatenate((array, np.full((count, *array.shape[1:]), value, array.dtype)))

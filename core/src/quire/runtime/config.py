@@ -29,6 +29,7 @@ class WorkerConfig:
         attention: per KV group the need its backend was chosen for, in the order in which the
             model registers the groups.
         quantization: the need the quantization was chosen for.
+        enforce_eager: capture no graphs.
         load_format: "safetensors", or "dummy" for random weights.
         seed: seed of dummy weights.
         eos_token_ids: the model's end tokens.
@@ -50,6 +51,7 @@ class WorkerConfig:
     quantization: QuantizationNeed
     kernels: KernelsNeed
     sampler: SamplerNeed
+    enforce_eager: bool
     load_format: str
     seed: int
     eos_token_ids: tuple[int, ...]

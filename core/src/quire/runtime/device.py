@@ -6,10 +6,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import psutil
 import torch
@@ -38,6 +38,13 @@ class Fetch(Protocol):
         """Them, on the host, as they were when they were asked for."""
 
 
+class Graph(Protocol):
+    """Work that was captured."""
+
+    def replay(self) -> None:
+        """Do it again, on what now lies where its inputs lay."""
+
+
 class Device(Protocol):
     """What the runtime asks of the hardware.
 
@@ -46,12 +53,14 @@ class Device(Protocol):
         name: torch device string.
         collective_backend: of `torch.distributed`.
         asynchronous: work goes on after a call returns. Then the next step is planned and begun meanwhile.
+        captures: `capture` works.
     """
 
     type: str
     name: str
     collective_backend: str
     asynchronous: bool
+    captures: bool
 
     def memory(self) -> Memory:
         """Memory now."""
@@ -66,6 +75,12 @@ class Device(Protocol):
         """Have tensors copied to the host once what was asked of the device before is done.
 
         To wait for them is to wait for no later work.
+        """
+
+    def capture(self, work: Callable[[], None]) -> Graph:
+        """Work that waits for nothing and writes where it always will, to be replayed.
+
+        Graphs of one device share their memory: what one leaves there is gone when another is replayed.
         """
 
 
@@ -100,6 +115,7 @@ class CpuDevice:
     name = "cpu"
     collective_backend = "gloo"
     asynchronous = False
+    captures = False
 
     def __init__(self) -> None:
         keep_freed_memory()
@@ -124,6 +140,10 @@ class CpuDevice:
         """They are there."""
         return OnHost(list(tensors))
 
+    def capture(self, work: Callable[[], None]) -> Graph:
+        """Raises NotImplementedError: a processor needs no graphs."""
+        raise NotImplementedError("graphs are captured on GPUs")
+
 
 class CudaDevice:
     """One NVIDIA GPU."""
@@ -131,9 +151,11 @@ class CudaDevice:
     type = "cuda"
     collective_backend = "nccl"
     asynchronous = True
+    captures = True
 
     def __init__(self, index: int) -> None:
         self.name = f"cuda:{index}"
+        self._pool: Any = None
 
     def memory(self) -> Memory:
         """Device memory as the driver reports it."""
@@ -156,6 +178,21 @@ class CudaDevice:
         done = torch.cuda.Event()  # type: ignore[no-untyped-call]
         done.record(torch.cuda.current_stream(self.name))
         return _FromCuda(copies, done)
+
+    def capture(self, work: Callable[[], None]) -> Graph:
+        """A CUDA graph."""
+        if self._pool is None:
+            self._pool = torch.cuda.graph_pool_handle()
+        # Once outside: kernels are compiled and libraries take their workspaces, which a capture does not allow.
+        side = torch.cuda.Stream(self.name)
+        side.wait_stream(torch.cuda.current_stream(self.name))
+        with torch.cuda.stream(side):
+            work()
+        torch.cuda.current_stream(self.name).wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._pool, stream=side):
+            work()
+        return graph
 
 
 def resolve_device(name: str) -> str:

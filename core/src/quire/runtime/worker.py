@@ -27,6 +27,7 @@ from quire.plan import SlotResult, StepPlan, StepResult, TokenLogprobs
 from quire.runtime.batching import BatchBuilder, Rows
 from quire.runtime.config import WorkerConfig
 from quire.runtime.device import Fetch, open_device
+from quire.runtime.graphs import DecodeGraphs, GraphReport, can_capture
 from quire.runtime.kv_cache import KVCache
 from quire.runtime.loading import load_model
 from quire.runtime.logprobs import GatheredLogprobs, gather, prompt_logprobs
@@ -92,6 +93,7 @@ class Worker:
         self.sampler = loaded.sampler
         self.weight_bytes = loaded.weight_bytes
         self.kv: KVCache | None = None
+        self.graphs: DecodeGraphs | None = None
         # Each slot's last token, for steps that are submitted before the host knows it.
         self._last_ids: torch.Tensor | None = None
         if self.device.asynchronous:
@@ -103,7 +105,31 @@ class Worker:
         """Take KV memory for `num_blocks` blocks in every group, the null block included."""
         self.kv = KVCache(self.backends, self.group_of_layer, num_blocks, self.device.name)
         self.kv.fill_in()
+        self.graphs = None
         self.slots, self._batches = self._empty_slots()
+
+    @property
+    def can_capture(self) -> bool:
+        """Whether `capture` will capture anything."""
+        return not self.config.enforce_eager and can_capture(self.device, self.backends)
+
+    @torch.inference_mode()
+    def capture(self) -> GraphReport | None:
+        """Capture decode steps as graphs, over the KV memory that was taken; None where there are none."""
+        assert self.kv is not None, "allocate() comes first"
+        if not self.can_capture:
+            return None
+        config = self.config
+        self.graphs = DecodeGraphs(
+            self.device,
+            self.model,
+            self.backends,
+            self.kv.layers,
+            max_num_seqs=config.max_num_seqs,
+            max_model_len=config.max_model_len,
+            block_size=config.block_size,
+        )
+        return self.graphs.report
 
     def submit(self, plan: StepPlan) -> None:
         """Apply the plan's diff and start the forward pass."""
@@ -114,7 +140,10 @@ class Worker:
         slots = [slot for slot in plan.slots if slot not in step.failed]
 
         def run(some: list[int]) -> _Forward:
-            return self._forward(*self._batches.build(some, [counts[slot] for slot in some]))
+            numbers = [counts[slot] for slot in some]
+            if self.graphs is not None and max(numbers) == 1 and self.slots.with_prompt_logprobs.isdisjoint(some):
+                return self._replay(*self._batches.build(some, numbers, self.graphs.size_for(len(some))))
+            return self._forward(*self._batches.build(some, numbers))
 
         step.forwards = self._isolate(slots, run, step.failed)
         for forward in step.forwards:
@@ -196,6 +225,12 @@ class Worker:
         hidden = self.model.forward(x, batch.positions, Step(metadata=metadata, kv=self.kv.layers))
         logits = self.model.logits(hidden if rows.whole else hidden[batch.logits_rows])  # [R, V]
         return _Forward(rows, logits, self._prompt_logprobs(hidden, rows))
+
+    def _replay(self, batch: Batch, rows: Rows) -> _Forward:
+        """The same by a captured graph, of requests with a row each."""
+        assert self.graphs is not None
+        logits = self.graphs.run(batch)[: len(rows.slots)]  # [R, V]
+        return _Forward(rows, logits if rows.whole else logits[batch.logits_rows], {})
 
     def _prompt_logprobs(self, hidden: torch.Tensor, rows: Rows) -> dict[int, list[TokenLogprobs]]:
         """Entries of the prompt positions that this step's rows predict, by slot."""
