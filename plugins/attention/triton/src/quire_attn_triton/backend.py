@@ -57,7 +57,7 @@ class TritonAttention(AttentionBackend):
         self._geometry = launch.Geometry(
             block_size=need.block_size,
             quantized=self._quantized,
-            upcast=launch.INTERPRETED and need.dtype == "bfloat16",
+            interpreted=launch.INTERPRETED,
         )
         self._machine = machine_of(init.device)
         self._sums = self._stats = torch.empty(0, device=init.device)

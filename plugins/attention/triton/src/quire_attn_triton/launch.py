@@ -40,12 +40,13 @@ class Geometry:
     Attributes:
         block_size: tokens per block.
         quantized: the cache is in fp8, with scales.
-        upcast: products are taken in fp32, for the interpreter's are wrong in bf16.
+        interpreted: the kernels make up for what Triton's interpreter gets wrong: products of bf16, and
+            conversions to e4m3.
     """
 
     block_size: int
     quantized: bool
-    upcast: bool
+    interpreted: bool
 
 
 def write(
@@ -91,6 +92,7 @@ def write(
         UNITS=WRITE_UNITS,
         BLOCK_SIZE=geometry.block_size,
         QUANTIZED=geometry.quantized,
+        ROUND=geometry.quantized and geometry.interpreted,
         num_warps=WRITE_WARPS,
         **OPTIONS,
     )
@@ -128,7 +130,7 @@ def attend(
         "HAS_CAP": capped,
         "HAS_WINDOW": work.window > 0,
         "QUANTIZED": geometry.quantized,
-        "UPCAST": geometry.upcast,
+        "UPCAST": geometry.interpreted and q.dtype == torch.bfloat16,
         **OPTIONS,
     }
     if work.has_prefills:

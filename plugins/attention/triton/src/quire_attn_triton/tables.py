@@ -110,7 +110,7 @@ DECODE: dict[DecodeKey, DecodeConfig] = {
     DecodeKey(_HALF_FP8, 256, ANY): DecodeConfig(tile=32, warps=4, stages=3, waves=4, min_chunk=128),
     DecodeKey(_FP32, 64, ANY): DecodeConfig(tile=32, warps=4, stages=2, waves=4, min_chunk=64),
     DecodeKey(_FP32, 256, ANY): DecodeConfig(tile=16, warps=4, stages=2, waves=4, min_chunk=64),
-    DecodeKey(_FP32_FP8, 256, ANY): DecodeConfig(tile=16, warps=4, stages=2, waves=4, min_chunk=64),
+    DecodeKey(_FP32_FP8, 256, ANY): DecodeConfig(tile=16, warps=4, stages=1, waves=4, min_chunk=64),
 }
 
 PREFILL: dict[PrefillKey, PrefillConfig] = {
@@ -128,7 +128,7 @@ PREFILL: dict[PrefillKey, PrefillConfig] = {
     PrefillKey(_FP32, 64, ANY): PrefillConfig(block_m=32, tile=16, warps=4, stages=2),
     PrefillKey(_FP32, 128, ANY): PrefillConfig(block_m=32, tile=16, warps=8, stages=2),
     PrefillKey(_FP32, 256, ANY): PrefillConfig(block_m=16, tile=16, warps=4, stages=2),
-    PrefillKey(_FP32_FP8, 256, ANY): PrefillConfig(block_m=16, tile=16, warps=4, stages=2),
+    PrefillKey(_FP32_FP8, 256, ANY): PrefillConfig(block_m=16, tile=16, warps=4, stages=1),
 }
 
 WRITE_UNITS, WRITE_WARPS = 16, 4

@@ -72,7 +72,8 @@ def attend_tile(
         scores *= tl.load(k_scale + row, mask=inside, other=0.0)[None, :]
     if HAS_CAP:
         # tanh(x) = 1 - 2 / (exp(2x) + 1), which is right at both infinities.
-        scores = soft_cap * (1.0 - 2.0 / (tl.exp2(scores * (2.0 * LOG2E / soft_cap)) + 1.0)) * LOG2E
+        doubled = scores * ((1.0 / soft_cap) * (2.0 * LOG2E))
+        scores = soft_cap * (1.0 - 2.0 / (tl.exp2(doubled) + 1.0)) * LOG2E
     if MASKED:
         seen = (keys[None, :] <= positions[:, None]) & inside[None, :]
         if HAS_WINDOW:

@@ -39,7 +39,21 @@ def _largest(x):
 @triton.jit
 def _factor(largest):
     """By what a head is multiplied before it is stored in e4m3."""
-    return tl.where(largest > 0.0, E4M3_MAX / largest, 0.0)[:, None]
+    return (1.0 / tl.where(largest == 0.0, 1.0, largest / E4M3_MAX))[:, None]
+
+
+@triton.jit
+def _stored(x, dtype: tl.constexpr, ROUND: tl.constexpr):
+    """x in the cache's dtype, to the nearest; `ROUND` where Triton's interpreter converts to e4m3.
+
+    It rounds a fraction up without carrying into the exponent (125 becomes 64), so it is given no fraction to
+    round: 3 bits are left of it, or steps of 2^-9 below 2^-6.
+    """
+    if ROUND:
+        bits = x.to(tl.int32, bitcast=True)
+        normal = ((bits + 0x7FFFF + ((bits >> 20) & 1)) & -0x100000).to(tl.float32, bitcast=True)
+        x = tl.where(tl.abs(x) < 0.015625, (x + 24576.0) - 24576.0, normal)
+    return x.to(dtype)
 
 
 @triton.jit
@@ -74,6 +88,7 @@ def write_kernel(
     UNITS: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
     QUANTIZED: tl.constexpr,
+    ROUND: tl.constexpr,  # see `_stored`
 ):
     """Program p takes units `[p * UNITS, (p + 1) * UNITS)` of q, or of K and V from program `q_parts` on."""
     part = tl.program_id(0)
@@ -126,10 +141,10 @@ def write_kernel(
         if ROTARY < HEAD:
             x *= _factor(largest)
     if ROTARY > 0:
-        tl.store(k_cache + to[:, None] + first[None, :], a.to(stored), mask=there)
-        tl.store(k_cache + to[:, None] + second[None, :], b.to(stored), mask=there)
+        tl.store(k_cache + to[:, None] + first[None, :], _stored(a, stored, ROUND), mask=there)
+        tl.store(k_cache + to[:, None] + second[None, :], _stored(b, stored, ROUND), mask=there)
     if ROTARY < HEAD:
-        tl.store(k_cache + to[:, None] + rest[None, :], x.to(stored), mask=kept)
+        tl.store(k_cache + to[:, None] + rest[None, :], _stored(x, stored, ROUND), mask=kept)
 
     d = tl.arange(0, DIM)
     whole = live[:, None] & (d < HEAD)[None, :]
@@ -139,4 +154,4 @@ def write_kernel(
         largest = _largest(y)
         tl.store(v_scale + cache_row, largest / E4M3_MAX, mask=live)
         y *= _factor(largest)
-    tl.store(v_cache + to[:, None] + d[None, :], y.to(stored), mask=whole)
+    tl.store(v_cache + to[:, None] + d[None, :], _stored(y, stored, ROUND), mask=whole)
