@@ -17,7 +17,7 @@ from quire_attn_triton.metadata import StepMetadata
 
 
 @given(data=st.data())
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=5, deadline=None)
 def test_ragged_batches_equal_dense_attention(
     make_rig: Callable[..., AttentionRig], data: st.DataObject
 ) -> None:
@@ -26,19 +26,18 @@ def test_ragged_batches_equal_dense_attention(
         ratio=data.draw(st.sampled_from([1, 3, 4, 17])),
         head_dim=data.draw(st.sampled_from([64, 80, 96, 128, 192, 256])),
         block_size=data.draw(st.sampled_from([16, 32, 48, 64, 128])),
-        window=data.draw(st.one_of(st.none(), st.integers(1, 150))),
+        window=data.draw(st.one_of(st.none(), st.integers(1, 80))),
         soft_cap=data.draw(st.sampled_from([None, 3.0])),
     )
     dtype = data.draw(st.sampled_from(["float32", "float16", "bfloat16"]))
     rig = make_rig(shape, dtype, seed=data.draw(st.integers(0, 99)))
-    sequences = [rig.add(total) for total in data.draw(st.lists(st.integers(1, 140), min_size=1, max_size=3))]
+    sequences = [rig.add(total) for total in data.draw(st.lists(st.integers(1, 90), min_size=1, max_size=3))]
     for _ in range(data.draw(st.integers(1, 2))):
         left = [sequence.q.shape[0] - sequence.computed for sequence in sequences]
         rig.check(sequences, [data.draw(st.integers(0, rows)) for rows in left])
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
-@pytest.mark.parametrize("window", [None, 230])
+@pytest.mark.parametrize(("dtype", "window"), [("float32", None), ("float16", 230), ("bfloat16", None)])
 def test_long_contexts_are_split(
     make_rig: Callable[..., AttentionRig], dtype: str, window: int | None
 ) -> None:

@@ -30,19 +30,22 @@ def dequantised(rig: AttentionRig, name: str) -> torch.Tensor:
     return rig.kv[name].to(torch.float32) * rig.kv[f"{name}_scale"].unsqueeze(-1)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 @pytest.mark.parametrize(
-    "shape",
-    [Shape(head_dim=64), Shape(head_dim=80, window=40, soft_cap=3.0, block_size=32)],
-    ids=["plain", "window-cap"],
+    ("dtype", "shape"),
+    [
+        ("float32", Shape(kv_heads=1, head_dim=32)),
+        ("float16", Shape(head_dim=64)),
+        ("bfloat16", Shape(kv_heads=1, head_dim=80, window=40, soft_cap=3.0, block_size=32)),
+    ],
+    ids=["float32", "float16", "bfloat16-window-cap"],
 )
 def test_attention_is_that_over_what_is_stored(
     make_rig: Callable[..., AttentionRig], dtype: str, shape: Shape
 ) -> None:
     rig, exact = make_rig(shape, dtype, backend=Fp8Attention), make_rig(shape, dtype)
-    sequences = [rig.add(total) for total in (150, 30, 12)]
-    rig.run(sequences, [110, 29, 5])
-    for counts in ([1, 1, 1], [30, 0, 3]):
+    sequences = [rig.add(total) for total in (100, 30, 12)]
+    rig.run(sequences, [85, 29, 5])
+    for counts in ([1, 1, 1], [14, 0, 3]):
         batch = rig.batch(sequences, counts)
         starts = [sequence.computed for sequence in sequences]
         outs = rig.run(sequences, counts, batch)
@@ -71,9 +74,8 @@ def test_stored_heads_are_near_to_what_was_written(make_rig: Callable[..., Atten
     assert torch.equal(stored[3], sequence.v[3])
 
 
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_it_is_near_to_attention_without(make_rig: Callable[..., AttentionRig], dtype: str) -> None:
-    rig = make_rig(Shape(head_dim=64), dtype, backend=Fp8Attention)
+def test_it_is_near_to_attention_without(make_rig: Callable[..., AttentionRig]) -> None:
+    rig = make_rig(Shape(head_dim=64), "float16", backend=Fp8Attention)
     sequence = rig.add(120)
     out = torch.cat(rig.run([sequence], [119]) + rig.run([sequence], [1])).double()
     wanted = rig.expected(sequence, 0, 120)

@@ -15,15 +15,6 @@ LOG2E = tl.constexpr(1.4426950408889634)
 
 
 @triton.jit
-def dot(a, b, acc, UPCAST: tl.constexpr):
-    """`acc + a @ b` in fp32; `UPCAST` where the interpreter would get a product of bf16 wrong."""
-    if UPCAST:
-        a = a.to(tl.float32)
-        b = b.to(tl.float32)
-    return tl.dot(a, b, acc, input_precision="ieee")
-
-
-@triton.jit
 def attend_tile(
     state,  # (sums [M, DIM], weight [M], top [M]), all fp32
     q,  # [M, DIM], compute dtype
@@ -48,7 +39,7 @@ def attend_tile(
     HAS_CAP: tl.constexpr,
     HAS_WINDOW: tl.constexpr,
     QUANTIZED: tl.constexpr,
-    UPCAST: tl.constexpr,
+    UPCAST: tl.constexpr,  # Triton's interpreter gets products of bf16 wrong
 ):
     """The state with keys [start, start + TILE) attended to.
 
@@ -67,7 +58,9 @@ def attend_tile(
         readable = readable & (d < HEAD)[None, :]
 
     k = tl.load(k_cache + offsets, mask=readable, other=0.0).to(q.dtype)
-    scores = dot(q, tl.trans(k), tl.zeros([q.shape[0], TILE], tl.float32), UPCAST) * scale
+    if UPCAST:
+        q, k = q.to(tl.float32), k.to(tl.float32)
+    scores = tl.dot(q, tl.trans(k), input_precision="ieee") * scale
     if QUANTIZED:
         scores *= tl.load(k_scale + row, mask=inside, other=0.0)[None, :]
     if HAS_CAP:
@@ -89,7 +82,7 @@ def attend_tile(
     if QUANTIZED:
         p *= tl.load(v_scale + row, mask=inside, other=0.0)[None, :]
     v = tl.load(v_cache + offsets, mask=readable, other=0.0).to(q.dtype)
-    sums = dot(p.to(q.dtype), v, sums * shrink[:, None], UPCAST)
+    sums = tl.dot(p.to(v.dtype), v, sums * shrink[:, None], input_precision="ieee")
     return sums, weight, new_top
 
 
