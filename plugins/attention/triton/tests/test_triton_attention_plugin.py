@@ -22,10 +22,11 @@ NEED = AttentionNeed(device="cuda", dtype="bfloat16", cache=CACHE, num_q_heads=4
 
 
 def test_the_hook_describes_the_backend() -> None:
-    (spec,) = quire_attn_triton.quire_attention_backends()
-    assert (spec.name, spec.api, spec.priority, spec.devices) == ("triton", 1, 50, frozenset({"cuda"}))
-    assert spec.target == "quire_attn_triton.backend:TritonAttention"
-    assert spec.reject(replace(NEED, device="cpu")) == "runs on cuda, not on cpu"
+    gpu, interpreted = quire_attn_triton.quire_attention_backends()
+    assert (gpu.name, gpu.api, gpu.priority, gpu.devices) == ("triton", 1, 50, frozenset({"cuda"}))
+    assert (interpreted.name, interpreted.devices) == ("triton-interpreted", frozenset({"cpu"}))
+    assert interpreted.priority < 0
+    assert {gpu.target, interpreted.target} == {"quire_attn_triton.backend:TritonAttention"}
 
 
 def test_importing_the_plugin_imports_nothing_heavy() -> None:
