@@ -241,8 +241,8 @@ class AttentionBackend(ABC):
     def begin_replay(self, metadata: Any, batch: AttentionBatch) -> None:  # noqa: B027 - see begin_capture
         """Refresh captured `metadata` in place for `batch`; called before each replay.
 
-        Must wait for nothing on the host. A `plan` that waits for nothing either may be captured with the step
-        instead; this is then not called.
+        Must wait for nothing on the host. A `plan` that waits for nothing either may be captured with the
+        step instead; this is then not called.
 
         Args:
             metadata: what `plan` returned for the step that was captured, after `begin_capture`.

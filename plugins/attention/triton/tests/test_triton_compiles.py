@@ -38,6 +38,15 @@ SHARED = {80: 163 << 10, 90: 227 << 10, 100: 227 << 10}
 REGISTERS = 64 << 10
 """Registers of a multiprocessor, on all of them."""
 
+ONES = {
+    "decode": ("table_stride", "kv_heads", "lanes", "window"),
+    "plan": ("num_requests", "num_items", "num_tiles", "extra", "min_chunk", "window", "max_rows"),
+    "prefill": ("table_stride", "kv_heads", "window"),
+    "reduce": ("kv_heads", "lanes"),
+    "write": ("tokens", "q_heads", "kv_heads", "q_parts"),
+}
+"""Arguments that may be 1."""
+
 DTYPES = {
     Elements.FP32: ("float32", "float32"),
     Elements.FP32_FP8: ("float32", FP8),
@@ -162,7 +171,7 @@ def test_every_row_of_the_tables_compiles_for_hopper(elements: Elements) -> None
 @pytest.mark.slow
 @pytest.mark.parametrize("elements", [Elements.HALF, Elements.HALF_FP8])
 def test_variants_compile_for_hopper(elements: Elements) -> None:
-    """Masks, heads that are padded, blocks of other sizes, groups of other sizes."""
+    """Masks, heads that are padded, blocks of other sizes, groups of other sizes, and numbers that are 1."""
     decode, prefill = decode_config(elements, 128, 64), prefill_config(elements, 128, 2048, 4, SHARED[90])
     jobs = [attention(config, elements, 128, masks=True) for config in (decode, prefill)]
     for head_dim in (80, 96, 192):
@@ -171,6 +180,9 @@ def test_variants_compile_for_hopper(elements: Elements) -> None:
     jobs += [attention(decode, elements, 128, block_size=size) for size in (32, 64, 128)]
     jobs += [attention(decode, elements, 128, block_m=rows) for rows in DECODE_BLOCKS[1:]]
     jobs += [attention(config, elements, 128, ratio=7) for config in (decode, prefill)]
+    # Triton compiles arguments that are 1 as constants, of another type.
+    for job in [attention(decode, elements, 128), attention(prefill, elements, 128), *others(90, elements)]:
+        jobs.append({**job, "constants": job["constants"] | dict.fromkeys(ONES[job["kernel"]], 1)})
     jobs += others(90, elements, 128, rotary=32) + others(90, elements, 80, rotary=80)
     compiled(jobs)
 
