@@ -75,8 +75,8 @@ def decode_kernel(
     start = lowest + split * chunk
     end = tl.minimum(start + chunk, seq_len)
     table = block_table + request.to(tl.int64) * table_stride
-    sums = tl.zeros([BLOCK_M, DIM], tl.float32)
-    weight = tl.zeros([BLOCK_M], tl.float32)
+    sums = tl.full([BLOCK_M, DIM], 0.0, tl.float32)
+    weight = tl.full([BLOCK_M], 0.0, tl.float32)
     top = tl.full([BLOCK_M], float("-inf"), tl.float32)
     for key in range(start, end, TILE):
         sums, weight, top = attend_tile(
@@ -123,9 +123,9 @@ def reduce_kernel(
     place = tl.load(splits + 2 * request + 1).to(tl.int64)
     lane = tl.arange(0, SPAN)
     d = tl.arange(0, DIM)
-    sums = tl.zeros([DIM], tl.float32)
-    weight = tl.zeros([SPAN], tl.float32)
-    top = tl.zeros([SPAN], tl.float32) + float("-inf")  # the same in all lanes
+    sums = tl.full([DIM], 0.0, tl.float32)
+    weight = tl.full([SPAN], 0.0, tl.float32)
+    top = tl.full([SPAN], float("-inf"), tl.float32)  # the same in all lanes
     for start in range(0, count, SPAN):
         live = start + lane < count
         partial = ((place + start + lane) * kv_heads + head) * lanes + m

@@ -61,7 +61,7 @@ def plan_kernel(
     """
     own = tl.program_id(0)
     lane = tl.arange(0, SPAN)
-    keys = tl.zeros([SPAN], tl.int64)
+    keys = tl.full([SPAN], 0, tl.int64)
     for start in range(0, num_requests, SPAN):
         seq_len, query_len = _lengths(seq_lens, query_start, start + lane, num_requests)
         decodes = (query_len > 0) & (query_len <= max_rows)
@@ -69,9 +69,9 @@ def plan_kernel(
     chunk = tl.maximum((tl.sum(keys, 0) + extra - 1) // extra, min_chunk).to(tl.int32)
     chunk = (chunk + TILE - 1) // TILE * TILE
 
-    items_before = tl.zeros([SPAN], tl.int32)
-    partials_before = tl.zeros([SPAN], tl.int32)
-    tiles_before = tl.zeros([SPAN], tl.int32)
+    items_before = tl.full([SPAN], 0, tl.int32)
+    partials_before = tl.full([SPAN], 0, tl.int32)
+    tiles_before = tl.full([SPAN], 0, tl.int32)
     for start in range(0, own, SPAN):
         request = start + lane
         seq_len, query_len = _lengths(seq_lens, query_start, request, own)

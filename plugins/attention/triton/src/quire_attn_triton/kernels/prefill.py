@@ -68,8 +68,8 @@ def prefill_kernel(
     end = tl.minimum(context + first + BLOCK_Q, seq_len)
     seen_by_all = (context + first + 1) // TILE * TILE
     table = block_table + request.to(tl.int64) * table_stride
-    sums = tl.zeros([BLOCK_M, DIM], tl.float32)
-    weight = tl.zeros([BLOCK_M], tl.float32)
+    sums = tl.full([BLOCK_M, DIM], 0.0, tl.float32)
+    weight = tl.full([BLOCK_M], 0.0, tl.float32)
     top = tl.full([BLOCK_M], float("-inf"), tl.float32)
     within = 0
     if HAS_WINDOW:

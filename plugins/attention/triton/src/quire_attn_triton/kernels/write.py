@@ -129,7 +129,7 @@ def write_kernel(
         kept = live[:, None] & (rest < HEAD)[None, :]
         x = tl.load(k + rows[:, None] + rest[None, :], mask=kept, other=0.0).to(tl.float32)
     if QUANTIZED:
-        largest = tl.zeros([UNITS], tl.float32)
+        largest = tl.full([UNITS], 0.0, tl.float32)
         if ROTARY > 0:
             largest = tl.maximum(_largest(a), _largest(b))
         if ROTARY < HEAD:
