@@ -66,11 +66,14 @@ def _launch_everything() -> None:
         kernels.gelu_and_mul(torch.zeros(3, 28672, dtype=dtype))
         kernels.gelu_and_mul(torch.zeros(3, 28672, dtype=dtype), "tanh")
         kernels.embedding(torch.zeros(3, dtype=torch.int64), torch.zeros(9, 4096, dtype=dtype))
-        _sample(kernels, dtype)
+        _sample(kernels, dtype, 3, 128256)
+    # Numbers of 1 become constants: one row, and a vocabulary of one chunk.
+    alone, weight = torch.zeros(1, 4096, dtype=DTYPES[0]), torch.zeros(4096, dtype=DTYPES[0])
+    kernels.add_rms_norm(alone, alone, weight, 1e-5)
+    _sample(kernels, torch.float32, 1, 463)
 
 
-def _sample(kernels: TritonKernels, dtype: torch.dtype) -> None:
-    rows, vocab = 3, 128256
+def _sample(kernels: TritonKernels, dtype: torch.dtype, rows: int, vocab: int) -> None:
     logits = torch.zeros(rows, vocab, dtype=dtype)
     ids, numbers = torch.zeros(rows, dtype=torch.int64), torch.zeros(rows, dtype=torch.float64)
     by, least = torch.full((rows,), 0.5), numbers.float()

@@ -5,13 +5,18 @@ Takes logits of 32 or 16 bits whose rows are contiguous; every other form is lef
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 
 from quire.ops.logprobs import LogprobOps
 from quire.ops.slots import SlotOps, SlotShapes
 from quire.ops.upload import upload
-from quire_kernels_triton import cut, draw, edits, logprobs, peak, slots
-from quire_kernels_triton.shape import RowShapes
+from quire_kernels_triton.availability import INSTALLED
+
+if TYPE_CHECKING or INSTALLED:
+    from quire_kernels_triton import cut, draw, edits, logprobs, peak, slots
+    from quire_kernels_triton.shape import RowShapes
 
 
 class TritonSamplingOps(LogprobOps, SlotOps):
