@@ -22,6 +22,8 @@ REGISTERS_OF_A_BLOCK = 64 * 1024
 
 Report = list[dict[str, Any]]
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Report:
