@@ -91,8 +91,7 @@ class SlotOps(SamplingOps):
         """
         seated = (slots >= 0).cpu()
         place = slots.clamp(min=0)
-        best, peak = self.peak(logits)
-        invalid = (peak > -torch.inf).logical_not_()
+        best, peak, invalid = self.peak(logits)
 
         temperature = shapes.temperature[place].cpu()
         work = self.apply_temperature(logits.float(), temperature)  # [R, V] fp32

@@ -22,12 +22,26 @@ def upload(device: torch.device, *tensors: torch.Tensor) -> list[torch.Tensor]:
     """
     if device.type == "cpu":
         return list(tensors)
-    sizes = [-(-one.nbytes // _ALIGNMENT) * _ALIGNMENT for one in tensors]
-    staged = torch.empty(sum(sizes), dtype=torch.uint8, pin_memory=True)
-    parts = staged.split(sizes)
-    for part, one in zip(parts, tensors, strict=True):
-        part[: one.nbytes].copy_(one.contiguous().view(-1).view(torch.uint8))
-    moved = staged.to(device, non_blocking=True).split(sizes)
-    return [
-        part[: one.nbytes].view(one.dtype).view(one.shape) for part, one in zip(moved, tensors, strict=True)
-    ]
+    staged = pack(tensors, pin_memory=True)
+    return unpack(staged.to(device, non_blocking=True), tensors)
+
+
+def pack(tensors: tuple[torch.Tensor, ...], *, pin_memory: bool) -> torch.Tensor:
+    """All tensors' bytes in one `[B]` uint8, each on a boundary that every dtype may begin at."""
+    packed = torch.empty(sum(map(_room, tensors)), dtype=torch.uint8, pin_memory=pin_memory)
+    for part, one in zip(unpack(packed, tensors), tensors, strict=True):
+        part.copy_(one)
+    return packed
+
+
+def unpack(packed: torch.Tensor, like: tuple[torch.Tensor, ...]) -> list[torch.Tensor]:
+    """Views of what `pack` wrote: the dtypes and shapes of `like`, on the device of `packed`."""
+    parts, start = [], 0
+    for one in like:
+        parts.append(packed[start : start + one.nbytes].view(one.dtype).view(one.shape))
+        start += _room(one)
+    return parts
+
+
+def _room(one: torch.Tensor) -> int:
+    return -(-one.nbytes // _ALIGNMENT) * _ALIGNMENT

@@ -16,7 +16,8 @@ import torch
 import triton
 import triton.language as tl
 
-from quire_kernels_triton.order import CHUNK, mass, mass_scale, order_key, shaped
+from quire_kernels_triton.order import chunk_of, mass, mass_scale, order_key, shaped
+from quire_kernels_triton.rows import launch_options
 from quire_kernels_triton.shape import RowShapes, place_of, shape_of
 
 FIRST, BUCKETS, PASSES = 8, 256, 4
@@ -145,7 +146,7 @@ def narrow_kernel(  # type: ignore[no-untyped-def]
             wanted = target < vocab
         if wanted:
             peak, by, least = shape_of(place, peaks, row, temperature, margin)
-            low, width, above_count, above_mass, _, _ = select(
+            low, width, above_count, above_mass, _count, _within = select(
                 sums, row, peak, target, state, FIRST, BUCKETS, BY_MASS
             )
             if tl.program_id(1) == 0:
@@ -189,11 +190,11 @@ def settle_kernel(  # type: ignore[no-untyped-def]
     place = place_of(row, slots)
     if place >= 0:
         one = row + tl.arange(0, 1)
-        peak, _, _ = shape_of(place, peaks, row, temperature, margin)
+        peak, _by, _least = shape_of(place, peaks, row, temperature, margin)
         if BY_MASS:
             if tl.load(top_p + place) < 1.0:
                 target = tl.load(targets + row)
-                low, _, _, above, count, within = select(
+                low, _width, _above, above, count, within = select(
                     sums, row, peak, target, state, FIRST, BUCKETS, BY_MASS
                 )
                 each = tl.maximum(within // tl.maximum(count, 1), 1)  # equals have equal masses
@@ -207,7 +208,7 @@ def settle_kernel(  # type: ignore[no-untyped-def]
             if top_k is not None:
                 target = tl.load(top_k + place)
                 if target < vocab:
-                    low, _, above_count, above, count, within = select(
+                    low, _width, above_count, above, count, within = select(
                         sums, row, peak, target, state, FIRST, BUCKETS, BY_MASS
                     )
                     keep = target - above_count
@@ -230,33 +231,52 @@ def cuts(logits: torch.Tensor, peaks: torch.Tensor, shapes: RowShapes) -> tuple[
         shapes: with a top-k or a top-p, or both.
     """
     rows, vocab = logits.shape
+    chunk = chunk_of(vocab)
     device = logits.device
     both = (shapes.top_k is not None) + (shapes.top_p is not None)
     # One allocation, one memset: sums of every pass, then what passes tell each other.
     sums = torch.zeros((1 + both * PASSES, rows, 2, BUCKETS), dtype=torch.int64, device=device)
     states = torch.empty((both * PASSES, rows, 4), dtype=torch.int64, device=device)
     targets, keys, kept = torch.empty((3, rows), dtype=torch.int64, device=device).unbind(0)
-    grid = (rows, triton.cdiv(vocab, CHUNK))
+    grid = (rows, triton.cdiv(vocab, chunk))
     row = (peaks, shapes.slots, shapes.temperature, shapes.margin)
     read = (logits, logits.stride(0), vocab, mass_scale(vocab), *row)
     first: Any = first_sums_kernel
     narrow: Any = narrow_kernel
     settle: Any = settle_kernel
-    sizes = {"FIRST": FIRST, "BUCKETS": BUCKETS}
-    first[grid](*read, sums[0], **sizes, CHUNK=CHUNK, num_warps=8)
+    sizes = {"FIRST": FIRST, "BUCKETS": BUCKETS, **launch_options(8)}
+    first[grid](*read, sums[0], CHUNK=chunk, **sizes)
     ends = (shapes.top_k, shapes.top_p, targets)
     last, state, made = sums[0], None, 0
+    by_count, by_share = (shapes.top_k, None, None), (None, shapes.top_p, targets)
     for by_mass, wanted in ((False, shapes.top_k), (True, shapes.top_p)):
+        asked = by_share if by_mass else by_count
         last, state = sums[0], None
         for _ in range(PASSES if wanted is not None else 0):
             following = (sums[made + 1], states[made])
             narrow[grid](
-                *read, *ends, last, state, *following, **sizes, CHUNK=CHUNK, BY_MASS=by_mass, num_warps=4
+                *read,
+                *asked,
+                last,
+                state,
+                *following,
+                **sizes,
+                CHUNK=chunk,
+                BY_MASS=by_mass,
             )
             last, state = following
             made += 1
         if wanted is not None or not by_mass:
             settle[(rows,)](
-                vocab, *row, *ends, sums[0], last, state, keys, kept, **sizes, BY_MASS=by_mass, num_warps=4
+                vocab,
+                *row,
+                *ends,
+                sums[0],
+                last,
+                state,
+                keys,
+                kept,
+                **sizes,
+                BY_MASS=by_mass,
             )
     return keys, kept

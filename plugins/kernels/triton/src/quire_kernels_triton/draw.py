@@ -11,8 +11,8 @@ import torch
 import triton
 import triton.language as tl
 
-from quire_kernels_triton.order import CHUNK, mass, mass_scale, order_key, shaped, value_of
-from quire_kernels_triton.rows import power_of_two
+from quire_kernels_triton.order import chunk_of, mass, mass_scale, order_key, shaped, value_of
+from quire_kernels_triton.rows import launch_options, power_of_two
 from quire_kernels_triton.shape import RowShapes, place_of, shape_of
 
 
@@ -100,10 +100,10 @@ def draw_kernel(  # type: ignore[no-untyped-def]
     """
     row = tl.program_id(0).to(tl.int64)
     place = place_of(row, slots)
-    if place < 0:
-        tl.store(ids + row, 0)
-        tl.store(invalid + row, 0)
-    else:
+    if slots is not None:
+        tl.store(ids + row, 0, mask=place < 0)
+        tl.store(invalid + row, 0, mask=place < 0)
+    if place >= 0:
         peak, by, least = shape_of(place, peaks, row, temperature, margin)
         each = tl.arange(0, CHUNKS)
         masses = tl.load(above + row * chunks + each, mask=each < chunks, other=0)
@@ -161,7 +161,8 @@ def chunk_sums(
 ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
     """Per chunk the mass above the cut (if asked for) and the number of tokens at it, `[R, chunks]` each."""
     rows, vocab = logits.shape
-    grid = (rows, triton.cdiv(vocab, CHUNK))
+    chunk = chunk_of(vocab)
+    grid = (rows, triton.cdiv(vocab, chunk))
     above = torch.empty(grid, dtype=torch.int64, device=logits.device) if masses else None
     equals = None if keys is None else torch.empty(grid, dtype=torch.int32, device=logits.device)
     kernel: Any = chunk_sums_kernel
@@ -178,8 +179,8 @@ def chunk_sums(
         above,
         equals,
         grid[1],
-        CHUNK=CHUNK,
-        num_warps=4,
+        CHUNK=chunk,
+        **launch_options(4),
     )
     return above, equals
 
@@ -187,9 +188,10 @@ def chunk_sums(
 def keep(logits: torch.Tensor, peaks: torch.Tensor, keys: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
     """`[R, V]` fp32 logits, -inf past each row's cut."""
     rows, vocab = logits.shape
+    chunk = chunk_of(vocab)
     _, equals = chunk_sums(logits, peaks, RowShapes(), keys, masses=False)
     out = torch.empty((rows, vocab), dtype=logits.dtype, device=logits.device)
-    chunks = triton.cdiv(vocab, CHUNK)
+    chunks = triton.cdiv(vocab, chunk)
     kernel: Any = keep_kernel
     kernel[(rows, chunks)](
         logits,
@@ -200,9 +202,9 @@ def keep(logits: torch.Tensor, peaks: torch.Tensor, keys: torch.Tensor, kept: to
         equals,
         out,
         chunks,
-        CHUNK=CHUNK,
+        CHUNK=chunk,
         CHUNKS=power_of_two(chunks),
-        num_warps=4,
+        **launch_options(4),
     )
     return out
 
@@ -258,9 +260,10 @@ def _draw(
     invalid: torch.Tensor | None = None,
 ) -> None:
     rows, vocab = logits.shape
+    chunk = chunk_of(vocab)
     keys, kept = (None, None) if cut is None else cut
     above, equals = chunk_sums(logits, peaks, shapes, keys)
-    chunks = triton.cdiv(vocab, CHUNK)
+    chunks = triton.cdiv(vocab, chunk)
     kernel: Any = draw_kernel
     kernel[(rows,)](
         logits,
@@ -282,7 +285,7 @@ def _draw(
         *random,
         ids,
         invalid,
-        CHUNK=CHUNK,
+        CHUNK=chunk,
         CHUNKS=power_of_two(chunks),
-        num_warps=4,
+        **launch_options(8),
     )

@@ -8,6 +8,8 @@ import torch
 import triton
 import triton.language as tl
 
+from quire_kernels_triton.rows import launch_options
+
 ENTRIES = 256
 COLUMNS = 2048
 
@@ -61,7 +63,7 @@ def penalise(
     out = logits.clone(memory_format=torch.contiguous_format)
     kernel: Any = penalties_kernel
     kernel[(triton.cdiv(len(places), ENTRIES),)](
-        out, places, factors, counts, frequency, presence, len(places), ENTRIES=ENTRIES, num_warps=4
+        out, places, factors, counts, frequency, presence, len(places), ENTRIES=ENTRIES, **launch_options(4)
     )
     return out
 
@@ -72,7 +74,7 @@ def temper(logits: torch.Tensor, temperature: torch.Tensor) -> torch.Tensor:
     out = torch.empty((rows, vocab), dtype=torch.float32, device=logits.device)
     kernel: Any = temperature_kernel
     kernel[(rows, triton.cdiv(vocab, COLUMNS))](
-        logits, logits.stride(0), vocab, temperature, out, COLUMNS=COLUMNS, num_warps=4
+        logits, logits.stride(0), vocab, temperature, out, COLUMNS=COLUMNS, **launch_options(4)
     )
     return out
 
@@ -83,6 +85,6 @@ def drop_unlikely(logits: torch.Tensor, peaks: torch.Tensor, margin: torch.Tenso
     out = torch.empty((rows, vocab), dtype=torch.float32, device=logits.device)
     kernel: Any = min_p_kernel
     kernel[(rows, triton.cdiv(vocab, COLUMNS))](
-        logits, logits.stride(0), vocab, peaks, margin, out, COLUMNS=COLUMNS, num_warps=4
+        logits, logits.stride(0), vocab, peaks, margin, out, COLUMNS=COLUMNS, **launch_options(4)
     )
     return out

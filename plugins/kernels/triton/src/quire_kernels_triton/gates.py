@@ -8,7 +8,7 @@ import torch
 import triton
 import triton.language as tl
 
-from quire_kernels_triton.rows import Rows
+from quire_kernels_triton.rows import Rows, launch_options
 
 SILU, GELU, GELU_TANH = 0, 1, 2
 COLUMNS = 1024
@@ -59,6 +59,6 @@ def gate(x: torch.Tensor, activation: int) -> torch.Tensor:
         rows.inner_stride,
         ACTIVATION=activation,
         COLUMNS=COLUMNS,
-        num_warps=4,
+        **launch_options(4),
     )
     return out

@@ -8,6 +8,8 @@ import torch
 import triton
 import triton.language as tl
 
+from quire_kernels_triton.rows import launch_options
+
 COLUMNS = 1024
 """Columns of a program of four warps: 16 bytes for each thread of 16-bit rows."""
 
@@ -37,6 +39,6 @@ def gather(ids: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
     out = torch.empty((*ids.shape, width), dtype=table.dtype, device=table.device)
     kernel: Any = gather_kernel
     kernel[(ids.numel(), triton.cdiv(width, COLUMNS))](
-        ids.contiguous(), table, out, entries, width, table.stride(0), COLUMNS=COLUMNS, num_warps=4
+        ids.contiguous(), table, out, entries, width, table.stride(0), COLUMNS=COLUMNS, **launch_options(4)
     )
     return out

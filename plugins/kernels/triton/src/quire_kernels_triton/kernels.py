@@ -5,15 +5,17 @@ Dense products stay with cuBLAS, which is what the reference calls.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
 from quire.contracts import KernelsNeed
 from quire.ops import Kernels
-from quire_kernels_triton import gates, gather, norms, rotary
-from quire_kernels_triton.interpreter import INTERPRETED
+from quire_kernels_triton.availability import INSTALLED, unavailable
 from quire_kernels_triton.sampling import TritonSamplingOps
+
+if TYPE_CHECKING or INSTALLED:  # without Triton nothing is ever made but a reason
+    from quire_kernels_triton import gates, gather, norms, rotary
 
 
 class TritonKernels(TritonSamplingOps, Kernels):
@@ -21,22 +23,8 @@ class TritonKernels(TritonSamplingOps, Kernels):
 
     @classmethod
     def reject(cls, need: KernelsNeed) -> str | None:
-        """Refuses other devices, machines without a CUDA device, GPUs older than sm_80, deterministic needs.
-
-        With Triton's interpreter on, a CPU is taken and CUDA is not.
-        """
-        if INTERPRETED:
-            if need.device != "cpu":
-                return f"is interpreted (TRITON_INTERPRET is set), on cpu alone, not on {need.device}"
-            return super().reject(need)
-        if need.device != "cuda":
-            return f"runs on cuda, not on {need.device}"
-        if not torch.cuda.is_available():
-            return "there is no CUDA device"
-        major, minor = torch.cuda.get_device_capability()
-        if major < 8:
-            return f"needs compute capability 8.0 or newer; this GPU has {major}.{minor}"
-        return super().reject(need)
+        """Refuses machines where Triton cannot run, and deterministic needs: products are cuBLAS's."""
+        return unavailable(need.device) or super().reject(need)
 
     def rms_norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
         """As the reference, in one pass."""

@@ -12,8 +12,8 @@ import torch
 import triton
 import triton.language as tl
 
-from quire_kernels_triton.order import CHUNK
-from quire_kernels_triton.rows import power_of_two
+from quire_kernels_triton.order import chunk_of
+from quire_kernels_triton.rows import launch_options, power_of_two
 
 
 @triton.jit
@@ -55,7 +55,8 @@ def gather(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Log probability `[R]` fp32 and rank `[R]` int64 of ids `[R]`; `log(sum(exp(row - peak)))`, `[R]`."""
     rows, vocab = logits.shape
-    chunks = triton.cdiv(vocab, CHUNK)
+    chunk = chunk_of(vocab)
+    chunks = triton.cdiv(vocab, chunk)
     device = logits.device
     sums = torch.empty((rows, chunks), dtype=torch.float32, device=device)
     greater = torch.empty((rows, chunks), dtype=torch.int32, device=device)
@@ -65,7 +66,7 @@ def gather(
     stride = logits.stride(0)
     by_chunk: Any = chunk_logsum_kernel
     by_chunk[(rows, chunks)](
-        logits, stride, vocab, ids, peaks, sums, greater, chunks, CHUNK=CHUNK, num_warps=4
+        logits, stride, vocab, ids, peaks, sums, greater, chunks, CHUNK=chunk, **launch_options(4)
     )
     by_row: Any = row_logsum_kernel
     by_row[(rows,)](
@@ -80,6 +81,6 @@ def gather(
         normaliser,
         chunks,
         CHUNKS=power_of_two(chunks),
-        num_warps=1,
+        **launch_options(1),
     )
     return chosen, rank, normaliser

@@ -8,7 +8,7 @@ import torch
 import triton
 import triton.language as tl
 
-from quire_kernels_triton.rows import WIDEST, Rows, whole_rows
+from quire_kernels_triton.rows import WIDEST, Rows, launch_options, whole_rows
 
 
 @triton.jit
@@ -82,6 +82,6 @@ def rms_norm(
         HAS_RESIDUAL=residual is not None,
         ROWS=tile.rows,
         COLUMNS=tile.columns,
-        num_warps=tile.num_warps,
+        **launch_options(tile.num_warps),
     )
     return out, total

@@ -11,7 +11,9 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-CHUNK = 2048
+from quire_kernels_triton.rows import power_of_two
+
+WIDEST_CHUNK = 2048
 """Logits to a program where a row is shared out: 63 programs for a vocabulary of 128k."""
 
 
@@ -47,6 +49,11 @@ def shaped(x, peak, temperature, margin, SHAPED: tl.constexpr):  # type: ignore[
         x = tl.div_rn(x, temperature)
         x = tl.where(x < peak + margin, float("-inf"), x)
     return x
+
+
+def chunk_of(vocab: int) -> int:
+    """Logits to a program; of the vocabulary alone, so that sums of a chunk do not depend on the batch."""
+    return min(WIDEST_CHUNK, power_of_two(vocab))
 
 
 def mass_scale(vocab: int) -> float:

@@ -8,8 +8,8 @@ import torch
 import triton
 import triton.language as tl
 
-from quire_kernels_triton.order import CHUNK, order_key
-from quire_kernels_triton.rows import power_of_two
+from quire_kernels_triton.order import chunk_of, order_key
+from quire_kernels_triton.rows import launch_options, power_of_two
 
 
 @triton.jit
@@ -29,14 +29,16 @@ def chunk_peak_kernel(  # type: ignore[no-untyped-def]
 
 @triton.jit
 def row_peak_kernel(  # type: ignore[no-untyped-def]
-    logits, best, ids, values, stride, chunks, CHUNKS: tl.constexpr
+    logits, best, ids, values, invalid, stride, chunks, CHUNKS: tl.constexpr
 ):
     row = tl.program_id(0).to(tl.int64)
     chunk = tl.arange(0, CHUNKS)
     rank = tl.load(best + row * chunks + chunk, mask=chunk < chunks, other=-0x8000000000000000)
     winner = 0x7FFFFFFF - (tl.max(rank, axis=0) & 0xFFFFFFFF)
     tl.store(ids + row, winner)
-    tl.store(values + row, tl.load(logits + row * stride + winner))
+    value = tl.load(logits + row * stride + winner)
+    tl.store(values + row, value)
+    tl.store(invalid + row, tl.where(value.to(tl.float32) > float("-inf"), 0, 1))  # NaN is not greater
 
 
 def takes(logits: torch.Tensor) -> bool:
@@ -50,17 +52,27 @@ def takes(logits: torch.Tensor) -> bool:
     )
 
 
-def peak(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Ids `[R]` int64 and values `[R]` of the greatest logits; the lowest id among equals, a NaN if any."""
+def peak(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Ids and values of the greatest logits, and whether there is nothing to draw; as the reference's."""
     rows, vocab = logits.shape
-    chunks = triton.cdiv(vocab, CHUNK)
+    chunk = chunk_of(vocab)
+    chunks = triton.cdiv(vocab, chunk)
     best = torch.empty((rows, chunks), dtype=torch.int64, device=logits.device)
     ids = torch.empty(rows, dtype=torch.int64, device=logits.device)
     values = torch.empty(rows, dtype=logits.dtype, device=logits.device)
+    invalid = torch.empty(rows, dtype=torch.bool, device=logits.device)
     by_chunk: Any = chunk_peak_kernel
-    by_chunk[(rows, chunks)](logits, best, logits.stride(0), vocab, chunks, CHUNK=CHUNK, num_warps=4)
+    by_chunk[(rows, chunks)](logits, best, logits.stride(0), vocab, chunks, CHUNK=chunk, **launch_options(4))
     by_row: Any = row_peak_kernel
     by_row[(rows,)](
-        logits, best, ids, values, logits.stride(0), chunks, CHUNKS=power_of_two(chunks), num_warps=1
+        logits,
+        best,
+        ids,
+        values,
+        invalid,
+        logits.stride(0),
+        chunks,
+        CHUNKS=power_of_two(chunks),
+        **launch_options(1),
     )
-    return ids, values
+    return ids, values, invalid

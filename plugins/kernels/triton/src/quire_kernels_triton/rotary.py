@@ -12,7 +12,7 @@ import torch
 import triton
 import triton.language as tl
 
-from quire_kernels_triton.rows import power_of_two
+from quire_kernels_triton.rows import launch_options, power_of_two
 
 ELEMENTS = 2048
 """Elements of a program of four warps."""
@@ -106,6 +106,6 @@ def rotary(
         INTERLEAVED=interleaved,
         HEADS=tile,
         COLUMNS=columns,
-        num_warps=4,
+        **launch_options(4),
     )
     return out[:, :q_heads], out[:, q_heads:]

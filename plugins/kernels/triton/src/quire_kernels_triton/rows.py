@@ -6,6 +6,7 @@ Knows shapes and strides, no operation.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -73,3 +74,12 @@ def whole_rows(width: int) -> Tile:
     rows = max(1, 1024 // columns)
     warps = min(32, max(4, columns // 1024))
     return Tile(rows, columns, warps)
+
+
+def launch_options(num_warps: int) -> dict[str, Any]:
+    """What every launch says to Triton's compiler.
+
+    Products and sums are not fused: a kernel's arithmetic is then the interpreter's, and the same in every
+    kernel that computes a thing anew. Left out, Triton warns that its default will change.
+    """
+    return {"num_warps": num_warps, "enable_fp_fusion": False}

@@ -5,13 +5,18 @@ Takes logits of 32 or 16 bits whose rows are contiguous; every other form is lef
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 
 from quire.ops.logprobs import LogprobOps
 from quire.ops.slots import SlotOps, SlotShapes
 from quire.ops.upload import upload
-from quire_kernels_triton import cut, draw, edits, logprobs, peak, slots
-from quire_kernels_triton.shape import RowShapes
+from quire_kernels_triton.availability import INSTALLED
+
+if TYPE_CHECKING or INSTALLED:
+    from quire_kernels_triton import cut, draw, edits, logprobs, peak, slots
+    from quire_kernels_triton.shape import RowShapes
 
 
 class TritonSamplingOps(LogprobOps, SlotOps):
@@ -21,7 +26,7 @@ class TritonSamplingOps(LogprobOps, SlotOps):
         """As the reference, each row shared out among programs."""
         return self.peak(logits)[0] if peak.takes(logits) else super().argmax(logits)
 
-    def peak(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def peak(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """As the reference, each row shared out among programs."""
         return peak.peak(logits) if peak.takes(logits) else super().peak(logits)
 
@@ -64,14 +69,14 @@ class TritonSamplingOps(LogprobOps, SlotOps):
             return super().apply_top_k_top_p(logits, top_k, top_p)
         k, p = upload(logits.device, top_k, top_p)
         shapes = RowShapes(top_k=k if bounded else None, top_p=p if nucleus else None)
-        _, peaks = peak.peak(logits)
+        _, peaks, _ = peak.peak(logits)
         return draw.keep(logits, peaks, *cut.cuts(logits, peaks, shapes))
 
     def draw_from(self, logits: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
         """As the reference, up to the rounding of the probabilities' sums."""
         if not peak.takes(logits):
             return super().draw_from(logits, uniforms)
-        _, peaks = peak.peak(logits)
+        _, peaks, _ = peak.peak(logits)
         return draw.draw(logits, peaks, RowShapes(), None, *upload(logits.device, uniforms))
 
     def log_softmax_gather(
@@ -80,7 +85,7 @@ class TritonSamplingOps(LogprobOps, SlotOps):
         """As the reference, in two passes over the logits that write nothing of their size."""
         if not peak.takes(logits):
             return super().log_softmax_gather(logits, ids, k)
-        _, peaks = peak.peak(logits)
+        _, peaks, _ = peak.peak(logits)
         chosen, rank, normaliser = logprobs.gather(logits, ids.contiguous(), peaks)
         values, top_ids = logits.topk(k, dim=-1)
         top = values.float() - peaks.float().unsqueeze(1) - normaliser.unsqueeze(1)
@@ -92,7 +97,7 @@ class TritonSamplingOps(LogprobOps, SlotOps):
         """As the reference, with nothing of the logits' size written in between."""
         if not peak.takes(logits):
             return super().sample_slots(logits, slots, positions, shapes)
-        peaks = peak.peak(logits)
+        best, peaks, _ = peak.peak(logits)
         own = RowShapes(
             slots=slots,
             temperature=shapes.temperature,
@@ -102,8 +107,8 @@ class TritonSamplingOps(LogprobOps, SlotOps):
         )
         cuts = None
         if shapes.top_k is not None or shapes.top_p is not None:
-            cuts = cut.cuts(logits, peaks[1], own)
-        return draw.draw_by_slot(logits, peaks, own, cuts, (shapes.seed, positions), shapes.greedy)
+            cuts = cut.cuts(logits, peaks, own)
+        return draw.draw_by_slot(logits, (best, peaks), own, cuts, (shapes.seed, positions), shapes.greedy)
 
     def take_inputs(
         self, last_ids: torch.Tensor, lengths: torch.Tensor, slots_: torch.Tensor

@@ -8,6 +8,8 @@ import torch
 import triton
 import triton.language as tl
 
+from quire_kernels_triton.rows import launch_options
+
 ROWS = 128
 
 
@@ -44,7 +46,7 @@ def take(
     ids, positions = (torch.empty(slots.shape, dtype=x.dtype, device=x.device) for x in (last_ids, lengths))
     kernel: Any = take_kernel
     kernel[(triton.cdiv(len(slots), ROWS),)](
-        last_ids, lengths, slots, ids, positions, len(slots), ROWS=ROWS, num_warps=4
+        last_ids, lengths, slots, ids, positions, len(slots), ROWS=ROWS, **launch_options(4)
     )
     return ids, positions
 
@@ -53,5 +55,5 @@ def record(last_ids: torch.Tensor, lengths: torch.Tensor, slots: torch.Tensor, i
     """Each row's token becomes its slot's last, and the slot one longer; in place."""
     kernel: Any = record_kernel
     kernel[(triton.cdiv(len(slots), ROWS),)](
-        last_ids, lengths, slots, ids, len(slots), ROWS=ROWS, num_warps=4
+        last_ids, lengths, slots, ids, len(slots), ROWS=ROWS, **launch_options(4)
     )
