@@ -1,4 +1,4 @@
-"""The engine on a GPU: Triton attention and kernels, graphs, overlapping steps. `make gpu-check` runs these."""
+"""The engine on a GPU: Triton attention and kernels, graphs, overlapping steps."""
 
 from __future__ import annotations
 
@@ -71,7 +71,8 @@ def test_200_requests_of_random_lengths_with_preemption(on_gpu: Callable[..., LL
     params = [greedy(draw.randint(1, 100)) for _ in asked]
     roomy = on_gpu("llama", max_num_seqs=64, kv_cache_memory_bytes="64MiB", **FAST)
     expected = tokens(roomy, asked, params)
-    tight = on_gpu("llama", max_num_seqs=64, kv_cache_memory_bytes="1MiB", enable_prefix_caching=False, **FAST)
+    small: dict[str, Any] = {"kv_cache_memory_bytes": "1MiB", "enable_prefix_caching": False}
+    tight = on_gpu("llama", max_num_seqs=64, **small, **FAST)
     assert tokens(tight, asked, params) == expected
     core = tight._engine.client.core  # type: ignore[attr-defined]
     while core.has_unfinished():
@@ -82,7 +83,7 @@ def test_200_requests_of_random_lengths_with_preemption(on_gpu: Callable[..., LL
 
 
 def test_bf16_by_the_bundled_model(open_llm: Callable[..., LLM]) -> None:
-    """The model's own choice of backends, in the dtype that is served: it goes on with a text it has learnt."""
+    """What is chosen by itself, in the dtype that is served: the model goes on with a text it has learnt."""
     llm = open_llm("tiny", device="cuda", dtype="bfloat16")
     chosen = {role: plugin.name for role, plugin in llm._engine.plan.plugins.plugins.items()}
     assert (chosen["attention/0"], chosen["kernels"]) == ("triton", "triton")

@@ -1,12 +1,13 @@
 """Captured decode steps give what uncaptured ones give: a processor that plays a device with graphs.
 
-What it "captures" is the work itself, done again at every replay: it sees only what was put where the captured
-step's inputs lay.
+What it "captures" is the work itself, done again at every replay: it sees only what was put where the
+captured step's inputs lay.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,10 +68,11 @@ class CapturedAttention(TorchAttention):
 
     graph_support = GraphSupport.DECODE
 
-    def plan(self, batch: AttentionBatch) -> Held:
+    def plan(self, batch: AttentionBatch) -> Any:
         return Held(super().plan(batch))
 
-    def forward(self, q: Any, k: Any, v: Any, kv: Mapping[str, torch.Tensor], metadata: Held, *rest: Any) -> Any:
+    def forward(self, *arguments: Any) -> torch.Tensor:
+        q, k, v, kv, metadata, *rest = arguments
         return super().forward(q, k, v, kv, metadata.content, *rest)
 
     def begin_replay(self, metadata: Held, batch: AttentionBatch) -> None:
@@ -106,11 +108,11 @@ def test_captured_steps_change_no_token(
     device: PlayedDevice,
 ) -> None:
     model = checkpoint("llama")
-    settings: dict[str, Any] = {"attention_backend": "torch", "kernels": "reference", "max_num_seqs": 6}
+    settings: dict[str, Any] = {"attention_backend": "torch", "kernels": "reference", "max_num_seqs": 8}
     eager = tokens(open_llm(model, enforce_eager=True, **settings), **params)
     assert (device.captured, device.replays) == (0, [])
     captured = open_llm(model, **settings)
-    assert device.captured == len(graph_sizes(6))
+    assert device.captured == len(graph_sizes(8))
     assert tokens(captured, **params) == eager
     assert len(set(device.replays)) > 1  # several sizes
 
@@ -143,4 +145,4 @@ def test_sizes_ascend_to_the_most(most: int) -> None:
     assert sizes[-1] == most
     assert list(sizes) == sorted(set(sizes))
     assert len(sizes) < 32
-    assert all(after <= 2 * before for before, after in zip(sizes, sizes[1:], strict=False))
+    assert all(after <= 2 * before for before, after in itertools.pairwise(sizes))

@@ -134,13 +134,16 @@ def test_a_step_begins_before_the_one_before_it_is_collected(
     llm = open_llm(checkpoint("llama"))
     executor = llm._engine.client.core.executor  # type: ignore[attr-defined]
     joints: list[str] = []
-    for name in ("submit", "sample", "collect"):
 
-        def noted(step: StepPlan | int, name: str = name, call: Any = getattr(executor, name)) -> Any:
+    def noting(name: str, call: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        def noted(step: StepPlan | int) -> Any:
             joints.append(f"{name} {step.step_id if isinstance(step, StepPlan) else step}")
             return call(step)
 
-        monkeypatch.setattr(executor, name, noted)
+        return noted
+
+    for name in ("submit", "sample", "collect"):
+        monkeypatch.setattr(executor, name, noting(name, getattr(executor, name)))
     llm.generate(
         [{"prompt_token_ids": [5, 6]}], SamplingParams(max_tokens=3, ignore_eos=True), use_tqdm=False
     )

@@ -83,5 +83,6 @@ class StartupReport:
 
 
 def _of_graphs(graphs: GraphReport) -> str:
-    sizes = graphs.sizes
-    return f"{len(sizes)} of decode steps, of {sizes[0]} to {sizes[-1]} requests; they hold {size(graphs.nbytes)}"
+    least, most = graphs.sizes[0], graphs.sizes[-1]
+    held = size(graphs.nbytes)
+    return f"{len(graphs.sizes)} of decode steps, of {least} to {most} requests; they hold {held}"

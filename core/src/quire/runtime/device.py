@@ -183,8 +183,8 @@ class CudaDevice:
         """A CUDA graph."""
         if self._pool is None:
             self._pool = torch.cuda.graph_pool_handle()
-        # Once outside: kernels are compiled and libraries take their workspaces, which a capture does not allow.
-        side = torch.cuda.Stream(self.name)
+        # Once outside: kernels are compiled and libraries take their workspaces, which no capture allows.
+        side = torch.cuda.Stream(self.name)  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream(self.name))
         with torch.cuda.stream(side):
             work()

@@ -141,7 +141,7 @@ class Worker:
 
         def run(some: list[int]) -> _Forward:
             numbers = [counts[slot] for slot in some]
-            if self.graphs is not None and max(numbers) == 1 and self.slots.with_prompt_logprobs.isdisjoint(some):
+            if self.graphs is not None and self._decodes(some, numbers):
                 return self._replay(*self._batches.build(some, numbers, self.graphs.size_for(len(some))))
             return self._forward(*self._batches.build(some, numbers))
 
@@ -225,6 +225,10 @@ class Worker:
         hidden = self.model.forward(x, batch.positions, Step(metadata=metadata, kv=self.kv.layers))
         logits = self.model.logits(hidden if rows.whole else hidden[batch.logits_rows])  # [R, V]
         return _Forward(rows, logits, self._prompt_logprobs(hidden, rows))
+
+    def _decodes(self, slots: list[int], counts: list[int]) -> bool:
+        """Whether a captured step computes all that these want: a row each, and logits."""
+        return max(counts) == 1 and self.slots.with_prompt_logprobs.isdisjoint(slots)
 
     def _replay(self, batch: Batch, rows: Rows) -> _Forward:
         """The same by a captured graph, of requests with a row each."""
