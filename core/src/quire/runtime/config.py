@@ -24,6 +24,7 @@ class WorkerConfig:
         threads: how many to compute with on the CPU, and where.
         cpu_pinning: whether each is bound to its processor.
         dtype: compute dtype's name.
+        kv_dtype: dtype's name K and V are kept in; None for the compute dtype.
         block_size: tokens per KV block.
         max_num_seqs, max_num_batched_tokens, max_model_len: bounds of a step.
         attention: per KV group the need its backend was chosen for, in the order in which the
@@ -43,6 +44,7 @@ class WorkerConfig:
     threads: Threads
     cpu_pinning: bool
     dtype: str
+    kv_dtype: str | None
     block_size: int
     max_num_seqs: int
     max_num_batched_tokens: int

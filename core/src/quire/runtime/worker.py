@@ -259,7 +259,7 @@ class Worker:
         logits, positions = forward.logits, forward.rows.lengths
         if len(slots) != len(positions):
             places = [forward.rows.sampled.index(slot) for slot in slots]
-            logits, positions = logits[places], [positions[place] for place in places]
+            logits, positions = _rows(logits, places), [positions[place] for place in places]
         rows = SampleRows(slots=slots, positions=positions)
         distribution = self.sampler.process(logits, rows)
         ids = self.sampler.draw(distribution, rows)
@@ -271,7 +271,7 @@ class Worker:
             wanted = [i for i, slot in enumerate(slots) if slot in self.slots.with_logprobs]
             if wanted:
                 counts = [self.slots.info[slots[i]].logprobs or 0 for i in wanted]
-                gathered = gather(self.kernels, logits[wanted], ids[wanted], counts)
+                gathered = gather(self.kernels, _rows(logits, wanted), _rows(ids, wanted), counts)
                 results += [gathered.chosen, gathered.rank, gathered.top, gathered.top_ids]
                 logprobs = (wanted, gathered.counts)
         return _Sampled(slots, positions, self.device.fetch(results), logprobs)
@@ -356,6 +356,11 @@ class Worker:
             call()
         except Exception:
             logger.exception("%s failed; the request it belongs to has ended already", what)
+
+
+def _rows(tensor: torch.Tensor, places: list[int]) -> torch.Tensor:
+    """Some rows of a tensor of the device; a list as index would wait for it."""
+    return tensor[upload(tensor.device, torch.tensor(places))[0]]
 
 
 def _describe(error: Exception) -> str:
