@@ -76,7 +76,7 @@ class Process:
             for one in tree:
                 with suppress(psutil.NoSuchProcess):
                     one.kill()
-            psutil.wait_procs(tree)
+            psutil.wait_procs(tree, timeout=END_SECONDS)  # orphans are for others to reap
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
                 with suppress(OSError):

@@ -30,6 +30,7 @@ class Plan:
         rounds: of each, except online.
         online_rounds: of that; each of `online_requests` requests, `rate` a second.
         repeated: what is done about disturbance.
+        rest: seconds that each peer gets after its warm-up, to end what it does in the background.
     """
 
     workloads: Sequence[str]
@@ -38,6 +39,7 @@ class Plan:
     online_requests: int
     rate: float
     repeated: Repeated
+    rest: float = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +160,7 @@ class Session:
             self._failed(peer.name, str(error))
             return None
         self.say(f"{self.model} {peer.name} is ready after {time.perf_counter() - begin:.1f} s")
+        time.sleep(self.plan.rest)
         worker.stop()
         return worker
 
@@ -174,6 +177,7 @@ class Session:
             self._failed(peer.name, str(error))
             return None
         self.say(f"{self.model} {peer.name}: its server is ready after {time.perf_counter() - begin:.1f} s")
+        time.sleep(self.plan.rest)
         server.stop()
         return server
 

@@ -52,6 +52,7 @@ def session(*workloads: str, max_others: float = 1.0) -> tuple[Session, list[str
         online_requests=3,
         rate=100.0,
         repeated=Repeated(max_others, 2),
+        rest=0.0,
     )
     return Session("tiny", plan, said.append), said
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from quire.runtime.pages import Filling, zeros
+from quire.runtime.pages import Activity, Filling, zeros
 
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere memory is written when it is made")
 LARGE = (64, 1 << 20)
@@ -66,7 +66,7 @@ def test_large_ones_are_in_huge_pages_and_not_there_until_touched() -> None:
 def test_filling_changes_nothing_but_what_lies_in_memory() -> None:
     tensor = zeros(LARGE, torch.uint8)
     tensor[5] = 9
-    filling = Filling([tensor])
+    filling = Filling([tensor], Activity())
     assert filling.wait(60)
     if resident(tensor) < 1024 + 2048:
         pytest.skip("this kernel does not fill in on request")
@@ -75,9 +75,20 @@ def test_filling_changes_nothing_but_what_lies_in_memory() -> None:
     assert not tensor[6:].any()
 
 
+@on_linux
+def test_filling_rests_while_somebody_computes() -> None:
+    tensor, activity = zeros(LARGE, torch.uint8), Activity()
+    activity.begin()
+    filling = Filling([tensor], activity)
+    assert not filling.wait(0.3)
+    assert resident(tensor) < 1024
+    activity.end()
+    assert filling.wait(60)
+
+
 def test_filling_nothing_large_starts_no_thread() -> None:
     before = filling_threads()
-    assert Filling([torch.zeros(5)]).wait(0)
+    assert Filling([torch.zeros(5)], Activity()).wait(0)
     assert filling_threads() == before
 
 
@@ -85,7 +96,7 @@ def test_filling_nothing_large_starts_no_thread() -> None:
 def test_filling_ends_when_told_and_lets_go() -> None:
     tensor = zeros((1 << 15, 1 << 16), torch.uint8)  # 2 GiB: it would take a while
     address = tensor.data_ptr() + tensor.nbytes // 2
-    filling = Filling([tensor])
+    filling = Filling([tensor], Activity())
     filling.end()
     assert filling_threads() == []
     del tensor

@@ -11,7 +11,7 @@ import torch
 from quire.contracts import AttentionBackend, KVLayout
 from quire.plan import BlockCopy
 from quire.runtime.dtypes import torch_dtype
-from quire.runtime.pages import Filling, zeros
+from quire.runtime.pages import Activity, Filling, zeros
 
 
 def layout_bytes(layout: KVLayout) -> int:
@@ -66,9 +66,9 @@ class KVCache:
         per_group = [layout_bytes(b.kv_layout(3)) - layout_bytes(b.kv_layout(2)) for b in backends]
         return sum(per_group[group] for group in group_of_layer)
 
-    def fill_in(self) -> Filling:
-        """Have the host's pages made in the background, lest steps pay for faults. Ends with the cache."""
-        filling = Filling([stack for stacks in self._stacks for _, stack in stacks])
+    def fill_in(self, activity: Activity) -> Filling:
+        """Have the host's pages made while nothing is computed, lest steps pay. Ends with the cache."""
+        filling = Filling([stack for stacks in self._stacks for _, stack in stacks], activity)
         weakref.finalize(self, filling.end)  # at the interpreter's end, too
         return filling
 

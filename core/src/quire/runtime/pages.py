@@ -1,8 +1,8 @@
 """Large zeroed memory of the host: nothing to wait for when it is made, no page faults when it is used.
 
 On Linux the kernel gives zeroed pages when they are touched first. A cache of gigabytes is therefore there at
-once, and a thread of the lowest priority has the kernel fill it in while the engine already serves. Elsewhere
-memory is written when it is made.
+once, and a thread of the lowest priority has the kernel fill it in whenever nothing is being computed: beside
+a step it would hold up the threads that compute. Elsewhere memory is written when it is made.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ import mmap
 import os
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 _HUGE_PAGE = 2 << 20
-_PIECE = 8 << 20  # bytes filled in between two looks at whether they are still wanted
+_REST = 0.05  # seconds for which nothing must have been computed
 
 # From sys/mman.h. Python's mmap names the first alone, and holds the interpreter while the kernel works.
 _MADV_HUGEPAGE, _MADV_POPULATE_WRITE = 14, 23
@@ -44,15 +45,43 @@ def zeros(shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
     return tensor.view(dtype).view(tuple(shape))
 
 
+class Activity:
+    """When somebody computes. Written by one thread, read by others."""
+
+    __slots__ = ("_since",)
+
+    def __init__(self) -> None:
+        self._since = -math.inf  # when it stopped; infinite in the future while it goes on
+
+    def begin(self) -> None:
+        """Computing begins."""
+        self._since = math.inf
+
+    def end(self) -> None:
+        """It is over."""
+        self._since = time.monotonic()
+
+    @property
+    def rested(self) -> bool:
+        """Nothing has been computed for a while."""
+        return time.monotonic() - self._since > _REST
+
+
 class Filling:
     """A thread that has the kernel fill in tensors made by `zeros`, for as long as somebody wants them."""
 
-    def __init__(self, tensors: Sequence[torch.Tensor]) -> None:
+    def __init__(self, tensors: Sequence[torch.Tensor], activity: Activity) -> None:
+        """Start it.
+
+        Args:
+            tensors: all pages of those that are large.
+            activity: what it is not to disturb.
+        """
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
         large = [one for one in tensors if one.device.type == "cpu" and one.nbytes >= _HUGE_PAGE]
         if sys.platform == "linux" and large:
-            arguments = (large, self._ended)
+            arguments = (large, activity, self._ended)
             self._thread = threading.Thread(target=_fill, args=arguments, name="quire-pages", daemon=True)
             self._thread.start()
         else:
@@ -72,11 +101,13 @@ class Filling:
         return self._ended.wait(timeout)
 
 
-def _fill(tensors: list[torch.Tensor], ended: threading.Event) -> None:
+def _fill(tensors: list[torch.Tensor], activity: Activity, ended: threading.Event) -> None:
     os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)  # of this thread alone
     for tensor in tensors:
-        for offset in range(0, tensor.nbytes, _PIECE):
-            size = min(_PIECE, tensor.nbytes - offset)
+        for offset in range(0, tensor.nbytes, _HUGE_PAGE):
+            while not activity.rested and not ended.wait(_REST):
+                pass
+            size = min(_HUGE_PAGE, tensor.nbytes - offset)
             # Refused by kernels before 5.14: then steps touch the pages.
             if ended.is_set() or not _advise(tensor.data_ptr() + offset, size, _MADV_POPULATE_WRITE):
                 ended.set()

@@ -31,6 +31,7 @@ from quire.runtime.graphs import DecodeGraphs, GraphReport, can_capture
 from quire.runtime.kv_cache import KVCache
 from quire.runtime.loading import load_model
 from quire.runtime.logprobs import GatheredLogprobs, gather, prompt_logprobs
+from quire.runtime.pages import Activity
 from quire.runtime.slots import UNKNOWN, SlotTable
 
 logger = logging.getLogger(__name__)
@@ -98,13 +99,14 @@ class Worker:
         self._last_ids: torch.Tensor | None = None
         if self.device.asynchronous:
             self._last_ids = torch.zeros(config.max_num_seqs, dtype=torch.int64, device=self.device.name)
+        self._activity = Activity()
         self.slots, self._batches = self._empty_slots()
         self._in_flight: dict[int, _InFlight] = {}
 
     def allocate(self, num_blocks: int) -> None:
         """Take KV memory for `num_blocks` blocks in every group, the null block included."""
         self.kv = KVCache(self.backends, self.group_of_layer, num_blocks, self.device.name)
-        self.kv.fill_in()
+        self.kv.fill_in(self._activity)
         self.graphs = None
         self.slots, self._batches = self._empty_slots()
 
@@ -133,6 +135,7 @@ class Worker:
 
     def submit(self, plan: StepPlan) -> None:
         """Apply the plan's diff and start the forward pass."""
+        self._activity.begin()
         step = _InFlight(plan)
         self._in_flight[plan.step_id] = step
         self._apply(plan, step.failed)
@@ -185,6 +188,7 @@ class Worker:
                 SlotResult(one.slot, one.generation, error=failed[one.slot]) if one.slot in failed else one
                 for one in results
             ]
+        self._activity.end()
         return StepResult(step_id, results)
 
     def _empty_slots(self) -> tuple[SlotTable, BatchBuilder]:
