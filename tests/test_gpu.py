@@ -7,11 +7,15 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
+import torch
 
 from quire import LLM, SamplingParams
 from quire.testing.model import Reference
 
-pytestmark = pytest.mark.gpu
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA GPU"),
+]
 
 PLAIN = {"attention_backend": "torch", "kernels": "reference", "enforce_eager": True}
 FAST = {"attention_backend": "triton", "kernels": "triton"}

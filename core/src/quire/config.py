@@ -152,8 +152,8 @@ class EngineConfig(BaseSettings):
     )
     kv_cache_dtype: Literal["auto", "fp8", "fp8_e4m3"] = Field(
         default="auto",
-        description="Type of the KV cache: `auto` is the compute type; `fp8` (e4m3, scaled by head and token) "
-        "halves it, where an attention backend keeps it so.",
+        description="Type of the KV cache: `auto` is the compute type; `fp8` (e4m3, scaled by head and "
+        "token) halves it, where an attention backend keeps it so.",
     )
     kv_cache_memory_bytes: Bytes | None = Field(
         default=None,
