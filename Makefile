@@ -1,16 +1,17 @@
-# Few verbs: demo  test  test-clients  lint  bench  docs. Each makes .venv first if need be.
+# Few verbs: demo  test  test-clients  lint  bench  docs  wheels  gpu-check. All but the last make .venv first if need be.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
-PACKAGES := core plugins/native/cpu plugins/attention/torch plugins/attention/cpu plugins/kernels/cpu plugins/models/llama plugins/models/tiny plugins/samplers/standard plugins/quant/int8 plugins/routes/ollama server
+PACKAGES := core plugins/native/cpu plugins/attention/torch plugins/attention/cpu plugins/attention/triton plugins/kernels/cpu plugins/kernels/triton plugins/models/llama plugins/models/tiny plugins/samplers/standard plugins/quant/int8 plugins/routes/ollama server
 SOURCES := $(PACKAGES:%=%/src)
 TESTS := $(PACKAGES:%=%/tests) tests
 NATIVE := plugins/native/cpu
 PROMPT ?= def fibonacci(n):
 BENCH ?=
+GPU_TESTS := plugins/attention/triton/tests plugins/kernels/triton/tests tests/test_gpu.py
 
-.PHONY: demo test test-clients lint bench bench-parts docs clean
+.PHONY: demo test test-clients lint bench bench-parts docs wheels gpu-check clean
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/.native  ## generate text with the bundled model
@@ -40,8 +41,17 @@ bench-parts: $(VENV)/.dev  ## what single parts cost: start-up, packed linears, 
 docs: $(VENV)/.dev
 	$(BIN)/mkdocs build --strict
 
+wheels: $(VENV)/.dev  ## all packages, as dist/*.whl
+	rm -rf dist
+	$(BIN)/python -m pip --disable-pip-version-check wheel --quiet --no-deps --no-build-isolation --wheel-dir dist $(PACKAGES:%=./%)
+
+# In the environment of PYTHON as it is: PyTorch with CUDA, Triton, pytest, hypothesis, and Quire's wheels with what they need.
+gpu-check:  ## all tests that want a GPU: kernels, graphs, the engine
+	$(PYTHON) -c 'import sys, torch; sys.exit(None if torch.cuda.is_available() else "gpu-check needs a CUDA GPU, and PyTorch sees none")'
+	$(PYTHON) -m pytest -m gpu $(GPU_TESTS)
+
 clean:
-	rm -rf $(VENV) .venv-clients site
+	rm -rf dist $(VENV) .venv-clients site
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

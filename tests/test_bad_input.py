@@ -109,7 +109,8 @@ def test_prompt_too_long(checkpoint: Checkpoint, assert_refused: Refused) -> Non
         (["--no-such-flag"], ["no-such-flag"]),
         (["--attention-backend", "warp"], ["warp", "torch"]),
         (["--tensor-parallel-size", "2"], ["tensor_parallel_size", "not built"]),
-        (["--kv-cache-dtype", "fp8"], ["kv_cache_dtype", "fp8"]),
+        (["--kv-cache-dtype", "int4"], ["kv-cache-dtype", "int4"]),
+        (["--kv-cache-dtype", "fp8", "--device", "cpu"], ["float8_e4m3fn", "torch"]),
     ],
 )
 def test_bad_options(

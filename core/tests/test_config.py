@@ -154,7 +154,6 @@ def test_no_advice_hides_a_setting_that_exists() -> None:
         ({"speculative_config": {"model": "x"}}, "speculative decoding is not built yet"),
         ({"speculative_model": "x"}, "speculative decoding is not built yet"),
         ({"num_speculative_tokens": 2}, "speculative decoding is not built yet"),
-        ({"kv_cache_dtype": "fp8"}, "must be 'auto'"),
         ({"trust_remote_code": True}, "Quire never runs code from a model repository"),
     ],
 )

@@ -105,4 +105,4 @@ def test_a_batch_is_its_requests_whatever_came_before(data: st.DataObject) -> No
         assert batch.logits_rows.tolist() == [last[slot] for slot in rows.sampled]
         assert rows.whole == (batch.logits_rows.tolist() == [*range(len(batch.token_ids))])
         table.advance(rows.slot, rows.computed)
-        table.append(rows.sampled, [data.draw(st.integers(0, 99)) for _ in rows.sampled])
+        table.append(rows.sampled, rows.lengths, [data.draw(st.integers(0, 99)) for _ in rows.sampled])

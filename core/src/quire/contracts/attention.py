@@ -239,4 +239,17 @@ class AttentionBackend(ABC):
         """Make `metadata` safe to capture in a graph (static addresses); called before capture."""
 
     def begin_replay(self, metadata: Any, batch: AttentionBatch) -> None:  # noqa: B027 - see begin_capture
-        """Refresh captured `metadata` in place for `batch`; called before each replay."""
+        """Refresh captured `metadata` in place for `batch`; called before each replay.
+
+        Must wait for nothing on the host. A `plan` that waits for nothing either may be captured with the
+        step instead; this is then not called.
+
+        Args:
+            metadata: what `plan` returned for the step that was captured, after `begin_capture`.
+            batch: has the captured step's numbers of requests and rows. What a runtime adds to fill them are
+                requests at the end with one row or none, `seq_lens` 0 and slot -1; their rows of the output
+                are finite, and mean nothing.
+
+        Raises:
+            ValueError: the captured step cannot compute this batch.
+        """

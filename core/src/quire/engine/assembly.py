@@ -115,6 +115,10 @@ def load_core(config: EngineConfig, *, show_progress: bool, with_tokenizer: bool
     with watch.phase("KV cache"):
         executor.allocate(budget.num_blocks)
         scheduler = Scheduler(_scheduler_config(plan, budget))
+    with watch.phase("graphs"):
+        graphs = executor.capture()
+    if graphs is None:
+        watch.phases.pop()
     report = StartupReport(
         model=config.model,
         source=plan.files.source,
@@ -125,6 +129,7 @@ def load_core(config: EngineConfig, *, show_progress: bool, with_tokenizer: bool
         memory=budget,
         plugins=plan.plugins,
         measured_rows=profile.measured_rows,
+        graphs=graphs,
         threads=str(worker_config.threads) if plan.device == "cpu" else "",
         phases=watch.phases,
     )

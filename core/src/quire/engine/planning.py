@@ -109,6 +109,8 @@ class EnginePlan:
             quantization=_quantization_need(config, self.device, self.dtype, self.model_config),
             kernels=_kernels_need(config, self.device, self.dtype),
             sampler=_sampler_need(config, self.device, self.dtype, self.vocab_size),
+            kv_dtype=_kv_dtype(config),
+            enforce_eager=config.enforce_eager,
             load_format="dummy" if config.load_format == "dummy" else "safetensors",
             seed=config.seed,
             eos_token_ids=self.generation.eos_token_ids,
@@ -162,6 +164,7 @@ def make_plan(
         model_config,
         dtype=dtype,
         device=device,
+        kv_dtype=_kv_dtype(config),
         quantization=quantization,
         headers=_headers(config, files, model_class),
         options=builder.options("quantization"),
@@ -247,6 +250,11 @@ def _choose_model(
 def _quant_method(model_config: Mapping[str, Any]) -> str:
     settings = model_config.get("quantization_config") or {}
     return str(settings.get("quant_method", "none"))
+
+
+def _kv_dtype(config: EngineConfig) -> str | None:
+    """Name of the dtype that K and V are kept in; None for the compute dtype."""
+    return None if config.kv_cache_dtype == "auto" else "float8_e4m3fn"
 
 
 def _quantization_need(

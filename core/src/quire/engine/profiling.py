@@ -193,17 +193,17 @@ def _run(
 def _plans(executor: Any) -> Iterator[list[StepPlan]]:
     """The plans that an executor gets, as long as this lasts."""
     plans: list[StepPlan] = []
-    execute = executor.execute
+    submit = executor.submit
 
-    def noting(plan: StepPlan) -> Any:
+    def noting(plan: StepPlan) -> None:
         plans.append(plan)
-        return execute(plan)
+        submit(plan)
 
-    executor.execute = noting
+    executor.submit = noting
     try:
         yield plans
     finally:
-        del executor.execute
+        del executor.submit
 
 
 def _summary(probed: _Tally, plain: _Tally, limits: Limits) -> StepProfile:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from quire.engine.memory import MemoryBudget
 from quire.engine.units import size
 from quire.plugin_plan import PluginPlan
+from quire.runtime.graphs import GraphReport
 
 
 class Stopwatch:
@@ -37,6 +38,7 @@ class StartupReport:
         memory: the byte budget.
         plugins: what was chosen and why.
         measured_rows: rows of the profile run.
+        graphs: what was captured; None if nothing was.
         threads: how many compute on the CPU, and why; empty on other devices.
         phases: (name, seconds), in order.
     """
@@ -50,6 +52,7 @@ class StartupReport:
     memory: MemoryBudget
     plugins: PluginPlan
     measured_rows: int
+    graphs: GraphReport | None = None
     threads: str = ""
     phases: list[tuple[str, float]] = field(default_factory=list)
 
@@ -71,8 +74,15 @@ class StartupReport:
             "memory": f"weights {size(memory.weights)}, activations {size(memory.activations)} "
             f"(from a step of {self.measured_rows} tokens), KV cache {size(memory.kv)}, "
             f"left {size(memory.left)} of {size(memory.total)}",
+            "graphs": "" if self.graphs is None else _of_graphs(self.graphs),
             "capacity": f"{memory.tokens} tokens in {memory.num_blocks - 1} blocks; "
             f"context {memory.max_model_len}; {memory.concurrency:.1f} sequences of that length at a time",
             "start-up": f"{total:.2f} s: {times}",
         }
         return [f"{name:<9} {text}" for name, text in rows.items() if text]
+
+
+def _of_graphs(graphs: GraphReport) -> str:
+    least, most = graphs.sizes[0], graphs.sizes[-1]
+    held = size(graphs.nbytes)
+    return f"{len(graphs.sizes)} of decode steps, of {least} to {most} requests; they hold {held}"

@@ -10,6 +10,7 @@ import torch
 from quire.errors import CapacityError
 from quire.plan import StepPlan, StepResult
 from quire.runtime.config import WorkerConfig
+from quire.runtime.graphs import GraphReport
 from quire.runtime.kv_cache import KVCache
 from quire.runtime.pinning import pin_threads
 from quire.runtime.profile import MemoryProfile, profile
@@ -21,8 +22,18 @@ logger = logging.getLogger(__name__)
 class Executor(Protocol):
     """What the engine core asks of wherever the workers run."""
 
-    def execute(self, plan: StepPlan) -> StepResult:
-        """Run one step to its end."""
+    @property
+    def overlaps(self) -> bool:
+        """Whether the workers go on by themselves: then a step is submitted before the last is collected."""
+
+    def submit(self, plan: StepPlan) -> None:
+        """Begin a step: its forward pass."""
+
+    def sample(self, step_id: int) -> None:
+        """Draw the step's tokens. What the step before it has drawn was collected."""
+
+    def collect(self, step_id: int) -> StepResult:
+        """The step's results, once they are there."""
 
     def shutdown(self) -> None:
         """Free the workers and their memory."""
@@ -57,16 +68,33 @@ class InProcessExecutor:
         assert self.worker.kv is not None
         return self.worker.kv.nbytes()
 
-    def execute(self, plan: StepPlan) -> StepResult:
-        """The three joints in a row."""
+    def capture(self) -> GraphReport | None:
+        """Capture decode steps as graphs, if that is done here. `allocate` comes first."""
+        return self.worker.capture()
+
+    @property
+    def overlaps(self) -> bool:
+        """Where the device is asynchronous."""
+        return self.worker.device.asynchronous
+
+    def submit(self, plan: StepPlan) -> None:
+        """See `Executor`."""
         if self._to_pin:  # here, since it is the thread that runs the steps whose team is bound
             cpus, self._to_pin = self._to_pin, ()
             if (reason := pin_threads(cpus)) is not None:
                 logger.warning("Threads are not bound to processors: %s", reason)
         with self._inference:
             self.worker.submit(plan)
-            self.worker.sample(plan.step_id)
-            return self.worker.collect(plan.step_id)
+
+    def sample(self, step_id: int) -> None:
+        """See `Executor`."""
+        with self._inference:
+            self.worker.sample(step_id)
+
+    def collect(self, step_id: int) -> StepResult:
+        """See `Executor`."""
+        with self._inference:
+            return self.worker.collect(step_id)
 
     def shutdown(self) -> None:
         """Drop the worker: its weights and KV memory go with it."""

@@ -13,6 +13,7 @@ from quire.ops.logprobs import LogprobOps
 from quire.ops.pointwise import PointwiseOps
 from quire.ops.quantized import QuantizedOps
 from quire.ops.sampling import SamplingOps
+from quire.ops.slots import SlotOps
 
 
 class Kernels(
@@ -20,6 +21,7 @@ class Kernels(
     LinearOps,
     QuantizedOps,
     LogprobOps,
+    SlotOps,
     SamplingOps,
     FusionOps,
 ):

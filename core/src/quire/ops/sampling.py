@@ -18,6 +18,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from quire.ops.upload import upload
+
 _NUCLEUS_WINDOW = 256
 """Most likely tokens looked at first for top-p alone; most nuclei are smaller."""
 
@@ -60,7 +62,7 @@ class SamplingOps:
         flat = _flat(logits, rows, ids)
         out = logits.clone(memory_format=torch.contiguous_format)
         kept = out.view(-1)[flat]
-        out[rows.to(logits.device)] = -torch.inf  # a row once per entry: harmless, and no sort
+        out[upload(logits.device, rows)[0]] = -torch.inf  # a row once per entry: harmless, and no sort
         out.view(-1)[flat] = kept
         return out
 
@@ -76,7 +78,7 @@ class SamplingOps:
         """`values` (`[E]` fp32, host) added at the entries."""
         flat = _flat(logits, rows, ids)
         out = logits.clone(memory_format=torch.contiguous_format)
-        out.view(-1)[flat] += values.to(logits.device)
+        out.view(-1)[flat] += upload(logits.device, values)[0]
         return out
 
     def apply_penalties(
@@ -101,13 +103,15 @@ class SamplingOps:
                 Keskar et al. 2019).
             frequency, presence: `[R]` fp32, host; subtracted per occurrence, and once.
         """
-        flat = _flat(logits, rows, ids)
-        factor, count = repetition[rows].to(logits.device), counts.to(logits.device)
+        device = logits.device
+        flat, factor, count, each, once = upload(
+            device, rows * logits.shape[1] + ids, repetition[rows], counts, frequency[rows], presence[rows]
+        )
         out = logits.clone(memory_format=torch.contiguous_format)
         seen = out.view(-1)[flat]  # [E]
         seen = torch.where(seen > 0, seen / factor, seen * factor)
-        seen = seen - frequency[rows].to(logits.device) * count
-        seen = seen - presence[rows].to(logits.device) * (count > 0)
+        seen = seen - each * count
+        seen = seen - once * (count > 0)
         out.view(-1)[flat] = seen
         return out
 
@@ -119,7 +123,7 @@ class SamplingOps:
         """
         if bool((temperature == 1).all()):
             return logits
-        return logits / temperature.to(logits.device).unsqueeze(1)
+        return logits / upload(logits.device, temperature)[0].unsqueeze(1)
 
     def apply_min_p(self, logits: torch.Tensor, min_p: torch.Tensor) -> torch.Tensor:
         """-inf where a token is less than `min_p` times as likely as its row's most likely one.
@@ -131,7 +135,7 @@ class SamplingOps:
         if not bool((min_p > 0).any()):
             return logits
         # p >= min_p * p_max is, in logits, l >= l_max + log(min_p): no softmax needed.
-        floor = logits.amax(-1) + min_p.log().float().to(logits.device)  # [R]
+        floor = logits.amax(-1) + upload(logits.device, min_p.log().float())[0]  # [R]
         return torch.where(logits < floor.unsqueeze(1), -torch.inf, logits)
 
     def apply_top_k_top_p(
@@ -174,7 +178,9 @@ class SamplingOps:
         Returns:
             `[R]` int64; some id in [0, V) for a row with NaN or with nothing but -inf.
         """
-        found = _search(logits.softmax(-1, dtype=torch.float32), uniforms.to(logits.device), strict=True)
+        found = _search(
+            logits.softmax(-1, dtype=torch.float32), upload(logits.device, uniforms)[0], strict=True
+        )
         return found.clamp(max=logits.shape[1] - 1)
 
 
@@ -327,4 +333,4 @@ def _first(ends: torch.Tensor, target: torch.Tensor, strict: bool) -> torch.Tens
 
 def _flat(logits: torch.Tensor, rows: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
     """Entries as indices into the flattened logits, `[E]` int64 on the device."""
-    return (rows * logits.shape[1] + ids).to(logits.device)
+    return upload(logits.device, rows * logits.shape[1] + ids)[0]

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from quire.contracts import AttentionBatch, Batch
-from quire.runtime.slots import SlotTable
+from quire.ops.upload import upload
+from quire.runtime.slots import UNKNOWN, SlotTable
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +49,7 @@ class _Arrangement:
     """Who has which rows: the same as long as the same requests compute the same numbers of tokens.
 
     Attributes:
-        key: the slots and counts that were asked for, and how many requests had been seated by then.
+        key: the slots, counts and filling that were asked for, and how many requests had been seated by then.
         slot, count: `[S]` int64, by request.
         row_slot: `[T]` int64, by row.
         row: `[T]` int64, the row's number among its request's; None where each request has one row.
@@ -56,7 +58,7 @@ class _Arrangement:
         slots, counts, starts: as in `Rows`.
     """
 
-    key: tuple[list[int], list[int], int]
+    key: tuple[list[int], list[int], int, int]
     slot: NDArray[np.int64]
     count: NDArray[np.int64]
     row_slot: NDArray[np.int64]
@@ -72,25 +74,31 @@ class _Arrangement:
 class BatchBuilder:
     """Builds the batches of one worker. They share tensors with earlier ones: nobody is to write to them."""
 
-    def __init__(self, table: SlotTable, device: str) -> None:
+    def __init__(self, table: SlotTable, device: str, last_ids: torch.Tensor | None = None) -> None:
         """Start without anything kept.
 
         Args:
             table: the worker's slots; only read.
             device: torch device string.
+            last_ids: `[slots]` int64 on the device: each slot's last token, where the host may not know it
+                yet. None where it always does.
         """
         self._table = table
-        self._device = device
+        self._device = torch.device(device)
+        self._last_ids = last_ids
         self._last: _Arrangement | None = None
 
-    def build(self, slots: Sequence[int], counts: Sequence[int]) -> tuple[Batch, Rows]:
+    def build(self, slots: Sequence[int], counts: Sequence[int], fill_to: int = 0) -> tuple[Batch, Rows]:
         """The batch that computes `counts[i]` tokens of slot `slots[i]`.
 
         Args:
             slots, counts: parallel, not empty, counts at least 1.
+            fill_to: add requests of one row at the end, which belong to nobody and write nothing, until there
+                are so many. `Rows` knows nothing of them.
         """
         table = self._table
-        who = self._arrange(slots, counts)
+        who = self._arrange(slots, counts, fill_to)
+        fill = max(fill_to - len(who.slots), 0)
         computed = positions = table.computed[who.slot]  # [S], a copy
         if who.row is not None:
             positions = table.computed[who.row_slot] + who.row  # [T]
@@ -99,36 +107,49 @@ class BatchBuilder:
         lengths: list[int] = seq_lens.tolist()
         max_seq_len = max(lengths)
 
-        seq_lens_on_device = self._put(seq_lens.astype(np.int32))
-        positions_on_device = self._put(positions)
-        groups = []
-        for blocks, window in zip(table.tables, table.windows, strict=True):
-            slot_mapping = blocks[who.row_slot, block] * np.int64(table.block_size) + offset  # [T]
-            groups.append(
-                AttentionBatch(
-                    query_start=who.query_start,
-                    seq_lens=seq_lens_on_device,
-                    positions=positions_on_device,
-                    block_table=self._put(self._block_table(blocks, window, who, seq_lens, max_seq_len)),
-                    slot_mapping=self._put(slot_mapping),
-                    max_query_len=who.counts[0],  # the longest comes first
-                    max_seq_len=max_seq_len,
-                    query_lens_host=who.counts,
-                    seq_lens_host=lengths,
-                )
-            )
         known: list[int] = table.num_tokens[who.slot].tolist()
-        sampled, sampled_lengths, logits_rows = who.slots, lengths, who.last_rows
+        sampled, sampled_lengths, places = who.slots, lengths, None
         if lengths != known:
             places = [i for i, length in enumerate(lengths) if length == known[i]]
             sampled, sampled_lengths = [who.slots[i] for i in places], [lengths[i] for i in places]
-            logits_rows = self._put(np.asarray([who.starts[i] + who.counts[i] - 1 for i in places], np.int64))
+
+        # One way to the device for all of them.
+        arrays: list[NDArray[Any]] = [
+            seq_lens.astype(np.int32),
+            positions,
+            table.token_ids[who.row_slot, positions].astype(np.int64),
+        ]
+        for blocks, window in zip(table.tables, table.windows, strict=True):
+            arrays.append(self._block_table(blocks, window, who, seq_lens, max_seq_len))
+            arrays.append(blocks[who.row_slot, block] * np.int64(table.block_size) + offset)  # [T]
+        if places is not None:
+            arrays.append(np.asarray([who.starts[i] + who.counts[i] - 1 for i in places], np.int64))
+        if fill:
+            # Each begins with the requests, or with their rows, and block tables and slot mappings alternate.
+            ahead = 3 + 2 * len(table.tables)
+            empty = [0, 0, 0] + [0, -1] * len(table.tables)
+            arrays[:ahead] = [_filled(one, fill, value) for one, value in zip(arrays, empty, strict=False)]
+        seq_lens_there, positions_there, token_ids, *rest = self._put(*arrays)
+        groups = tuple(
+            AttentionBatch(
+                query_start=who.query_start,
+                seq_lens=seq_lens_there,
+                positions=positions_there,
+                block_table=rest[2 * group],
+                slot_mapping=rest[2 * group + 1],
+                max_query_len=who.counts[0],  # the longest comes first
+                max_seq_len=max_seq_len,
+                query_lens_host=who.counts + [1] * fill,
+                seq_lens_host=lengths + [0] * fill,
+            )
+            for group in range(len(table.tables))
+        )
         batch = Batch(
-            token_ids=self._put(table.token_ids[who.row_slot, positions].astype(np.int64)),
-            positions=positions_on_device,
+            token_ids=token_ids if self._last_ids is None else self._drawn(token_ids),
+            positions=positions_there,
             slots=who.slots_on_device,
-            logits_rows=logits_rows,
-            groups=tuple(groups),
+            logits_rows=who.last_rows if places is None else rest[-1],
+            groups=groups,
         )
         rows = Rows(
             slots=who.slots,
@@ -142,9 +163,9 @@ class BatchBuilder:
         )
         return batch, rows
 
-    def _arrange(self, slots: Sequence[int], counts: Sequence[int]) -> _Arrangement:
+    def _arrange(self, slots: Sequence[int], counts: Sequence[int], fill_to: int) -> _Arrangement:
         """Order the requests; as they were last time if these are the same."""
-        last, key = self._last, (list(slots), list(counts), self._table.num_seated)
+        last, key = self._last, (list(slots), list(counts), fill_to, self._table.num_seated)
         if last is not None and last.key == key:
             return last
         slot = np.asarray(slots, dtype=np.int64)  # [S]
@@ -159,15 +180,19 @@ class BatchBuilder:
         np.cumsum(count, out=query_start[1:])
         starts, num_rows = query_start[:-1], int(query_start[-1])
         decoding = len(slot) == num_rows  # a row each
+        fill = np.arange(1, fill_to - len(slot) + 1, dtype=np.int32)  # empty where there is nothing to fill
+        query_start_there, slots_there, last_rows = self._put(
+            np.concatenate((query_start, num_rows + fill)), slot, query_start[1:].astype(np.int64) - 1
+        )
         self._last = _Arrangement(
             key=key,
             slot=slot,
             count=count,
             row_slot=slot if decoding else np.repeat(slot, count),
             row=None if decoding else np.arange(num_rows) - np.repeat(starts, count),
-            query_start=self._put(query_start),
-            slots_on_device=self._put(slot),
-            last_rows=self._put(query_start[1:].astype(np.int64) - 1),
+            query_start=query_start_there,
+            slots_on_device=slots_there,
+            last_rows=last_rows,
             slots=slot.tolist(),
             counts=count.tolist(),
             starts=starts.tolist(),
@@ -191,6 +216,16 @@ class BatchBuilder:
             block_table[np.arange(width) < first[:, None]] = 0
         return block_table
 
-    def _put(self, array: NDArray[np.integer]) -> torch.Tensor:
-        tensor = torch.from_numpy(array)
-        return tensor if self._device == "cpu" else tensor.to(self._device, non_blocking=True)
+    def _drawn(self, token_ids: torch.Tensor) -> torch.Tensor:
+        """`[T]`: with what the host does not know yet, from where the step before has left it."""
+        assert self._last_ids is not None
+        slots = (UNKNOWN - token_ids).clamp_(min=0)
+        return torch.where(token_ids < 0, self._last_ids[slots], token_ids)
+
+    def _put(self, *arrays: NDArray[Any]) -> list[torch.Tensor]:
+        return upload(self._device, *map(torch.from_numpy, arrays))
+
+
+def _filled(array: NDArray[Any], count: int, value: int) -> NDArray[Any]:
+    """With `count` more entries of one value along the first axis."""
+    return np.concatenate((array, np.full((count, *array.shape[1:]), value, array.dtype)))

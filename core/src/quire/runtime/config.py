@@ -24,11 +24,13 @@ class WorkerConfig:
         threads: how many to compute with on the CPU, and where.
         cpu_pinning: whether each is bound to its processor.
         dtype: compute dtype's name.
+        kv_dtype: dtype's name K and V are kept in; None for the compute dtype.
         block_size: tokens per KV block.
         max_num_seqs, max_num_batched_tokens, max_model_len: bounds of a step.
         attention: per KV group the need its backend was chosen for, in the order in which the
             model registers the groups.
         quantization: the need the quantization was chosen for.
+        enforce_eager: capture no graphs.
         load_format: "safetensors", or "dummy" for random weights.
         seed: seed of dummy weights.
         eos_token_ids: the model's end tokens.
@@ -42,6 +44,7 @@ class WorkerConfig:
     threads: Threads
     cpu_pinning: bool
     dtype: str
+    kv_dtype: str | None
     block_size: int
     max_num_seqs: int
     max_num_batched_tokens: int
@@ -50,6 +53,7 @@ class WorkerConfig:
     quantization: QuantizationNeed
     kernels: KernelsNeed
     sampler: SamplerNeed
+    enforce_eager: bool
     load_format: str
     seed: int
     eos_token_ids: tuple[int, ...]

@@ -6,9 +6,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import psutil
 import torch
@@ -30,12 +31,36 @@ class Memory:
     free: int
 
 
+class Fetch(Protocol):
+    """Tensors on their way to the host."""
+
+    def wait(self) -> list[torch.Tensor]:
+        """Them, on the host, as they were when they were asked for."""
+
+
+class Graph(Protocol):
+    """Work that was captured."""
+
+    def replay(self) -> None:
+        """Do it again, on what now lies where its inputs lay."""
+
+
 class Device(Protocol):
-    """What the runtime asks of the hardware."""
+    """What the runtime asks of the hardware.
+
+    Attributes:
+        type: "cpu" or "cuda".
+        name: torch device string.
+        collective_backend: of `torch.distributed`.
+        asynchronous: work goes on after a call returns. Then the next step is planned and begun meanwhile.
+        captures: `capture` works.
+    """
 
     type: str
     name: str
     collective_backend: str
+    asynchronous: bool
+    captures: bool
 
     def memory(self) -> Memory:
         """Memory now."""
@@ -46,6 +71,42 @@ class Device(Protocol):
     def empty_cache(self) -> None:
         """Give memory that the allocator keeps back to the device."""
 
+    def fetch(self, tensors: Sequence[torch.Tensor]) -> Fetch:
+        """Have tensors copied to the host once what was asked of the device before is done.
+
+        To wait for them is to wait for no later work.
+        """
+
+    def capture(self, work: Callable[[], None]) -> Graph:
+        """Work that waits for nothing and writes where it always will, to be replayed.
+
+        Graphs of one device share their memory: what one leaves there is gone when another is replayed.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class OnHost:
+    """A `Fetch` of what is there."""
+
+    tensors: list[torch.Tensor]
+
+    def wait(self) -> list[torch.Tensor]:
+        """Them."""
+        return self.tensors
+
+
+@dataclass(frozen=True, slots=True)
+class _FromCuda:
+    """A `Fetch` into pinned memory."""
+
+    tensors: list[torch.Tensor]
+    done: torch.cuda.Event
+
+    def wait(self) -> list[torch.Tensor]:
+        """Wait for the copies."""
+        self.done.synchronize()
+        return self.tensors
+
 
 class CpuDevice:
     """The host's processors and memory."""
@@ -53,6 +114,8 @@ class CpuDevice:
     type = "cpu"
     name = "cpu"
     collective_backend = "gloo"
+    asynchronous = False
+    captures = False
 
     def __init__(self) -> None:
         keep_freed_memory()
@@ -73,15 +136,26 @@ class CpuDevice:
         """Give freed memory back, which `__init__` asked the allocator to keep."""
         return_freed_memory()
 
+    def fetch(self, tensors: Sequence[torch.Tensor]) -> Fetch:
+        """They are there."""
+        return OnHost(list(tensors))
+
+    def capture(self, work: Callable[[], None]) -> Graph:
+        """Raises NotImplementedError: a processor needs no graphs."""
+        raise NotImplementedError("graphs are captured on GPUs")
+
 
 class CudaDevice:
     """One NVIDIA GPU."""
 
     type = "cuda"
     collective_backend = "nccl"
+    asynchronous = True
+    captures = True
 
     def __init__(self, index: int) -> None:
         self.name = f"cuda:{index}"
+        self._pool: Any = None
 
     def memory(self) -> Memory:
         """Device memory as the driver reports it."""
@@ -95,6 +169,30 @@ class CudaDevice:
     def empty_cache(self) -> None:
         """Release cached blocks of PyTorch's allocator."""
         torch.cuda.empty_cache()
+
+    def fetch(self, tensors: Sequence[torch.Tensor]) -> Fetch:
+        """Copies into pinned memory, and an event after them."""
+        copies = [torch.empty_like(one, device="cpu", pin_memory=True) for one in tensors]
+        for copy, one in zip(copies, tensors, strict=True):
+            copy.copy_(one, non_blocking=True)
+        done = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        done.record(torch.cuda.current_stream(self.name))
+        return _FromCuda(copies, done)
+
+    def capture(self, work: Callable[[], None]) -> Graph:
+        """A CUDA graph."""
+        if self._pool is None:
+            self._pool = torch.cuda.graph_pool_handle()
+        # Once outside: kernels are compiled and libraries take their workspaces, which no capture allows.
+        side = torch.cuda.Stream(self.name)  # type: ignore[no-untyped-call]
+        side.wait_stream(torch.cuda.current_stream(self.name))
+        with torch.cuda.stream(side):
+            work()
+        torch.cuda.current_stream(self.name).wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._pool, stream=side):
+            work()
+        return graph
 
 
 def resolve_device(name: str) -> str:

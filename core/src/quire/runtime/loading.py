@@ -89,6 +89,7 @@ def load_model(config: WorkerConfig, device: str) -> LoadedModel:
         parallel=ParallelGroup(),
         device=device,
         dtype=torch_dtype(config.dtype),
+        kv_dtype=config.kv_dtype,
         max_model_len=config.max_model_len,
     )
     model = model_class(config.model_config, build)

@@ -26,7 +26,8 @@ class MemoryProfile:
 
     Attributes:
         weights: held by the model's parameters, after repacking.
-        activations: peak of a step of `max_num_batched_tokens` rows that samples for every slot.
+        activations: peak of a step of `max_num_batched_tokens` rows that samples for every slot; and, where
+            decode steps are captured, what the largest of them will keep besides.
         kv_bytes_per_block: one block more in every KV group, over all layers.
         device_free, device_total: of the device, with the model loaded.
         measured_rows: rows of the forward pass that was measured.
@@ -47,11 +48,14 @@ def profile(worker: Worker) -> MemoryProfile:
     if config.device == "cpu":
         rows = min(rows, _CPU_ROWS)
     of_forward, of_sampling = _measure(worker, rows)
+    activations = max(of_forward * max(config.max_num_batched_tokens, rows) // rows, of_sampling)
+    if worker.can_capture:
+        activations += of_forward * config.max_num_seqs // rows + of_sampling
     worker.device.empty_cache()
     memory = worker.device.memory()
     return MemoryProfile(
         weights=worker.weight_bytes,
-        activations=max(of_forward * max(config.max_num_batched_tokens, rows) // rows, of_sampling),
+        activations=activations,
         kv_bytes_per_block=KVCache.bytes_per_block(worker.backends, worker.group_of_layer),
         device_free=memory.free,
         device_total=memory.total,

@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 
 from quire.plan import SlotStart, StepPlan
 
+UNKNOWN = -1
+"""`UNKNOWN - slot` stands in `SlotTable.token_ids` for a drawn token that has not reached the host."""
+
 
 @dataclass(slots=True)
 class SlotInfo:
@@ -38,9 +41,10 @@ class SlotTable:
     Attributes:
         token_ids: `[slots, max_model_len + 1]` int32; prompt and output ids. The last place is for
             the sampled id that fits no context any more.
-        num_tokens: `[slots]` int64; known ids of each slot.
+        num_tokens: `[slots]` int64; tokens of each slot, those included that have not reached the host.
         computed: `[slots]` int64; tokens whose KV is in the cache.
         num_prompt: `[slots]` int64.
+        generation: by seated slot, which use of it this is.
         windows: per KV group its sliding window in tokens, None for none.
         tables: per KV group `[slots, max_blocks]` int32 block ids, 0 (the null block) past the end. Ids
             out of the window may be another's by now: `BatchBuilder` hides them.
@@ -65,6 +69,7 @@ class SlotTable:
             np.zeros((num_slots, max_blocks), dtype=np.int32) for _ in range(num_groups)
         ]
         self.info: dict[int, SlotInfo] = {}
+        self.generation: dict[int, int] = {}
         self.with_logprobs: set[int] = set()
         self.with_prompt_logprobs: set[int] = set()
         self.num_seated = 0
@@ -77,6 +82,7 @@ class SlotTable:
         self.computed[slot] = start.num_computed
         self.num_prompt[slot] = start.num_prompt
         self.num_blocks[:, slot] = 0
+        self.generation[slot] = start.generation
         self._append(slot, start.block_ids)
         wanted = start.prompt_logprobs_from
         info = self.info[slot] = SlotInfo(
@@ -94,6 +100,7 @@ class SlotTable:
     def leave(self, slot: int) -> None:
         """Free a slot. Its tables are cleared, so that a stale block id can never be read."""
         if self.info.pop(slot, None) is not None:
+            del self.generation[slot]
             self.with_logprobs.discard(slot)
             self.with_prompt_logprobs.discard(slot)
             for table in self.tables:
@@ -108,12 +115,11 @@ class SlotTable:
         """Of slot `slots[i]`, `computed[i]` tokens are in the cache now; no slot twice."""
         self.computed[slots] = computed
 
-    def append(self, slots: list[int], tokens: list[int]) -> None:
-        """Record a sampled id per slot, no slot twice."""
-        slot = np.asarray(slots, dtype=np.int64)
-        lengths = self.num_tokens[slot]
-        self.token_ids[slot, lengths] = tokens
-        self.num_tokens[slot] = lengths + 1
+    def append(self, slots: list[int], positions: list[int], tokens: list[int]) -> None:
+        """The last token of slot `slots[i]` is `tokens[i]`, at `positions[i]`; no slot twice."""
+        slot, position = np.asarray(slots, dtype=np.int64), np.asarray(positions, dtype=np.int64)
+        self.token_ids[slot, position] = tokens
+        self.num_tokens[slot] = position + 1
 
     def _append(self, slot: int, blocks: tuple[list[int], ...]) -> None:
         for group, ids in enumerate(blocks):

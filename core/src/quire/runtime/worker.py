@@ -1,16 +1,19 @@
 """One worker: it holds the model, the KV tensors and the slots, and runs the steps it is given.
 
 A step has three joints: `submit` (forward pass), `sample`, `collect` (results reach the host). Whoever
-calls them has entered `torch.inference_mode()`, once for all three.
+calls them has entered `torch.inference_mode()`. On a device that works by itself the next step may be
+submitted before this one is collected: its rows then take their tokens from where this one's `sample` left
+them on the device. What comes too late, for a slot that was given to another request meanwhile, is told
+apart by its generation.
 One request's failure is that request's: whatever raises for a batch is run again request by
-request, and only those that raise alone are failed. That is safe, because until `collect` a step
+request, and only those that raise alone are failed. That is safe, because until all have run a step
 changes nothing that running it again would not write in the same way.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
@@ -19,15 +22,17 @@ import torch
 
 from quire.contracts import Batch, SampleRows
 from quire.layers import Step
+from quire.ops.upload import upload
 from quire.plan import SlotResult, StepPlan, StepResult, TokenLogprobs
 from quire.runtime.batching import BatchBuilder, Rows
 from quire.runtime.config import WorkerConfig
-from quire.runtime.device import open_device
+from quire.runtime.device import Fetch, open_device
+from quire.runtime.graphs import DecodeGraphs, GraphReport, can_capture
 from quire.runtime.kv_cache import KVCache
 from quire.runtime.loading import load_model
 from quire.runtime.logprobs import GatheredLogprobs, gather, prompt_logprobs
 from quire.runtime.pages import Activity
-from quire.runtime.slots import SlotTable
+from quire.runtime.slots import UNKNOWN, SlotTable
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -44,12 +49,18 @@ class _Forward:
 
 @dataclass(slots=True)
 class _Sampled:
-    """Sampled ids of R rows, still on the device."""
+    """A draw, on its way to the host.
+
+    Attributes:
+        slots, positions: R slots, and where their tokens go.
+        fetched: ids and invalid, `[R]`; then the tensors of log probabilities, if there are any.
+        logprobs: which of the R rows these are of, and how many of the top each asked for.
+    """
 
     slots: list[int]
-    ids: torch.Tensor  # [R]
-    invalid: torch.Tensor  # [R]
-    logprobs: tuple[list[int], GatheredLogprobs] | None
+    positions: list[int]
+    fetched: Fetch
+    logprobs: tuple[list[int], Sequence[int]] | None
 
 
 @dataclass(slots=True)
@@ -83,6 +94,11 @@ class Worker:
         self.sampler = loaded.sampler
         self.weight_bytes = loaded.weight_bytes
         self.kv: KVCache | None = None
+        self.graphs: DecodeGraphs | None = None
+        # Each slot's last token, for steps that are submitted before the host knows it.
+        self._last_ids: torch.Tensor | None = None
+        if self.device.asynchronous:
+            self._last_ids = torch.zeros(config.max_num_seqs, dtype=torch.int64, device=self.device.name)
         self._activity = Activity()
         self.slots, self._batches = self._empty_slots()
         self._in_flight: dict[int, _InFlight] = {}
@@ -91,7 +107,31 @@ class Worker:
         """Take KV memory for `num_blocks` blocks in every group, the null block included."""
         self.kv = KVCache(self.backends, self.group_of_layer, num_blocks, self.device.name)
         self.kv.fill_in(self._activity)
+        self.graphs = None
         self.slots, self._batches = self._empty_slots()
+
+    @property
+    def can_capture(self) -> bool:
+        """Whether `capture` will capture anything."""
+        return not self.config.enforce_eager and can_capture(self.device, self.backends)
+
+    @torch.inference_mode()
+    def capture(self) -> GraphReport | None:
+        """Capture decode steps as graphs, over the KV memory that was taken; None where there are none."""
+        assert self.kv is not None, "allocate() comes first"
+        if not self.can_capture:
+            return None
+        config = self.config
+        self.graphs = DecodeGraphs(
+            self.device,
+            self.model,
+            self.backends,
+            self.kv.layers,
+            max_num_seqs=config.max_num_seqs,
+            max_model_len=config.max_model_len,
+            block_size=config.block_size,
+        )
+        return self.graphs.report
 
     def submit(self, plan: StepPlan) -> None:
         """Apply the plan's diff and start the forward pass."""
@@ -103,27 +143,34 @@ class Worker:
         slots = [slot for slot in plan.slots if slot not in step.failed]
 
         def run(some: list[int]) -> _Forward:
-            return self._forward(*self._batches.build(some, [counts[slot] for slot in some]))
+            numbers = [counts[slot] for slot in some]
+            if self.graphs is not None and self._decodes(some, numbers):
+                return self._replay(*self._batches.build(some, numbers, self.graphs.size_for(len(some))))
+            return self._forward(*self._batches.build(some, numbers))
 
         step.forwards = self._isolate(slots, run, step.failed)
+        for forward in step.forwards:
+            self.slots.advance(forward.rows.slot, forward.rows.computed)
 
     def sample(self, step_id: int) -> None:
         """Draw a token for every request that reached its last known one."""
         step = self._in_flight[step_id]
         for forward in step.forwards:
             step.sampled += self._isolate(forward.rows.sampled, partial(self._sample, forward), step.failed)
+        if self._last_ids is not None:
+            for sampled in step.sampled:
+                unknown = [UNKNOWN - slot for slot in sampled.slots]
+                self.slots.append(sampled.slots, sampled.positions, unknown)
 
     def collect(self, step_id: int) -> StepResult:
-        """Bring the step's results to the host and move the slots on."""
+        """The step's results, once they have reached the host."""
         step = self._in_flight.pop(step_id)
         plan, failed = step.plan, step.failed
         tokens: dict[int, int] = {}
         logprobs: dict[int, TokenLogprobs] = {}
         for sampled in step.sampled:
-            self._to_host(sampled, tokens, logprobs, failed)
-        for forward in step.forwards:
-            self.slots.advance(forward.rows.slot, forward.rows.computed)
-        self._commit(tokens, failed)
+            self._read(sampled, tokens, logprobs, failed)
+        self._commit(step, tokens)
         results = [
             SlotResult(slot, generation, [tokens[slot]] if slot in tokens else [])
             for slot, generation in zip(plan.slots, plan.generations, strict=True)
@@ -148,7 +195,7 @@ class Worker:
         config = self.config
         windows = [need.cache.window for need in config.attention]
         table = SlotTable(config.max_num_seqs, config.max_model_len, config.block_size, windows)
-        return table, BatchBuilder(table, self.device.name)
+        return table, BatchBuilder(table, self.device.name, self._last_ids)
 
     def _apply(self, plan: StepPlan, failed: dict[int, str]) -> None:
         assert self.kv is not None, "allocate() comes before the first step"
@@ -183,6 +230,16 @@ class Worker:
         logits = self.model.logits(hidden if rows.whole else hidden[batch.logits_rows])  # [R, V]
         return _Forward(rows, logits, self._prompt_logprobs(hidden, rows))
 
+    def _decodes(self, slots: list[int], counts: list[int]) -> bool:
+        """Whether a captured step computes all that these want: a row each, and logits."""
+        return max(counts) == 1 and self.slots.with_prompt_logprobs.isdisjoint(slots)
+
+    def _replay(self, batch: Batch, rows: Rows) -> _Forward:
+        """The same by a captured graph, of requests with a row each."""
+        assert self.graphs is not None
+        logits = self.graphs.run(batch)[: len(rows.slots)]  # [R, V]
+        return _Forward(rows, logits if rows.whole else logits[batch.logits_rows], {})
+
     def _prompt_logprobs(self, hidden: torch.Tensor, rows: Rows) -> dict[int, list[TokenLogprobs]]:
         """Entries of the prompt positions that this step's rows predict, by slot."""
         wanted = self.slots.with_prompt_logprobs
@@ -206,31 +263,39 @@ class Worker:
         logits, positions = forward.logits, forward.rows.lengths
         if len(slots) != len(positions):
             places = [forward.rows.sampled.index(slot) for slot in slots]
-            logits, positions = logits[places], [positions[place] for place in places]
+            logits, positions = _rows(logits, places), [positions[place] for place in places]
         rows = SampleRows(slots=slots, positions=positions)
         distribution = self.sampler.process(logits, rows)
         ids = self.sampler.draw(distribution, rows)
-        logprobs = None
+        if self._last_ids is not None:
+            (index,) = upload(ids.device, torch.tensor(slots))
+            self._last_ids[index] = ids
+        results, logprobs = [ids, distribution.invalid], None
         if self.slots.with_logprobs:
             wanted = [i for i, slot in enumerate(slots) if slot in self.slots.with_logprobs]
             if wanted:
                 counts = [self.slots.info[slots[i]].logprobs or 0 for i in wanted]
-                logprobs = (wanted, gather(self.kernels, logits[wanted], ids[wanted], counts))
-        return _Sampled(slots, ids, distribution.invalid, logprobs)
+                gathered = gather(self.kernels, _rows(logits, wanted), _rows(ids, wanted), counts)
+                results += [gathered.chosen, gathered.rank, gathered.top, gathered.top_ids]
+                logprobs = (wanted, gathered.counts)
+        return _Sampled(slots, positions, self.device.fetch(results), logprobs)
 
     @staticmethod
-    def _to_host(
+    def _read(
         sampled: _Sampled,
         tokens: dict[int, int],
         logprobs: dict[int, TokenLogprobs],
         failed: dict[int, str],
     ) -> None:
-        """Bring sampled ids, and their log probabilities, to the host; by slot."""
-        ids: list[int] = sampled.ids.tolist()  # the step's one wait for the device
-        invalid: list[bool] = sampled.invalid.tolist()
+        """Sampled ids, and their log probabilities, by slot."""
+        first, second, *rest = sampled.fetched.wait()  # the step's one wait for the device
+        ids: list[int] = first.tolist()
+        invalid: list[bool] = second.tolist()
         tokens.update(zip(sampled.slots, ids, strict=True))
         if sampled.logprobs is not None:
-            wanted, gathered = sampled.logprobs
+            wanted, counts = sampled.logprobs
+            chosen, rank, top, top_ids = rest
+            gathered = GatheredLogprobs(chosen, rank, top, top_ids, counts)
             entries = gathered.to_host([ids[i] for i in wanted])
             logprobs.update(zip([sampled.slots[i] for i in wanted], entries, strict=True))
         if any(invalid):
@@ -239,15 +304,23 @@ class Worker:
                     failed[slot] = "its logits held NaN, or its parameters left no token to sample"
                     del tokens[slot]
 
-    def _commit(self, tokens: dict[int, int], failed: dict[int, str]) -> None:
-        """Record sampled ids in the slots and in the sampler."""
+    def _commit(self, step: _InFlight, tokens: dict[int, int]) -> None:
+        """Record sampled ids in the sampler and in the slots."""
+        position_of = {
+            slot: position
+            for sampled in step.sampled
+            for slot, position in zip(sampled.slots, sampled.positions, strict=True)
+        }
+        slots = list(tokens)
+        if self._last_ids is not None:  # the next step has begun, and may have given a slot to somebody else
+            generation_of = dict(zip(step.plan.slots, step.plan.generations, strict=True))
+            slots = [slot for slot in slots if self.slots.generation.get(slot) == generation_of[slot]]
 
         def run(some: list[int]) -> None:
             self.sampler.commit(some, [tokens[slot] for slot in some], [1] * len(some))
 
-        slots = list(tokens)
-        self._isolate(slots, run, failed)
-        self.slots.append(slots, list(tokens.values()))
+        self._isolate(slots, run, step.failed)
+        self.slots.append(slots, [position_of[slot] for slot in slots], [tokens[slot] for slot in slots])
 
     def _clear(self, plan: StepPlan) -> None:
         """Zero the blocks that change hands; those taken over with their content stay (see the contract)."""
@@ -287,6 +360,11 @@ class Worker:
             call()
         except Exception:
             logger.exception("%s failed; the request it belongs to has ended already", what)
+
+
+def _rows(tensor: torch.Tensor, places: list[int]) -> torch.Tensor:
+    """Some rows of a tensor of the device; a list as index would wait for it."""
+    return tensor[upload(tensor.device, torch.tensor(places))[0]]
 
 
 def _describe(error: Exception) -> str:

@@ -23,6 +23,7 @@ from quire.ops import Kernels, dequantize
 from quire.testing.batch_invariance import BatchInvarianceChecks
 from quire.testing.decoder_layer import DecoderLayerChecks
 from quire.testing.quantized_weights import by_definition, quantized
+from quire.testing.slots import SlotChecks
 
 TOLERANCES = {torch.float32: 2e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
 """Largest difference from fp64, absolute and relative, for results of about unit size."""
@@ -36,7 +37,7 @@ WNA16 = [
 """Forms of quantized weight, and their bits."""
 
 
-class KernelsSuite(DecoderLayerChecks, BatchInvarianceChecks):
+class KernelsSuite(DecoderLayerChecks, BatchInvarianceChecks, SlotChecks):
     """Subclass with a `kernels_class` fixture; override `device` and `dtypes` where they differ.
 
     Kernels that return something from `decoder_layer` override `attention_class` too, with the backend whose

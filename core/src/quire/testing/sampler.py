@@ -45,6 +45,9 @@ P_BOUND = 1e-4
 class SamplerSuite:
     """What every sampler must hold. Override `sampler_class`, and `kernels` or `device` if need be."""
 
+    draws = 6000
+    """Tokens drawn to test a distribution; fewer where a draw takes long."""
+
     @pytest.fixture
     def sampler_class(self) -> type[Sampler]:
         """The class under test."""
@@ -68,7 +71,7 @@ class SamplerSuite:
 
     @pytest.mark.parametrize("shape", SHAPES)
     def test_draws_follow_the_exact_distribution(self, bench: Bench, shape: str) -> None:
-        count = 6000
+        count = self.draws
         logits = random_logits(1, 5)[0]
         seat = Seat(SamplingParams(**SHAPES[shape]), seed=1234)
         exact = reference_probabilities(reference_logits(logits.tolist(), seat.params, seat.prompt))

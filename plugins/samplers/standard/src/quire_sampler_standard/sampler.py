@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from quire.contracts import Distribution, Sampler, SamplerInit, SampleRows
 from quire.ops.philox import DRAW, uniforms
+from quire.ops.upload import upload
 from quire.sampling import SamplingParams
 from quire_sampler_standard.slots import Ids, SlotTable, Trait
 
@@ -135,17 +136,19 @@ class StandardSampler(Sampler):
         if isinstance(distribution, _Target) and distribution.best is not None:
             return distribution.best
         kernels, logits = self.init.kernels, distribution.logits
-        greedy = torch.tensor(distribution.greedy, dtype=torch.bool)
-        if bool(greedy.all()):
+        greedy = np.asarray(distribution.greedy, dtype=np.bool_)
+        if greedy.all():
             return kernels.argmax(logits)
         seeds = self._slots.seed[np.asarray(rows.slots, dtype=np.int64)]
         numbers = torch.from_numpy(uniforms(seeds, rows.positions, DRAW))
-        if not bool(greedy.any()):
+        if not greedy.any():
             return kernels.draw_from(logits, numbers)
-        certain, chance = greedy.to(logits.device), (~greedy).to(logits.device)
+        # Indices rather than masks: how many rows a mask has is known to the device alone.
+        chosen = [torch.from_numpy(np.flatnonzero(of)) for of in (greedy, ~greedy)]
+        certain, chance = upload(logits.device, *chosen)
         ids = torch.empty(len(greedy), dtype=torch.int64, device=logits.device)
         ids[certain] = kernels.argmax(logits[certain])
-        ids[chance] = kernels.draw_from(logits[chance], numbers[~greedy])
+        ids[chance] = kernels.draw_from(logits[chance], numbers[chosen[1]])
         return ids
 
     def _step(self, rows: SampleRows, draft_ids: torch.Tensor | None) -> _Step:
@@ -213,7 +216,7 @@ class StandardSampler(Sampler):
         temperature = torch.from_numpy(table.temperature[step.slots])
         # The peak goes through the same division, so it tells of an overflow without another pass.
         work = kernels.apply_temperature(work, temperature)
-        peak = peak / temperature.to(peak.device)
+        peak = peak / upload(peak.device, temperature)[0]
         infinite = (peak == torch.inf).unsqueeze(1)
         if peak.device.type != "cpu" or bool(infinite.any()):  # looking is free on a CPU, a pass on a GPU
             certain = torch.where(work == torch.inf, 0.0, -torch.inf)

@@ -1,0 +1,120 @@
+"""On a GPU: compiled kernels against fp64, in captured graphs, in a cache of more than 2^31 elements."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+
+from quire.contracts import AttentionInit
+from quire.testing.attention_rig import TOLERANCES, AttentionRig, Request, Shape
+from quire_attn_triton.backend import TritonAttention
+from quire_attn_triton.work import FP8
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU"),
+]
+
+CASES = [(1, 1328), (5, 18), (129, 463)]
+"""Rows of a step and the context they end."""
+
+
+class Fp8Attention(TritonAttention):
+    """The backend with an fp8 cache, whatever the need says."""
+
+    def __init__(self, init: AttentionInit) -> None:
+        cache = replace(init.need.cache, dtype=FP8)
+        super().__init__(replace(init, need=replace(init.need, cache=cache)))
+
+
+def relative_error(out: torch.Tensor, wanted: torch.Tensor) -> float:
+    """Norm of the difference over that of what is wanted."""
+    return float((out.double() - wanted.double()).norm() / wanted.double().norm())
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+@pytest.mark.parametrize("head_dim", [64, 80, 128, 256])
+@pytest.mark.parametrize(("rows", "context"), CASES)
+def test_equals_fp64(
+    make_rig: Callable[..., AttentionRig], rows: int, context: int, head_dim: int, dtype: str
+) -> None:
+    shape = Shape(kv_heads=2, ratio=4, head_dim=head_dim, block_size=16)
+    rig = make_rig(shape, dtype)
+    sequence = rig.add(context)
+    if context > rows:
+        rig.run([sequence], [context - rows])
+    out = rig.run([sequence], [rows])[0]
+    wanted = rig.expected(sequence, context - rows, context)
+    rig.close(out, wanted)
+    assert relative_error(out, wanted) < TOLERANCES[dtype] / 2
+
+
+@pytest.mark.parametrize("window", [None, 200])
+@pytest.mark.parametrize("soft_cap", [None, 20.0])
+@pytest.mark.parametrize("block_size", [16, 64, 128])
+def test_all_cases_in_one_batch(
+    make_rig: Callable[..., AttentionRig], window: int | None, soft_cap: float | None, block_size: int
+) -> None:
+    shape = Shape(kv_heads=2, ratio=4, head_dim=128, window=window, soft_cap=soft_cap, block_size=block_size)
+    rig = make_rig(shape, "bfloat16")
+    sequences = [rig.add(context) for _, context in CASES]
+    rig.run(sequences, [context - rows for rows, context in CASES])
+    rig.check(sequences, [rows for rows, _ in CASES])
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+@pytest.mark.parametrize(("rows", "context"), CASES)
+def test_an_fp8_cache_is_near(
+    make_rig: Callable[..., AttentionRig], rows: int, context: int, dtype: str
+) -> None:
+    rig = make_rig(Shape(kv_heads=2, ratio=4, head_dim=128), dtype, backend=Fp8Attention)
+    sequence = rig.add(context)
+    rig.run([sequence], [context - rows])
+    out = rig.run([sequence], [rows])[0]
+    assert relative_error(out, rig.expected(sequence, context - rows, context)) < 0.06
+
+
+def test_blocks_beyond_32_bits(make_rig: Callable[..., AttentionRig]) -> None:
+    rig = make_rig(Shape(kv_heads=8, ratio=1, head_dim=128, block_size=16), "bfloat16")
+    per_block = 8 * 16 * 128
+    blocks = 2**31 // per_block + 100
+    if torch.cuda.mem_get_info()[0] < 5 * blocks * per_block:
+        pytest.skip("needs about 10 GiB of free memory")
+    layout = rig.backend.kv_layout(blocks).tensors
+    rig.kv = {name: torch.zeros(x.shape, dtype=rig.dtype, device=rig.device) for name, x in layout.items()}
+    q = rig.normal(463, 8, 128)
+    k, v = (rig.normal(463, 8, 128) for _ in range(2))
+    sequence = Request(q, k, v, list(range(blocks - 1, blocks - 31, -1)))
+    rig.check([sequence], [334])
+    rig.check([sequence], [128])
+    rig.check([sequence], [1])
+
+
+def test_a_captured_step_is_replayed_with_other_lengths(make_rig: Callable[..., AttentionRig]) -> None:
+    rig = make_rig(Shape(kv_heads=2, ratio=4, head_dim=128), "bfloat16")
+    sequences = [rig.add(total) for total in (1328, 18, 463)]
+    rig.run(sequences, [1300, 9, 400])
+    for sequence in sequences:
+        rig.check([sequence], [1])  # compiles, which must not happen while a graph is captured
+    rig.check(sequences, [1, 1, 1])
+    q, k, v = (
+        torch.cat([getattr(sequence, name)[:1] for sequence in sequences]).clone() for name in ("q", "k", "v")
+    )
+    batch = rig.batch(sequences, [1, 1, 1])
+    metadata = rig.backend.plan(batch)
+    rig.backend.begin_capture(metadata)
+    graph = torch.cuda.CUDAGraph()
+    with torch.inference_mode(), torch.cuda.graph(graph):
+        out = rig.backend.forward(q, k, v, rig.kv, metadata, rig.layer, rig.rope)
+    for order in ([0, 1, 2], [2, 0, 1], [1, 2, 0]):
+        some = [sequences[place] for place in order]
+        for own, name in ((q, "q"), (k, "k"), (v, "v")):
+            own.copy_(torch.cat([getattr(one, name)[one.computed : one.computed + 1] for one in some]))
+        rig.backend.begin_replay(metadata, rig.batch(some, [1, 1, 1]))
+        graph.replay()
+        for row, one in enumerate(some):
+            one.computed += 1
+            rig.close(out[row : row + 1], rig.expected(one, one.computed - 1, one.computed))

@@ -1,0 +1,152 @@
+"""Compile, without a GPU, every kernel as the plugin launches it. A program of its own: its Triton compiles.
+
+    python aot_compile_triton_kernels.py > report.jsonl
+
+Operations run on tensors of the host with launches caught on their way to the driver, so what is
+compiled is what they launch: signature, constants, warps, and what Triton knows of alignment. One line per
+kernel, configuration and target: registers, bytes of shared memory, bytes spilled.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.runtime.jit import JITFunction, mangle_type
+
+from quire.contracts import KernelsInit, KernelsNeed
+from quire.ops.slots import SlotShapes
+from quire_kernels_triton.kernels import TritonKernels
+
+DTYPES = (torch.bfloat16, torch.float16, torch.float32)
+OTHERS = (80, 100)
+"""Targets for which one configuration of each kernel is compiled; all are for sm_90."""
+
+Launch = tuple[Any, dict[str, str], dict[str, Any], dict[int, bool], dict[str, Any]]
+
+
+def main() -> None:
+    launches: dict[str, Launch] = {}
+
+    def catch(self: Any, *args: Any, grid: Any, warmup: bool, **options: Any) -> None:
+        one = _described(self, args, options)
+        launches.setdefault(repr((self.__name__, *one[1:])), one)
+
+    JITFunction.run = catch
+    _launch_everything()
+    compiled: set[str] = set()
+    for launch in launches.values():
+        name = launch[0].__name__
+        for capability in (90,) if name in compiled else (90, *OTHERS):
+            print(json.dumps(_compile(launch, capability)), flush=True)
+        compiled.add(name)
+
+
+def _launch_everything() -> None:
+    kernels = TritonKernels(KernelsInit(need=KernelsNeed(device="cpu", dtype="bfloat16"), device="cpu"))
+    for dtype in DTYPES:
+        for width in (64, 128, 2048, 4096, 8192, 16384) if dtype == DTYPES[0] else (4096,):
+            x, weight = torch.zeros(3, width, dtype=dtype), torch.zeros(width, dtype=dtype)
+            kernels.rms_norm(x, weight, 1e-5)
+            kernels.add_rms_norm(x, x, weight, 1e-5)
+        heads = torch.zeros(3, 48 * 128, dtype=dtype).view(3, 48, 128)
+        kernels.rms_norm(heads[:, :32], torch.zeros(128, dtype=dtype), 1e-5)
+        for interleaved in (False, True):
+            angles, places = torch.zeros(9, 128), torch.zeros(3, dtype=torch.int64)
+            kernels.rotary(heads[:, :32], heads[:, 32:40], angles, places, interleaved)
+        kernels.silu_and_mul(torch.zeros(3, 28672, dtype=dtype))
+        kernels.gelu_and_mul(torch.zeros(3, 28672, dtype=dtype))
+        kernels.gelu_and_mul(torch.zeros(3, 28672, dtype=dtype), "tanh")
+        kernels.embedding(torch.zeros(3, dtype=torch.int64), torch.zeros(9, 4096, dtype=dtype))
+        _sample(kernels, dtype, 3, 128256)
+    # Numbers of 1 become constants: one row, and a vocabulary of one chunk.
+    alone, weight = torch.zeros(1, 4096, dtype=DTYPES[0]), torch.zeros(4096, dtype=DTYPES[0])
+    kernels.add_rms_norm(alone, alone, weight, 1e-5)
+    _sample(kernels, torch.float32, 1, 463)
+
+
+def _sample(kernels: TritonKernels, dtype: torch.dtype, rows: int, vocab: int) -> None:
+    logits = torch.zeros(rows, vocab, dtype=dtype)
+    ids, numbers = torch.zeros(rows, dtype=torch.int64), torch.zeros(rows, dtype=torch.float64)
+    by, least = torch.full((rows,), 0.5), numbers.float()
+    some, part = torch.full((rows,), 40), torch.full((rows,), 0.5, dtype=torch.float64)
+    kernels.peak(logits)
+    kernels.draw_from(logits, numbers)
+    kernels.apply_temperature(logits, by)
+    kernels.log_softmax_gather(logits, ids, 5)
+    for top_k, top_p in ((None, None), (some, None), (None, part), (some, part)):
+        shapes = SlotShapes(greedy=ids == 0, temperature=by, margin=least, top_k=top_k, top_p=top_p, seed=ids)
+        kernels.sample_slots(logits, ids, ids, shapes)
+    if dtype == torch.float32:
+        for top_k, top_p in ((some, part * 2), (some * vocab, part), (some, part)):
+            kernels.apply_top_k_top_p(logits, top_k, top_p)
+        kernels.apply_min_p(logits, part)
+        kernels.apply_penalties(logits, ids, ids, by, by, by, by)
+        kernels.take_inputs(ids, ids, ids)
+        kernels.record_sampled(ids, ids, ids, ids)
+
+
+def _described(kernel: Any, args: tuple[Any, ...], options: dict[str, Any]) -> Launch:
+    """What Triton would make of a launch: ints of 1 and None are constants, others may be multiples of 16."""
+    names = [one.name for one in kernel.params]
+    given = {**dict(zip(names, args, strict=False)), **options}
+    signature: dict[str, str] = {}
+    constants: dict[str, Any] = {}
+    aligned: dict[int, bool] = {}
+    for place, one in enumerate(kernel.params):
+        value = given.pop(one.name)
+        if one.is_constexpr or value is None or (type(value) is int and value == 1):
+            signature[one.name], constants[one.name] = "constexpr", value
+            continue
+        signature[one.name] = mangle_type(value)
+        if isinstance(value, torch.Tensor) or (type(value) is int and value % 16 == 0):
+            aligned[place] = True
+    return kernel, signature, constants, aligned, given
+
+
+def _compile(launch: Launch, capability: int) -> dict[str, Any]:
+    kernel, signature, constants, aligned, options = launch
+    attributes = {(place,): [["tt.divisibility", 16]] for place in aligned}
+    source = triton.compiler.ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=attributes)
+    made = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+    usage = _usage(made.asm["cubin"])
+    warps = made.metadata.num_warps
+    return {
+        "kernel": kernel.__name__,
+        "target": capability,
+        "constants": {name: repr(value) for name, value in constants.items()},
+        "signature": {name: kind for name, kind in signature.items() if kind.startswith("*")},
+        "warps": warps,
+        "shared": made.metadata.shared,
+        **usage,
+    }
+
+
+def _usage(cubin: bytes) -> dict[str, int]:
+    """Registers of a thread, and bytes of its stack and of local memory: what was spilled."""
+    tool = next(Path(triton.__file__).parent.glob("backends/nvidia/bin/cuobjdump"))
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        dump = subprocess.run(
+            [tool, "--dump-resource-usage", file.name], capture_output=True, text=True, check=True
+        ).stdout
+    found = dict(_numbers(dump))
+    return {"registers": found["REG"], "spilled": found["STACK"] + found["LOCAL"]}
+
+
+def _numbers(dump: str) -> Iterator[tuple[str, int]]:
+    for name, number in re.findall(r"(REG|STACK|LOCAL):(\d+)", dump):
+        yield name, int(number)
+
+
+if __name__ == "__main__":
+    main()

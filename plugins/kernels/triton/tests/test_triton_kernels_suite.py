@@ -1,0 +1,20 @@
+"""The conformance kit: interpreted on a CPU, compiled where there is a GPU."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from quire.ops import Kernels
+from quire.testing.kernels import KernelsSuite
+from quire_kernels_triton.kernels import TritonKernels
+
+
+class TestTritonKernels(KernelsSuite):
+    @pytest.fixture
+    def kernels_class(self) -> type[Kernels]:
+        return TritonKernels
+
+    @pytest.fixture
+    def device(self) -> str:
+        return "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,0 +1,148 @@
+"""Captured decode steps give what uncaptured ones give: a processor that plays a device with graphs.
+
+What it "captures" is the work itself, done again at every replay: it sees only what was put where the
+captured step's inputs lay.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+
+from quire import LLM, SamplingParams
+from quire.contracts import AttentionBatch, GraphSupport
+from quire.runtime import worker as worker_module
+from quire.runtime.device import CpuDevice, Fetch, OnHost
+from quire.runtime.graphs import graph_sizes
+from quire.testing.model import Reference
+from quire_attn_torch.backend import TorchAttention
+
+PROMPTS = [list(range(2 + i, 2 + i + 5 * (i % 4 + 1))) for i in range(11)]
+
+
+@dataclass(slots=True)
+class PlayedGraph:
+    work: Callable[[], None]
+    replays: list[int]
+    number: int
+
+    def replay(self) -> None:
+        self.replays.append(self.number)
+        self.work()
+
+
+class PlayedDevice(CpuDevice):
+    """A processor that works by itself, as far as anybody can tell, and captures."""
+
+    asynchronous = True
+    captures = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.captured = 0
+        self.replays: list[int] = []
+
+    def fetch(self, tensors: Sequence[torch.Tensor]) -> Fetch:
+        return OnHost([one.clone() for one in tensors])
+
+    def capture(self, work: Callable[[], None]) -> PlayedGraph:
+        work()
+        self.captured += 1
+        return PlayedGraph(work, self.replays, self.captured - 1)
+
+
+class Held:
+    """Metadata whose content is exchanged in place, as a captured step's is."""
+
+    def __init__(self, content: Any) -> None:
+        self.content = content
+
+
+class CapturedAttention(TorchAttention):
+    """The reference's attention with metadata that a graph can keep."""
+
+    graph_support = GraphSupport.DECODE
+
+    def plan(self, batch: AttentionBatch) -> Any:
+        return Held(super().plan(batch))
+
+    def forward(self, *arguments: Any) -> torch.Tensor:
+        q, k, v, kv, metadata, *rest = arguments
+        return super().forward(q, k, v, kv, metadata.content, *rest)
+
+    def begin_replay(self, metadata: Held, batch: AttentionBatch) -> None:
+        metadata.content = super().plan(batch)
+
+
+@pytest.fixture
+def device(monkeypatch: pytest.MonkeyPatch) -> PlayedDevice:
+    played = PlayedDevice()
+    monkeypatch.setattr(worker_module, "open_device", lambda name: played)
+    monkeypatch.setattr("quire_attn_torch.backend.TorchAttention", CapturedAttention)
+    return played
+
+
+def tokens(llm: LLM, **params: Any) -> list[list[int]]:
+    asked: list[Any] = [{"prompt_token_ids": prompt} for prompt in PROMPTS]
+    outputs = llm.generate(asked, SamplingParams(**params), use_tqdm=False)
+    return [list(one.token_ids) for output in outputs for one in output.outputs]
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"temperature": 0.0, "max_tokens": 11, "ignore_eos": True},
+        {"seed": 3, "max_tokens": 24, "stop_token_ids": list(range(0, 320, 9)), "presence_penalty": 1.0},
+        {"seed": 3, "max_tokens": 9, "n": 2, "logprobs": 2},
+    ],
+)
+def test_captured_steps_change_no_token(
+    params: dict[str, Any],
+    checkpoint: Callable[[str], Reference],
+    open_llm: Callable[..., LLM],
+    device: PlayedDevice,
+) -> None:
+    model = checkpoint("llama")
+    settings: dict[str, Any] = {"attention_backend": "torch", "kernels": "reference", "max_num_seqs": 8}
+    eager = tokens(open_llm(model, enforce_eager=True, **settings), **params)
+    assert (device.captured, device.replays) == (0, [])
+    captured = open_llm(model, **settings)
+    assert device.captured == len(graph_sizes(8))
+    assert tokens(captured, **params) == eager
+    assert len(set(device.replays)) > 1  # several sizes
+
+
+def test_only_decode_steps_are_replayed(
+    checkpoint: Callable[[str], Reference], open_llm: Callable[..., LLM], device: PlayedDevice
+) -> None:
+    llm = open_llm(checkpoint("llama"), attention_backend="torch", kernels="reference", max_num_seqs=2)
+    one: list[Any] = [{"prompt_token_ids": [5, 6, 7]}]
+    llm.generate(one, SamplingParams(max_tokens=1), use_tqdm=False)
+    assert device.replays == []
+    llm.generate(one, SamplingParams(max_tokens=4, ignore_eos=True), use_tqdm=False)
+    assert len(device.replays) == 4 - 1 + 1  # the prompt's last token is all that its second run computes
+    llm.generate(one, SamplingParams(max_tokens=1, prompt_logprobs=1), use_tqdm=False)
+    assert len(device.replays) == 4
+
+
+def test_the_report_names_what_was_captured(
+    checkpoint: Callable[[str], Reference], open_llm: Callable[..., LLM], device: PlayedDevice
+) -> None:
+    llm = open_llm(checkpoint("llama"), attention_backend="torch", kernels="reference", max_num_seqs=20)
+    report = "\n".join(llm._engine.report.lines())
+    assert "graphs    5 of decode steps, of 1 to 20 requests" in report
+    assert "graphs 0." in report.splitlines()[-1]
+
+
+@pytest.mark.parametrize("most", [1, 2, 3, 8, 9, 64, 200, 256, 1000])
+def test_sizes_ascend_to_the_most(most: int) -> None:
+    sizes = graph_sizes(most)
+    assert sizes[-1] == most
+    assert list(sizes) == sorted(set(sizes))
+    assert len(sizes) < 32
+    assert all(after <= 2 * before for before, after in itertools.pairwise(sizes))
