@@ -162,7 +162,7 @@ def test_a_dead_engine_fails_streams_and_later_calls(checkpoint: Checkpoint) -> 
 def test_shutdown_ends_streams_and_threads(checkpoint: Checkpoint) -> None:
     async def body(llm: AsyncLLM) -> None:
         task = asyncio.create_task(collect(llm, 5, LONG))
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.005)
         await asyncio.to_thread(llm.shutdown)
         with pytest.raises(EngineError, match="shut down"):
             await task
