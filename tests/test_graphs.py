@@ -120,14 +120,19 @@ def test_captured_steps_change_no_token(
 def test_only_decode_steps_are_replayed(
     checkpoint: Callable[[str], Reference], open_llm: Callable[..., LLM], device: PlayedDevice
 ) -> None:
-    llm = open_llm(checkpoint("llama"), attention_backend="torch", kernels="reference", max_num_seqs=2)
-    one: list[Any] = [{"prompt_token_ids": [5, 6, 7]}]
-    llm.generate(one, SamplingParams(max_tokens=1), use_tqdm=False)
-    assert device.replays == []
-    llm.generate(one, SamplingParams(max_tokens=4, ignore_eos=True), use_tqdm=False)
-    assert len(device.replays) == 4 - 1  # the first token comes from the prompt's step
-    llm.generate([{"prompt_token_ids": [5]}], SamplingParams(max_tokens=1, prompt_logprobs=1), use_tqdm=False)
-    assert len(device.replays) == 4 - 1
+    settings: dict[str, Any] = {"attention_backend": "torch", "kernels": "reference", "max_num_seqs": 2}
+    llm = open_llm(checkpoint("llama"), max_num_batched_tokens=16, **settings)
+
+    def replayed(prompt: list[int], **params: Any) -> int:
+        device.replays.clear()
+        asked: list[Any] = [{"prompt_token_ids": prompt}]
+        llm.generate(asked, SamplingParams(ignore_eos=True, **params), use_tqdm=False)
+        return len(device.replays)
+
+    assert replayed([5, 6, 7], max_tokens=1) == 0
+    assert replayed([5, 6, 7], max_tokens=4) == 3  # the first token comes from the prompt's step
+    assert replayed([8] * 17, max_tokens=1) == 1  # of which the last chunk is one token
+    assert replayed([9] * 17, max_tokens=1, prompt_logprobs=1) == 0  # all rows are needed
 
 
 def test_the_report_names_what_was_captured(
