@@ -110,7 +110,7 @@ def test_prompt_too_long(checkpoint: Checkpoint, assert_refused: Refused) -> Non
         (["--attention-backend", "warp"], ["warp", "torch"]),
         (["--tensor-parallel-size", "2"], ["tensor_parallel_size", "not built"]),
         (["--kv-cache-dtype", "int4"], ["kv-cache-dtype", "int4"]),
-        (["--kv-cache-dtype", "fp8", "--device", "cpu"], ["float8_e4m3fn", "torch"]),
+        (["--kv-cache-dtype", "fp8", "--attention-backend", "torch"], ["float8_e4m3fn", "torch"]),
     ],
 )
 def test_bad_options(
