@@ -56,12 +56,13 @@ class EngineCore:
         """Begin a step of whoever is due. The news is of the step before, where the executor overlaps."""
         start = time.perf_counter()
         plan = self.scheduler.schedule()
-        self.executor.submit(plan)
-        outputs = self._finish()
-        self.executor.sample(plan.step_id)  # what the step before has drawn is known to the sampler now
-        self._begun = _Begun(plan, start)
-        if not (self.executor.overlaps and plan.slots):
-            outputs += self._finish()
+        with self.executor.stepping:
+            self.executor.submit(plan)
+            outputs = self._finish()
+            self.executor.sample(plan.step_id)  # what the step before has drawn is known to the sampler now
+            self._begun = _Begun(plan, start)
+            if not (self.executor.overlaps and plan.slots):
+                outputs += self._finish()
         return outputs
 
     def _finish(self) -> list[StepOutput]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 import torch
@@ -25,6 +26,10 @@ class Executor(Protocol):
     @property
     def overlaps(self) -> bool:
         """Whether the workers go on by themselves: then a step is submitted before the last is collected."""
+
+    @property
+    def stepping(self) -> AbstractContextManager[object]:
+        """What the joints are called within; entered once for all of a step's, since it costs."""
 
     def submit(self, plan: StepPlan) -> None:
         """Begin a step: its forward pass."""
@@ -77,24 +82,26 @@ class InProcessExecutor:
         """Where the device is asynchronous."""
         return self.worker.device.asynchronous
 
+    @property
+    def stepping(self) -> AbstractContextManager[object]:
+        """PyTorch's inference mode."""
+        return self._inference
+
     def submit(self, plan: StepPlan) -> None:
         """See `Executor`."""
         if self._to_pin:  # here, since it is the thread that runs the steps whose team is bound
             cpus, self._to_pin = self._to_pin, ()
             if (reason := pin_threads(cpus)) is not None:
                 logger.warning("Threads are not bound to processors: %s", reason)
-        with self._inference:
-            self.worker.submit(plan)
+        self.worker.submit(plan)
 
     def sample(self, step_id: int) -> None:
         """See `Executor`."""
-        with self._inference:
-            self.worker.sample(step_id)
+        self.worker.sample(step_id)
 
     def collect(self, step_id: int) -> StepResult:
         """See `Executor`."""
-        with self._inference:
-            return self.worker.collect(step_id)
+        return self.worker.collect(step_id)
 
     def shutdown(self) -> None:
         """Drop the worker: its weights and KV memory go with it."""
