@@ -12,28 +12,19 @@ import statistics
 import time
 
 from checkpoint import SHAPES, make_checkpoint
+from harness.adapters.quire_llm import Quire
 from harness.adapters.worker import Request
 from harness.markdown import align, number
 from harness.workloads import OFFLINE, WORKLOADS, Answer, figures, make_requests, warm_up
-from quire import LLM, SamplingParams
 
 
-def run(llm: LLM, requests: list[Request]) -> Answer:
+def run(engine: Quire, requests: list[Request]) -> Answer:
     """All requests at once."""
-    params = [
-        SamplingParams(temperature=0.0, max_tokens=one.new, ignore_eos=True, detokenize=False)
-        for one in requests
-    ]
-    begin = time.monotonic()
-    outputs = llm.generate([one.prompt for one in requests], params, use_tqdm=False)
-    seconds = time.monotonic() - begin
-    tokens = [list(output.outputs[0].token_ids) for output in outputs]
-    times = [
-        [moment - begin for moment in output.metrics.token_times]
-        for output in outputs
-        if output.metrics is not None
-    ]
-    return Answer(seconds, tokens, times, {})
+    begin = time.perf_counter()
+    results = engine.generate(requests)
+    seconds = time.perf_counter() - begin
+    times = [[moment - begin for moment in one.times] for one in results]
+    return Answer(seconds, [one.tokens for one in results], times, {})
 
 
 def main() -> None:
@@ -50,20 +41,13 @@ def main() -> None:
         parser.error(f"unknown workloads {sorted(unknown)}; there are {', '.join(OFFLINE)}")
     path = str(make_checkpoint(args.model))
     engines = {
-        deterministic: LLM(
-            path,
-            dtype="bfloat16",
-            deterministic=deterministic,
-            max_num_seqs=64,
-            max_model_len=2048,
-            kv_cache_memory_bytes="1GiB",
-            show_progress=False,
-        )
+        deterministic: Quire(path, 0, {"engine": {"deterministic": deterministic}})
         for deterministic in (False, True)
     }
-    for llm in engines.values():
+    for engine in engines.values():
+        engine.load()
         for batch in warm_up(workloads):
-            run(llm, batch)
+            run(engine, batch)
     found: dict[tuple[str, bool], list[float]] = {}
     for workload in workloads:
         for round_ in range(args.rounds):

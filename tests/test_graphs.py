@@ -7,7 +7,7 @@ captured step's inputs lay.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,10 +17,11 @@ import torch
 from quire import LLM, SamplingParams
 from quire.contracts import AttentionBatch, GraphSupport
 from quire.runtime import worker as worker_module
-from quire.runtime.device import CpuDevice, Fetch, OnHost
 from quire.runtime.graphs import graph_sizes
 from quire.testing.model import Reference
 from quire_attn_torch.backend import TorchAttention
+
+from .played_device import PlayedDevice
 
 PROMPTS = [list(range(2 + i, 2 + i + 5 * (i % 4 + 1))) for i in range(11)]
 
@@ -36,19 +37,15 @@ class PlayedGraph:
         self.work()
 
 
-class PlayedDevice(CpuDevice):
-    """A processor that works by itself, as far as anybody can tell, and captures."""
+class CapturingDevice(PlayedDevice):
+    """One that captures, too."""
 
-    asynchronous = True
     captures = True
 
     def __init__(self) -> None:
         super().__init__()
         self.captured = 0
         self.replays: list[int] = []
-
-    def fetch(self, tensors: Sequence[torch.Tensor]) -> Fetch:
-        return OnHost([one.clone() for one in tensors])
 
     def capture(self, work: Callable[[], None]) -> PlayedGraph:
         work()
@@ -80,8 +77,8 @@ class CapturedAttention(TorchAttention):
 
 
 @pytest.fixture
-def device(monkeypatch: pytest.MonkeyPatch) -> PlayedDevice:
-    played = PlayedDevice()
+def device(monkeypatch: pytest.MonkeyPatch) -> CapturingDevice:
+    played = CapturingDevice()
     monkeypatch.setattr(worker_module, "open_device", lambda name: played)
     monkeypatch.setattr("quire_attn_torch.backend.TorchAttention", CapturedAttention)
     return played
@@ -105,7 +102,7 @@ def test_captured_steps_change_no_token(
     params: dict[str, Any],
     checkpoint: Callable[[str], Reference],
     open_llm: Callable[..., LLM],
-    device: PlayedDevice,
+    device: CapturingDevice,
 ) -> None:
     model = checkpoint("llama")
     settings: dict[str, Any] = {"attention_backend": "torch", "kernels": "reference", "max_num_seqs": 8}
@@ -118,7 +115,7 @@ def test_captured_steps_change_no_token(
 
 
 def test_only_decode_steps_are_replayed(
-    checkpoint: Callable[[str], Reference], open_llm: Callable[..., LLM], device: PlayedDevice
+    checkpoint: Callable[[str], Reference], open_llm: Callable[..., LLM], device: CapturingDevice
 ) -> None:
     settings: dict[str, Any] = {"attention_backend": "torch", "kernels": "reference", "max_num_seqs": 2}
     llm = open_llm(checkpoint("llama"), max_num_batched_tokens=16, **settings)
@@ -136,7 +133,7 @@ def test_only_decode_steps_are_replayed(
 
 
 def test_the_report_names_what_was_captured(
-    checkpoint: Callable[[str], Reference], open_llm: Callable[..., LLM], device: PlayedDevice
+    checkpoint: Callable[[str], Reference], open_llm: Callable[..., LLM], device: CapturingDevice
 ) -> None:
     llm = open_llm(checkpoint("llama"), attention_backend="torch", kernels="reference", max_num_seqs=20)
     report = "\n".join(llm._engine.report.lines())

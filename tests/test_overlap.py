@@ -3,39 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
-import torch
 
 from quire import LLM, RequestOutput, SamplingParams
 from quire.plan import StepPlan
 from quire.runtime import worker as worker_module
-from quire.runtime.device import CpuDevice, Fetch
 from quire.testing.model import Reference
+
+from .played_device import PlayedDevice
 
 PROMPTS = [list(range(2 + i, 2 + i + 5 * (i % 4 + 1))) for i in range(11)]
 SHARED = [[*range(40, 75), 3 + i] for i in range(5)]
-
-
-@dataclass(slots=True)
-class Later:
-    """Copies made when they were asked for, as a stream would."""
-
-    tensors: list[torch.Tensor]
-
-    def wait(self) -> list[torch.Tensor]:
-        return self.tensors
-
-
-class PlayedDevice(CpuDevice):
-    """Works at once, and does not let on."""
-
-    asynchronous = True
-
-    def fetch(self, tensors: Sequence[torch.Tensor]) -> Fetch:
-        return Later([one.clone() for one in tensors])
 
 
 def play(monkeypatch: pytest.MonkeyPatch) -> None:

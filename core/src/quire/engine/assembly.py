@@ -115,10 +115,10 @@ def load_core(config: EngineConfig, *, show_progress: bool, with_tokenizer: bool
     with watch.phase("KV cache"):
         executor.allocate(budget.num_blocks)
         scheduler = Scheduler(_scheduler_config(plan, budget))
-    with watch.phase("graphs"):
-        graphs = executor.capture()
-    if graphs is None:
-        watch.phases.pop()
+    graphs = None
+    if executor.can_capture:
+        with watch.phase("graphs"):
+            graphs = executor.capture()
     report = StartupReport(
         model=config.model,
         source=plan.files.source,

@@ -73,8 +73,13 @@ class InProcessExecutor:
         assert self.worker.kv is not None
         return self.worker.kv.nbytes()
 
-    def capture(self) -> GraphReport | None:
-        """Capture decode steps as graphs, if that is done here. `allocate` comes first."""
+    @property
+    def can_capture(self) -> bool:
+        """Whether decode steps are captured here."""
+        return self.worker.can_capture
+
+    def capture(self) -> GraphReport:
+        """Capture decode steps as graphs. `allocate` comes first."""
         return self.worker.capture()
 
     @property

@@ -112,15 +112,13 @@ class Worker:
 
     @property
     def can_capture(self) -> bool:
-        """Whether `capture` will capture anything."""
+        """Whether decode steps are to be captured: device and backends can, and nobody forbade it."""
         return not self.config.enforce_eager and can_capture(self.device, self.backends)
 
     @torch.inference_mode()
-    def capture(self) -> GraphReport | None:
-        """Capture decode steps as graphs, over the KV memory that was taken; None where there are none."""
+    def capture(self) -> GraphReport:
+        """Capture decode steps as graphs, over the KV memory that was taken."""
         assert self.kv is not None, "allocate() comes first"
-        if not self.can_capture:
-            return None
         config = self.config
         self.graphs = DecodeGraphs(
             self.device,

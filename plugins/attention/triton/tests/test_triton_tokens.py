@@ -33,6 +33,29 @@ def test_greedy_tokens_equal_the_reference_backends() -> None:
     assert tokens(NAME) == tokens("torch")
 
 
+def test_a_cache_in_fp8_holds_more_and_says_nearly_the_same() -> None:
+    params = SamplingParams(temperature=0.0, max_tokens=1, logprobs=1)
+    blocks, chances = [], []
+    for dtype in ("auto", "fp8"):
+        llm = LLM(
+            "tiny",
+            dtype="float32",
+            attention_backend=NAME,
+            max_model_len=64,
+            kv_cache_dtype=dtype,
+            kv_cache_memory_bytes="4MiB",
+            show_progress=False,
+        )
+        blocks.append(llm._engine.info.num_blocks)
+        (output,) = llm.generate(PROMPTS[:1], params, use_tqdm=False)
+        assert output.outputs[0].logprobs is not None
+        (position,) = output.outputs[0].logprobs
+        chances.append({token: entry.logprob for token, entry in position.items()})
+    assert blocks[1] > 3 * blocks[0]
+    assert chances[1] == pytest.approx(chances[0], abs=0.2)
+    assert chances[1] != chances[0]
+
+
 @pytest.mark.skipif(ON_GPU, reason="on a GPU there is nothing to refuse")
 def test_a_processor_is_refused_without_the_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(triton.knobs.runtime, "interpret", False)
