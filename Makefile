@@ -9,6 +9,13 @@ TESTS := $(PACKAGES:%=%/tests) tests
 NATIVE := plugins/native/cpu
 PROMPT ?= def fibonacci(n):
 BENCH ?=
+# Suites of C++ that spreads over every core: in one process, for two of them at a time would wait for each other.
+THREADED_TESTS := plugins/native plugins/kernels/cpu plugins/attention/cpu plugins/quant tests/test_cpu_attention_tokens.py tests/test_deterministic.py tests/test_int8.py
+# Their conftest turns Triton's interpreter on, for good: no other test is to run in such a process.
+TRITON_TESTS := plugins/attention/triton plugins/kernels/triton
+WORKERS ?= 2
+# A file's tests stay together, in their order, for they share servers and browsers. A thread for each process.
+SIDE_BY_SIDE := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 GPU_TESTS := plugins/attention/triton/tests plugins/kernels/triton/tests tests/test_gpu.py
 
 .PHONY: demo test test-clients lint bench bench-parts docs wheels gpu-check clean
@@ -17,8 +24,10 @@ GPU_TESTS := plugins/attention/triton/tests plugins/kernels/triton/tests tests/t
 demo: $(VENV)/.native  ## generate text with the bundled model
 	$(BIN)/quire generate tiny "$(PROMPT)" --max-tokens 120
 
-test: lint  ## lint, types, import rules, all tests
-	$(BIN)/python -m pytest
+test: lint  ## lint, types, import rules, all tests; WORKERS=4 where there are more than two cores
+	$(BIN)/python -m pytest $(THREADED_TESTS)
+	$(SIDE_BY_SIDE) $(TRITON_TESTS)
+	$(SIDE_BY_SIDE) $(addprefix --ignore=,$(THREADED_TESTS) $(TRITON_TESTS))
 
 test-clients: $(VENV)/.dev  ## real clients, in environments of their own, against a live server
 	$(BIN)/python -m pytest tests/clients
