@@ -18,7 +18,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from quire.contracts import Batch, SampleRows
 from quire.layers import Step
@@ -52,13 +54,15 @@ class _Sampled:
     """A draw, on its way to the host.
 
     Attributes:
-        slots, positions: R slots, and where their tokens go.
+        slots: R of them.
+        slot, position: the same slots, and where their tokens go, `[R]` int64 each.
         fetched: ids and invalid, `[R]`; then the tensors of log probabilities, if there are any.
         logprobs: which of the R rows these are of, and how many of the top each asked for.
     """
 
     slots: list[int]
-    positions: list[int]
+    slot: NDArray[np.int64]
+    position: NDArray[np.int64]
     fetched: Fetch
     logprobs: tuple[list[int], Sequence[int]] | None
 
@@ -157,8 +161,7 @@ class Worker:
             step.sampled += self._isolate(forward.rows.sampled, partial(self._sample, forward), step.failed)
         if self._last_ids is not None:
             for sampled in step.sampled:
-                unknown = [UNKNOWN - slot for slot in sampled.slots]
-                self.slots.append(sampled.slots, sampled.positions, unknown)
+                self.slots.append(sampled.slot, sampled.position, UNKNOWN - sampled.slot)
 
     def collect(self, step_id: int) -> StepResult:
         """The step's results, once they have reached the host."""
@@ -167,8 +170,7 @@ class Worker:
         tokens: dict[int, int] = {}
         logprobs: dict[int, TokenLogprobs] = {}
         for sampled in step.sampled:
-            self._read(sampled, tokens, logprobs, failed)
-        self._commit(step, tokens)
+            self._read(step, sampled, tokens, logprobs)
         results = [
             SlotResult(slot, generation, [tokens[slot]] if slot in tokens else [])
             for slot, generation in zip(plan.slots, plan.generations, strict=True)
@@ -258,10 +260,12 @@ class Worker:
 
     def _sample(self, forward: _Forward, slots: list[int]) -> _Sampled:
         """Draw for some of the slots that sample."""
-        logits, positions = forward.logits, forward.rows.lengths
+        logits, of = forward.logits, forward.rows
+        slot, position, positions = of.sampled_slot, of.sampled_length, of.lengths
         if len(slots) != len(positions):
-            places = [forward.rows.sampled.index(slot) for slot in slots]
-            logits, positions = _rows(logits, places), [positions[place] for place in places]
+            places = [of.sampled.index(slot) for slot in slots]
+            logits, slot, position = _rows(logits, places), slot[places], position[places]
+            positions = position.tolist()
         rows = SampleRows(slots=slots, positions=positions)
         distribution = self.sampler.process(logits, rows)
         ids = self.sampler.draw(distribution, rows)
@@ -276,49 +280,62 @@ class Worker:
                 gathered = gather(self.kernels, _rows(logits, wanted), _rows(ids, wanted), counts)
                 results += [gathered.chosen, gathered.rank, gathered.top, gathered.top_ids]
                 logprobs = (wanted, gathered.counts)
-        return _Sampled(slots, positions, self.device.fetch(results), logprobs)
+        return _Sampled(slots, slot, position, self.device.fetch(results), logprobs)
 
-    @staticmethod
     def _read(
+        self,
+        step: _InFlight,
         sampled: _Sampled,
         tokens: dict[int, int],
         logprobs: dict[int, TokenLogprobs],
-        failed: dict[int, str],
     ) -> None:
-        """Sampled ids, and their log probabilities, by slot."""
+        """Sampled ids, and their log probabilities, by slot; recorded in the sampler and in the slots."""
         first, second, *rest = sampled.fetched.wait()  # the step's one wait for the device
         ids: list[int] = first.tolist()
-        invalid: list[bool] = second.tolist()
-        tokens.update(zip(sampled.slots, ids, strict=True))
+        slots, failed, wrong = sampled.slots, step.failed, second.numpy()
+        if wrong.any():
+            for place in np.flatnonzero(wrong).tolist():
+                failed[slots[place]] = "its logits held NaN, or its parameters left no token to sample"
+        kept = self._kept(step, sampled)
+        if kept is None:
+            self._commit(step, slots, ids)
+            self.slots.append(sampled.slot, sampled.position, first.numpy())
+        else:
+            self._commit(step, [slots[i] for i in kept], [ids[i] for i in kept])
+            self.slots.append(sampled.slot[kept], sampled.position[kept], first.numpy()[kept])
+        tokens.update(zip(slots, ids, strict=True))
         if sampled.logprobs is not None:
             wanted, counts = sampled.logprobs
             chosen, rank, top, top_ids = rest
             gathered = GatheredLogprobs(chosen, rank, top, top_ids, counts)
             entries = gathered.to_host([ids[i] for i in wanted])
-            logprobs.update(zip([sampled.slots[i] for i in wanted], entries, strict=True))
-        if any(invalid):
-            for slot, bad in zip(sampled.slots, invalid, strict=True):
-                if bad:
-                    failed[slot] = "its logits held NaN, or its parameters left no token to sample"
-                    del tokens[slot]
+            logprobs.update(zip([slots[i] for i in wanted], entries, strict=True))
 
-    def _commit(self, step: _InFlight, tokens: dict[int, int]) -> None:
-        """Record sampled ids in the sampler and in the slots."""
-        position_of = {
-            slot: position
-            for sampled in step.sampled
-            for slot, position in zip(sampled.slots, sampled.positions, strict=True)
-        }
-        slots = list(tokens)
+    def _kept(self, step: _InFlight, sampled: _Sampled) -> list[int] | None:
+        """Places of the rows whose tokens count; None for all of them."""
+        slots, failed = sampled.slots, step.failed
         if self._last_ids is not None:  # the next step has begun, and may have given a slot to somebody else
             generation_of = dict(zip(step.plan.slots, step.plan.generations, strict=True))
-            slots = [slot for slot in slots if self.slots.generation.get(slot) == generation_of[slot]]
+            seated = self.slots.generation
+            kept = [
+                place
+                for place, slot in enumerate(slots)
+                if slot not in failed and seated.get(slot) == generation_of[slot]
+            ]
+        elif failed:
+            kept = [place for place, slot in enumerate(slots) if slot not in failed]
+        else:
+            return None
+        return kept if len(kept) != len(slots) else None
+
+    def _commit(self, step: _InFlight, slots: list[int], ids: list[int]) -> None:
+        """Record sampled ids in the sampler."""
 
         def run(some: list[int]) -> None:
-            self.sampler.commit(some, [tokens[slot] for slot in some], [1] * len(some))
+            drawn = ids if len(some) == len(slots) else [ids[slots.index(slot)] for slot in some]
+            self.sampler.commit(some, drawn, [1] * len(some))
 
         self._isolate(slots, run, step.failed)
-        self.slots.append(slots, [position_of[slot] for slot in slots], [tokens[slot] for slot in slots])
 
     def _clear(self, plan: StepPlan) -> None:
         """Zero the blocks that change hands; those taken over with their content stay (see the contract)."""
