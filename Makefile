@@ -9,7 +9,8 @@ TESTS := $(PACKAGES:%=%/tests) tests
 NATIVE := plugins/native/cpu
 PROMPT ?= def fibonacci(n):
 BENCH ?=
-# Suites of C++ that spreads over every core: in one process, for two of them at a time would wait for each other.
+# Suites of C++ that spreads over every core: in one process, for two would wait for each other's
+# threads; and these sleep while they wait, lest anything else that runs here costs them their turn.
 THREADED_TESTS := plugins/native plugins/kernels/cpu plugins/attention/cpu plugins/quant tests/test_cpu_attention_tokens.py tests/test_deterministic.py tests/test_int8.py
 # Their conftest turns Triton's interpreter on, for good: no other test is to run in such a process.
 TRITON_TESTS := plugins/attention/triton plugins/kernels/triton
@@ -25,7 +26,7 @@ demo: $(VENV)/.native  ## generate text with the bundled model
 	$(BIN)/quire generate tiny "$(PROMPT)" --max-tokens 120
 
 test: lint  ## lint, types, import rules, all tests; WORKERS=4 where there are more than two cores
-	$(BIN)/python -m pytest $(THREADED_TESTS)
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest $(THREADED_TESTS)
 	$(SIDE_BY_SIDE) $(TRITON_TESTS)
 	$(SIDE_BY_SIDE) $(addprefix --ignore=,$(THREADED_TESTS) $(TRITON_TESTS))
 

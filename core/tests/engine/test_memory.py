@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from quire.runtime.profile import MemoryProfile
 PROFILE = MemoryProfile(
     weights=100,
     activations=50,
+    graphs=0,
     kv_bytes_per_block=10,
     device_free=100_000,
     device_total=200_000,
@@ -62,3 +64,25 @@ def test_the_most_demanding_group_decides() -> None:
 def test_a_cpus_default_follows_what_the_sequences_can_hold() -> None:
     assert budget(0, kv_bytes=None).num_blocks == 2 * 2 * 25
     assert budget(0, 6, kv_bytes=None).num_blocks == 2 * 2 * 4
+
+
+def test_graphs_have_a_share_of_their_own() -> None:
+    settings: dict[str, Any] = {
+        "device": "cuda",
+        "utilization": 0.9,
+        "kv_bytes": None,
+        "block_size": 4,
+        "max_model_len": 100,
+        "max_num_seqs": 2,
+        "max_num_batched_tokens": 8,
+        "windows": (None,),
+        "asked_max_model_len": True,
+    }
+    without = divide(PROFILE, **settings)
+    with_graphs = divide(replace(PROFILE, graphs=30_000), **settings)
+    assert (with_graphs.graphs, without.kv - with_graphs.kv) == (30_000, 30_000)
+    assert with_graphs.left == without.left
+    found = with_graphs.with_graphs(20_000)
+    assert (found.graphs, found.kv, found.left) == (20_000, with_graphs.kv, with_graphs.left + 10_000)
+    with pytest.raises(CapacityError, match=r"\(weights 100 B, activations 50 B, graphs 78.0 KiB\)"):
+        divide(replace(PROFILE, graphs=79_900), **settings)

@@ -83,6 +83,7 @@ def _as_json(found: Forecast) -> dict[str, Any]:
             "free_bytes": found.memory.free,
             "weight_bytes": found.profile.weights,
             "activation_bytes": found.profile.activations,
+            "graph_bytes": found.profile.graphs,
             "kv_bytes_per_token": found.kv_bytes_per_token,
             "kv_bytes": None if budget is None else budget.kv,
             "estimated": HOW_ESTIMATED,
@@ -121,6 +122,7 @@ def _print(found: Forecast) -> None:
             ("device", f"{size(found.memory.free)} free of {size(found.memory.total)}"),
             ("weights", size(found.profile.weights)),
             ("activations", f"about {size(found.profile.activations)}"),
+            ("graphs", _of_graphs(found)),
             ("KV cache", "nothing left" if budget is None else size(budget.kv)),
             ("KV per token", size(found.kv_bytes_per_token)),
         ],
@@ -139,6 +141,14 @@ def _print(found: Forecast) -> None:
             click.echo(f"  {line}")
     if found.problem is not None:
         click.echo(f"error: {found.problem}", err=True)
+
+
+def _of_graphs(found: Forecast) -> str:
+    from quire.engine.units import size
+
+    if found.profile.graphs:
+        return f"about {size(found.profile.graphs)}"
+    return "none: enforce_eager" if found.plan.config.enforce_eager else f"none on {found.plan.device}"
 
 
 def _section(title: str, rows: list[tuple[str, str]]) -> None:

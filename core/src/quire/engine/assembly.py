@@ -119,6 +119,7 @@ def load_core(config: EngineConfig, *, show_progress: bool, with_tokenizer: bool
     if executor.can_capture:
         with watch.phase("graphs"):
             graphs = executor.capture()
+            budget = budget.with_graphs(graphs.nbytes)
     report = StartupReport(
         model=config.model,
         source=plan.files.source,
@@ -130,6 +131,7 @@ def load_core(config: EngineConfig, *, show_progress: bool, with_tokenizer: bool
         plugins=plan.plugins,
         measured_rows=profile.measured_rows,
         graphs=graphs,
+        graphs_set_aside=profile.graphs,
         threads=str(worker_config.threads) if plan.device == "cpu" else "",
         phases=watch.phases,
     )

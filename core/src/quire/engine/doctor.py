@@ -11,7 +11,8 @@ import torch
 import quire
 from quire.config import EngineConfig
 from quire.contracts import AttentionNeed, KernelsNeed
-from quire.engine.planning import make_plan
+from quire.engine.forecast import estimate
+from quire.engine.planning import EnginePlan, make_plan
 from quire.engine.units import size
 from quire.errors import QuireError
 from quire.plugins import PluginRegistry, discover
@@ -124,6 +125,7 @@ def _with_model(
             ),
             ("runs in", f"{plan.dtype} on {plan.device}"),
             ("context", f"{plan.max_model_len} tokens"),
+            ("memory", _memory(plan)),
         ],
     )
     choices = [
@@ -149,6 +151,16 @@ def _without_model(config: EngineConfig, registry: PluginRegistry) -> list[Choic
     )
     _, why = registry.choose("kernels", need, requested=config.kernels)
     return [ChoiceReport(why.role, f"{need.dtype} on {device}", why.chosen, why.reason, list(why.rejected))]
+
+
+def _memory(plan: EnginePlan) -> str:
+    """What is taken beside the KV cache."""
+    profile = estimate(plan, open_device(plan.device).memory())
+    graphs = f"about {size(profile.graphs)}" if profile.graphs else "none"
+    return (
+        f"weights {size(profile.weights)}, activations about {size(profile.activations)}, graphs {graphs}; "
+        f"`quire plan` tells what is left for the KV cache"
+    )
 
 
 def _attention(need: AttentionNeed) -> str:

@@ -17,9 +17,10 @@ from quire.errors import CapacityError, CheckpointError
 from quire.plugins import PluginRegistry
 from quire.runtime.device import Memory, open_device
 from quire.runtime.dtypes import torch_dtype
+from quire.runtime.graphs import can_capture
 from quire.runtime.kv_cache import KVCache
 from quire.runtime.loading import open_backends
-from quire.runtime.profile import MemoryProfile
+from quire.runtime.profile import MemoryProfile, graphs_bytes
 from quire.weights.checkpoint import Checkpoint
 from quire.weights.config_files import derive_max_model_len
 
@@ -33,7 +34,8 @@ _BYTES_PER_LOGIT = 16
 HOW_ESTIMATED = (
     "Estimates: a start measures activations with a profile run; here they are "
     "max_num_batched_tokens rows of 6 hidden sizes and of a layer's widest temporaries, or "
-    f"max_num_seqs rows of {_BYTES_PER_LOGIT} bytes per logit, whichever is more."
+    f"max_num_seqs rows of {_BYTES_PER_LOGIT} bytes per logit, whichever is more. "
+    "Captured steps keep both for max_num_seqs rows."
 )
 
 
@@ -46,7 +48,7 @@ class Forecast:
         checkpoint_bytes: the weights on disk, or where they would be fetched from; 0 for dummy weights.
         fetched: whether the weights are on this machine.
         memory: of the device, before anything is loaded; or as much as was supposed.
-        profile: what a start would measure; `activations` is an estimate.
+        profile: what a start would measure; `activations` and `graphs` are estimates.
         kv_bytes_per_token: of all layers.
         budget: the division of the memory, None if the model does not fit.
         problem: why it does not.
@@ -82,21 +84,8 @@ def forecast(
         dummy = config.load_format == "dummy"
         checkpoint_bytes = 0 if dummy else Checkpoint(plan.files.directory).nbytes()
         fetched = not plan.files.directory.is_relative_to(scratch)
-    device = open_device(plan.device)
-    available = device.memory() if memory is None else Memory(total=memory, free=memory)
-    backends = open_backends(plan.worker_config(show_progress=False), device.name)
-    group_of_layer = [
-        group for group, facts in enumerate(plan.facts.attention) for _ in range(facts.num_layers)
-    ]
-    weights = plan.facts.weight_bytes + _repacked(plan)
-    profile = MemoryProfile(
-        weights=weights,
-        activations=_activations(plan),
-        kv_bytes_per_block=KVCache.bytes_per_block(backends, group_of_layer),
-        device_free=max(available.free - weights, 0),
-        device_total=available.total,
-        measured_rows=0,
-    )
+    available = open_device(plan.device).memory() if memory is None else Memory(total=memory, free=memory)
+    profile = estimate(plan, available)
     asked = config.max_model_len is not None
     budget, problem = _divide(plan, profile, plan.max_model_len, asked=asked)
     longest, _ = _divide(plan, profile, _own_length(plan), asked=False)
@@ -110,6 +99,36 @@ def forecast(
         budget=budget,
         problem=problem,
         largest=0 if longest is None else longest.max_model_len,
+    )
+
+
+def estimate(plan: EnginePlan, memory: Memory) -> MemoryProfile:
+    """What a start would measure, as `HOW_ESTIMATED` tells.
+
+    Args:
+        plan: the decisions.
+        memory: of the device, before anything is loaded.
+
+    Raises:
+        PluginError: a planned attention backend cannot be loaded here.
+    """
+    config, device = plan.config, open_device(plan.device)
+    worker = plan.worker_config(show_progress=False)
+    backends = open_backends(worker, device.name)
+    group_of_layer = [
+        group for group, facts in enumerate(plan.facts.attention) for _ in range(facts.num_layers)
+    ]
+    weights = plan.facts.weight_bytes + _repacked(plan)
+    per_row, of_sampling = _row_bytes(plan), config.max_num_seqs * plan.vocab_size * _BYTES_PER_LOGIT
+    captures = not config.enforce_eager and can_capture(device, backends)
+    return MemoryProfile(
+        weights=weights,
+        activations=max(config.max_num_batched_tokens * per_row, of_sampling),
+        graphs=graphs_bytes(worker, per_row, of_sampling, len(backends)) if captures else 0,
+        kv_bytes_per_block=KVCache.bytes_per_block(backends, group_of_layer),
+        device_free=max(memory.free - weights, 0),
+        device_total=memory.total,
+        measured_rows=0,
     )
 
 
@@ -156,8 +175,8 @@ def _hidden_size(plan: EnginePlan) -> int:
     return int(plan.model_config.get("hidden_size") or 0)
 
 
-def _activations(plan: EnginePlan) -> int:
-    """Bytes of a full step's temporaries, as `HOW_ESTIMATED` tells."""
+def _row_bytes(plan: EnginePlan) -> int:
+    """Bytes that a step's temporaries take for each of its rows, as `HOW_ESTIMATED` tells."""
     hidden = _hidden_size(plan)
     feed_forward = 3 * int(plan.model_config.get("intermediate_size") or 4 * hidden)  # gate, up, product
     attention = max(
@@ -167,7 +186,4 @@ def _activations(plan: EnginePlan) -> int:
         ),
         default=0,
     )  # queries, keys, values, and what comes out
-    per_row = _HIDDEN_COPIES * hidden + max(feed_forward, attention)
-    of_layers = plan.config.max_num_batched_tokens * per_row * torch_dtype(plan.dtype).itemsize
-    of_sampling = plan.config.max_num_seqs * plan.vocab_size * _BYTES_PER_LOGIT
-    return max(of_layers, of_sampling)
+    return (_HIDDEN_COPIES * hidden + max(feed_forward, attention)) * torch_dtype(plan.dtype).itemsize

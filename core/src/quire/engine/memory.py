@@ -1,9 +1,9 @@
-"""The byte budget: what weights, activations and KV take, and how many blocks that makes."""
+"""The byte budget: what weights, activations, graphs and KV take, and how many blocks that makes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from quire.engine.units import size
 from quire.errors import CapacityError
@@ -21,8 +21,8 @@ class MemoryBudget:
 
     Attributes:
         total: of the device.
-        weights, activations, kv: what each part takes.
-        left: of what is free now, after all three.
+        weights, activations, graphs, kv: what each part takes.
+        left: of what is free now, after all four.
         num_blocks: KV blocks per group, the null block included.
         tokens: tokens that fit into the KV cache.
         max_model_len: longest sequence; shortened to fit when the user asked for none.
@@ -32,12 +32,17 @@ class MemoryBudget:
     total: int
     weights: int
     activations: int
+    graphs: int
     kv: int
     left: int
     num_blocks: int
     tokens: int
     max_model_len: int
     concurrency: float
+
+    def with_graphs(self, nbytes: int) -> MemoryBudget:
+        """The same, with what captured steps were found to hold in place of what was set aside for them."""
+        return replace(self, graphs=nbytes, left=self.left + self.graphs - nbytes)
 
 
 def divide(
@@ -76,7 +81,7 @@ def divide(
         int(profile.device_total * utilization) - taken if device != "cpu" else profile.device_free,
         profile.device_free,
     )
-    room = available - profile.activations
+    room = available - profile.activations - profile.graphs
     if kv_bytes is None:
         budget = room
         if device == "cpu":
@@ -104,14 +109,15 @@ def divide(
     if kv > room:
         raise CapacityError(
             f"kv_cache_memory_bytes {kv_bytes} ({size(kv)}) is more than the {size(max(room, 0))} "
-            f"that are free beside weights and activations. Set at most {max(room, 0)}."
+            f"that are free beside weights, activations and graphs. Set at most {max(room, 0)}."
         )
     return MemoryBudget(
         total=profile.device_total,
         weights=profile.weights,
         activations=profile.activations,
+        graphs=profile.graphs,
         kv=kv,
-        left=profile.device_free - profile.activations - kv,
+        left=profile.device_free - profile.activations - profile.graphs - kv,
         num_blocks=blocks,
         tokens=tokens,
         max_model_len=max_model_len,
@@ -138,9 +144,10 @@ def _too_small(
     wanted: int, tokens: int, needed: int, budget: int, profile: MemoryProfile, kv_bytes: int | None
 ) -> str:
     way_out = "kv_cache_memory_bytes" if kv_bytes is not None else "gpu_memory_utilization"
+    graphs = f", graphs {size(profile.graphs)}" if profile.graphs else ""
     works = f"The largest max_model_len that works is {tokens}" if tokens else "No max_model_len works"
     return (
         f"max_model_len {wanted} needs {size(needed)} of KV cache, and {size(max(budget, 0))} are there "
-        f"(weights {size(profile.weights)}, activations {size(profile.activations)}). "
+        f"(weights {size(profile.weights)}, activations {size(profile.activations)}{graphs}). "
         f"{works}; or raise {way_out}."
     )

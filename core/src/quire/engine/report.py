@@ -38,7 +38,8 @@ class StartupReport:
         memory: the byte budget.
         plugins: what was chosen and why.
         measured_rows: rows of the profile run.
-        graphs: what was captured; None if nothing was.
+        graphs: what was captured; None if nothing was to be.
+        graphs_set_aside: bytes that were counted on for them.
         threads: how many compute on the CPU, and why; empty on other devices.
         phases: (name, seconds), in order.
     """
@@ -53,6 +54,7 @@ class StartupReport:
     plugins: PluginPlan
     measured_rows: int
     graphs: GraphReport | None = None
+    graphs_set_aside: int = 0
     threads: str = ""
     phases: list[tuple[str, float]] = field(default_factory=list)
 
@@ -66,15 +68,16 @@ class StartupReport:
         )
         times = ", ".join(f"{name} {seconds:.2f}" for name, seconds in self.phases)
         total = sum(seconds for _, seconds in self.phases)
+        captured = f"graphs {size(memory.graphs)}, " if self.graphs is not None else ""
         rows = {
             "model": f"{self.model} ({self.source}): {self.architecture}, "
             f"{self.num_parameters / 1e6:.1f} M parameters, {self.dtype} on {self.device}",
             "plugins": chosen,
             "threads": self.threads,
             "memory": f"weights {size(memory.weights)}, activations {size(memory.activations)} "
-            f"(from a step of {self.measured_rows} tokens), KV cache {size(memory.kv)}, "
+            f"(from a step of {self.measured_rows} tokens), {captured}KV cache {size(memory.kv)}, "
             f"left {size(memory.left)} of {size(memory.total)}",
-            "graphs": "" if self.graphs is None else _of_graphs(self.graphs),
+            "graphs": "" if self.graphs is None else _of_graphs(self.graphs, self.graphs_set_aside),
             "capacity": f"{memory.tokens} tokens in {memory.num_blocks - 1} blocks; "
             f"context {memory.max_model_len}; {memory.concurrency:.1f} sequences of that length at a time",
             "start-up": f"{total:.2f} s: {times}",
@@ -82,7 +85,12 @@ class StartupReport:
         return [f"{name:<9} {text}" for name, text in rows.items() if text]
 
 
-def _of_graphs(graphs: GraphReport) -> str:
+def _of_graphs(graphs: GraphReport, set_aside: int) -> str:
+    if graphs.problem:
+        return f"none: {graphs.problem}"
     least, most = graphs.sizes[0], graphs.sizes[-1]
     held = size(graphs.nbytes)
-    return f"{len(graphs.sizes)} of decode steps, of {least} to {most} requests; they hold {held}"
+    text = f"{len(graphs.sizes)} of decode steps, of {least} to {most} requests; they hold {held}"
+    if graphs.nbytes > set_aside:
+        text += f", more than the {size(set_aside)} set aside: steps have that much less"
+    return text

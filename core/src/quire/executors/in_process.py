@@ -15,6 +15,7 @@ from quire.runtime.graphs import GraphReport
 from quire.runtime.kv_cache import KVCache
 from quire.runtime.pinning import pin_threads
 from quire.runtime.profile import MemoryProfile, profile
+from quire.runtime.shortage import out_of_memory, profile_too_large, weights_too_large
 from quire.runtime.worker import Worker
 
 logger = logging.getLogger(__name__)
@@ -48,13 +49,36 @@ class InProcessExecutor:
     """Runs one worker by calling it."""
 
     def __init__(self, config: WorkerConfig) -> None:
-        self.worker = Worker(config)
+        """Load the model.
+
+        Raises:
+            CapacityError: the device has no memory for it.
+            PluginError, ModelError: something the configuration names cannot be loaded.
+        """
+        try:
+            self.worker = Worker(config)
+        except Exception as error:
+            if out_of_memory(error):
+                raise CapacityError(weights_too_large(error)) from error
+            raise
         self._inference = torch.inference_mode()  # made once: each step enters it
         self._to_pin = config.threads.cpus if config.device == "cpu" and config.cpu_pinning else ()
 
     def profile(self) -> MemoryProfile:
-        """What weights and activations take, and what a KV block costs."""
-        return profile(self.worker)
+        """What weights and activations take, and what a KV block costs.
+
+        Raises:
+            CapacityError: there is no memory for a step of full size.
+        """
+        try:
+            return profile(self.worker)
+        except Exception as error:
+            if out_of_memory(error):
+                config = self.worker.config
+                raise CapacityError(
+                    profile_too_large(error, config.max_num_batched_tokens, config.max_num_seqs)
+                ) from error
+            raise
 
     def allocate(self, num_blocks: int) -> int:
         """Take KV memory; returns its bytes.

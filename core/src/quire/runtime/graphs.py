@@ -25,10 +25,12 @@ class GraphReport:
     Attributes:
         sizes: rows of each graph, ascending.
         nbytes: of the device's memory, for all of them.
+        problem: why there are none, if there are none.
     """
 
     sizes: tuple[int, ...]
     nbytes: int
+    problem: str = ""
 
 
 @dataclass(frozen=True, slots=True)

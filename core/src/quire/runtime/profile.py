@@ -10,6 +10,8 @@ from quire.contracts import SampleRows
 from quire.layers import Step
 from quire.plan import SlotStart
 from quire.runtime.batching import BatchBuilder
+from quire.runtime.config import WorkerConfig
+from quire.runtime.graphs import graph_sizes
 from quire.runtime.kv_cache import KVCache
 from quire.runtime.meter import peak_bytes
 from quire.runtime.worker import Worker
@@ -26,8 +28,8 @@ class MemoryProfile:
 
     Attributes:
         weights: held by the model's parameters, after repacking.
-        activations: peak of a step of `max_num_batched_tokens` rows that samples for every slot; and, where
-            decode steps are captured, what the largest of them will keep besides.
+        activations: peak of a step of `max_num_batched_tokens` rows that samples for every slot.
+        graphs: what captured decode steps will keep besides, by an estimate; 0 where none are captured.
         kv_bytes_per_block: one block more in every KV group, over all layers.
         device_free, device_total: of the device, with the model loaded.
         measured_rows: rows of the forward pass that was measured.
@@ -35,6 +37,7 @@ class MemoryProfile:
 
     weights: int
     activations: int
+    graphs: int
     kv_bytes_per_block: int
     device_free: int
     device_total: int
@@ -49,18 +52,38 @@ def profile(worker: Worker) -> MemoryProfile:
         rows = min(rows, _CPU_ROWS)
     of_forward, of_sampling = _measure(worker, rows)
     activations = max(of_forward * max(config.max_num_batched_tokens, rows) // rows, of_sampling)
+    graphs = 0
     if worker.can_capture:
-        activations += of_forward * config.max_num_seqs // rows + of_sampling
+        graphs = graphs_bytes(config, of_forward / rows, of_sampling, len(worker.backends))
     worker.device.empty_cache()
     memory = worker.device.memory()
     return MemoryProfile(
         weights=worker.weight_bytes,
         activations=activations,
+        graphs=graphs,
         kv_bytes_per_block=KVCache.bytes_per_block(worker.backends, worker.group_of_layer),
         device_free=memory.free,
         device_total=memory.total,
         measured_rows=rows,
     )
+
+
+def graphs_bytes(config: WorkerConfig, per_row: float, of_sampling: int, groups: int) -> int:
+    """An estimate of what captured decode steps will hold.
+
+    The temporaries of the largest, which the others share, and what each reads its batch from. What the
+    driver keeps for a graph is not in it: only capturing shows that.
+
+    Args:
+        config: the worker's.
+        per_row: bytes of a forward pass, for each of its rows.
+        of_sampling: bytes of sampling for all seats.
+        groups: KV groups.
+    """
+    width = -(-config.max_model_len // config.block_size)
+    # 32 bits: block table, length; 64: token id, position, slot of the cache.
+    inputs = sum(graph_sizes(config.max_num_seqs)) * (groups * (4 * width + 4 + 8) + 8 + 8)
+    return int(config.max_num_seqs * per_row) + of_sampling + inputs
 
 
 @torch.inference_mode()

@@ -5,9 +5,9 @@ calls them has entered `torch.inference_mode()`. On a device that works by itsel
 submitted before this one is collected: its rows then take their tokens from where this one's `sample` left
 them on the device. What comes too late, for a slot that was given to another request meanwhile, is told
 apart by its generation.
-One request's failure is that request's: whatever raises for a batch is run again request by
-request, and only those that raise alone are failed. That is safe, because until all have run a step
-changes nothing that running it again would not write in the same way.
+One request's failure is that request's: whatever raises for a batch, for want of memory too, is run again in
+halves, and only those requests that raise alone are failed. That is safe, because until all have run a
+step changes nothing that running it again would not write in the same way.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from quire.runtime.kv_cache import KVCache
 from quire.runtime.loading import load_model
 from quire.runtime.logprobs import GatheredLogprobs, gather, prompt_logprobs
 from quire.runtime.pages import Activity
+from quire.runtime.shortage import capture_too_large, out_of_memory, step_too_large
 from quire.runtime.slots import UNKNOWN, SlotTable
 
 logger = logging.getLogger(__name__)
@@ -121,19 +122,27 @@ class Worker:
 
     @torch.inference_mode()
     def capture(self) -> GraphReport:
-        """Capture decode steps as graphs, over the KV memory that was taken."""
+        """Capture decode steps as graphs, over the KV memory that was taken; none if that takes too much."""
         assert self.kv is not None, "allocate() comes first"
         config = self.config
-        self.graphs = DecodeGraphs(
-            self.device,
-            self.model,
-            self.backends,
-            self.kv.layers,
-            max_num_seqs=config.max_num_seqs,
-            max_model_len=config.max_model_len,
-            block_size=config.block_size,
-        )
-        return self.graphs.report
+        try:
+            self.graphs = DecodeGraphs(
+                self.device,
+                self.model,
+                self.backends,
+                self.kv.layers,
+                max_num_seqs=config.max_num_seqs,
+                max_model_len=config.max_model_len,
+                block_size=config.block_size,
+            )
+            return self.graphs.report
+        except Exception as error:
+            if not out_of_memory(error):
+                raise
+            problem = capture_too_large(error)
+        # Not fewer: those that were captured hold what steps would then have to do without.
+        self.device.empty_cache()
+        return GraphReport((), 0, problem)
 
     def submit(self, plan: StepPlan) -> None:
         """Apply the plan's diff and start the forward pass."""
@@ -146,7 +155,9 @@ class Worker:
 
         def run(some: list[int]) -> _Forward:
             numbers = [counts[slot] for slot in some]
-            if self.graphs is not None and self._decodes(some, numbers):
+            # Graphs leave all their results in one place: parts of a step that failed cannot share it.
+            whole = len(some) == len(slots)
+            if self.graphs is not None and whole and self._decodes(some, numbers):
                 return self._replay(*self._batches.build(some, numbers, self.graphs.size_for(len(some))))
             return self._forward(*self._batches.build(some, numbers))
 
@@ -348,26 +359,28 @@ class Worker:
                 self.kv.clear(group, ids[kept:])
 
     def _isolate(self, slots: list[int], run: Callable[[list[int]], T], failed: dict[int, str]) -> list[T]:
-        """Run for all slots at once; should that raise, run one by one and fail those that raise alone."""
+        """Run for all slots at once; should that raise, in halves, and fail those that raise alone."""
         if not slots:
             return []
         try:
             return [run(slots)]
         except Exception as error:
+            memory = out_of_memory(error)
             if len(slots) == 1:
                 failed[slots[0]] = self._failure(slots[0], error)
-                return []
-            logger.warning("A step of %d requests failed (%s); running them one by one", len(slots), error)
-        results = []
-        for slot in slots:
-            try:
-                results.append(run([slot]))
-            except Exception as error:
-                failed[slot] = self._failure(slot, error)
-        return results
+            else:
+                logger.warning("A step of %d requests failed (%s); running it in halves", len(slots), error)
+        if memory:  # what failed is free only here: as long as there is the exception, its traceback holds it
+            self.device.empty_cache()
+        if len(slots) == 1:
+            return []
+        half = len(slots) // 2
+        return [*self._isolate(slots[:half], run, failed), *self._isolate(slots[half:], run, failed)]
 
     def _failure(self, slot: int, error: Exception) -> str:
         logger.error("Request %s failed", self.slots.info[slot].request_id, exc_info=error)
+        if out_of_memory(error):
+            return step_too_large(error, self.config.max_num_batched_tokens)
         return _describe(error)
 
     def _guarded(self, call: Callable[[], None], what: str) -> None:
