@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+import io
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
 
 from quire.contracts import Span, Weight, WeightMapping
 from quire.errors import CheckpointError, PluginError
@@ -164,7 +169,55 @@ def test_progress_is_drawn_if_asked(checkpoint: Checkpoint, capsys: pytest.Captu
     load(_all(), checkpoint, PLAIN)
     assert capsys.readouterr().err == ""
     load(_all(), checkpoint, PLAIN, progress=True)
-    assert "3/3" in capsys.readouterr().err
+    assert capsys.readouterr().err == ""  # it is no terminal
+
+
+def test_progress_is_told_in_bytes_of_each_file(
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    load(_all(), checkpoint, PLAIN, progress=True)
+    shown = terminal.getvalue()
+    assert "124/124" in shown
+    assert "two.safetensors" in shown
+
+
+class _Copies(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes what is copied into what, and the dtypes that the host makes."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.copied: list[tuple[str, torch.dtype, str]] = []
+        self.made_on_host: set[torch.dtype] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten.copy_.default:
+            self.copied.append((args[1].device.type, args[1].dtype, args[0].device.type))
+        made = [one for one in tree_iter(result) if isinstance(one, torch.Tensor)]
+        self.made_on_host |= {one.dtype for one in made if one.device.type == "cpu"}
+        return result
+
+
+def test_another_device_is_given_what_the_file_holds_and_converts_it(tmp_path: Path) -> None:
+    dtypes = {"f16": torch.float16, "f32": torch.float32, "f64": torch.float64, "fill": torch.float32}
+    tensors = {name: torch.randn(64, 32).to(dtype) for name, dtype in dtypes.items()}
+    save_file(tensors, tmp_path / "a.safetensors")
+    weights = [_weight(name, 64, 32) for name in dtypes]
+    given: list[torch.Tensor] = []
+    for weight in weights:
+        weight.target = torch.empty(64, 32, dtype=torch.bfloat16, device="meta")
+    weights[3].fill = given.append
+    with _Copies() as copies:
+        load(weights, Checkpoint(tmp_path), PLAIN)
+    assert set(copies.copied) == {("meta", dtypes[name], "meta") for name in ("f16", "f32", "f64")}
+    assert copies.made_on_host == {torch.uint8, *dtypes.values()}  # bytes as read, and what they are
+    assert (given[0].device.type, given[0].dtype) == ("meta", torch.float32)
 
 
 def test_dummy_weights_are_finite_repeatable_and_different() -> None:

@@ -135,10 +135,10 @@ class Weight:
     Attributes:
         name: tensor name in the checkpoint (after the model's renames).
         shape: its full shape on disk; a different one is an error that names file and tensor.
-        target: tensor it is copied into (dtype conversion included); has the shape of `take`.
-        fill: called with what was read, in the file's dtype and the shape of `take`, instead of copying it
-            into `target`: for a format that quantizes what it loads, so that it is never held whole. It
-            must not keep what it is given.
+        target: tensor it is copied into (dtype conversion included, on its device); has the shape of `take`.
+        fill: called with what was read, in the file's dtype and the shape of `take` and on the target's
+            device, instead of copying it into `target`: for a format that quantizes what it loads, so that
+            it is never held whole. It must not keep what it is given.
         take: per axis the span this worker reads.
         required: an absent optional weight leaves `target` as it is.
         loaded: set by `store`, which the loader calls.
@@ -156,6 +156,8 @@ class Weight:
 
     def store(self, part: torch.Tensor) -> None:
         """Put what was read where it belongs."""
+        # As it is: a copy between devices would convert first, on the host.
+        part = part.to(self.target.device)
         if self.fill is None:
             self.target.copy_(part)
         else:

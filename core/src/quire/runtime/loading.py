@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
@@ -21,6 +22,7 @@ from quire.contracts import (
 from quire.layers import Build, ParallelGroup, weight_bytes
 from quire.runtime.config import WorkerConfig
 from quire.runtime.dtypes import torch_dtype
+from quire.runtime.heap import large_blocks_returned
 from quire.weights.checkpoint import Checkpoint
 from quire.weights.loader import initialise_dummy, load, renamed_headers
 
@@ -52,6 +54,8 @@ class LoadedModel:
 @torch.inference_mode()
 def load_model(config: WorkerConfig, device: str) -> LoadedModel:
     """Build the model from the planned plugins, and fill it.
+
+    On a CPU the peak is the weights and about one tensor more; for another device the host takes the latter.
 
     Raises:
         CheckpointError: a file is missing, truncated or contradicts its header.
@@ -92,12 +96,13 @@ def load_model(config: WorkerConfig, device: str) -> LoadedModel:
         kv_dtype=config.kv_dtype,
         max_model_len=config.max_model_len,
     )
-    model = model_class(config.model_config, build)
-    if checkpoint is None:
-        initialise_dummy(model.weights(), seed=config.seed)
-    else:
-        load(model.weights(), checkpoint, model_class.mapping, progress=config.show_progress)
-    model.finish()
+    with large_blocks_returned() if config.device == "cpu" else nullcontext():
+        model = model_class(config.model_config, build)
+        if checkpoint is None:
+            initialise_dummy(model.weights(), seed=config.seed)
+        else:
+            load(model.weights(), checkpoint, model_class.mapping, progress=config.show_progress)
+        model.finish()
     sampler = plugins["sampler"].load()(
         SamplerInit(
             need=config.sampler,

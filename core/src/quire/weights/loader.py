@@ -5,6 +5,7 @@ Checks everything first, then reads file by file in order: a wrong checkpoint co
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
@@ -13,6 +14,7 @@ from tqdm import tqdm
 from quire.contracts import TensorHeader, Weight, WeightMapping
 from quire.errors import CheckpointError, PluginError
 from quire.weights.checkpoint import Checkpoint
+from quire.weights.headers import BITS
 
 _SHOWN = 5
 """Problems spelt out in one error; the rest are counted."""
@@ -44,13 +46,14 @@ def load(
 ) -> int:
     """Fill every weight's target.
 
-    Peak host memory beside the targets is about the largest part of one tensor.
+    A part is read into the host's memory, taken to its target's device as it is, converted there, and freed
+    before the next is read: peak host memory beside the targets is about the largest part of one tensor.
 
     Args:
         model_weights: what the model wants, by its own names.
         checkpoint: where it is, by the names on disk.
         mapping: how the two relate, and what may be left over.
-        progress: draw a bar.
+        progress: draw a bar of bytes with the file's name, if stderr is a terminal.
 
     Returns:
         Bytes read.
@@ -71,14 +74,25 @@ def load(
     on_disk = {mapping.rename(name): name for name in checkpoint.headers()}
     wanted = [weight for weight in weights if weight.name in on_disk]
     wanted.sort(key=lambda weight: checkpoint.place(on_disk[weight.name]))
-    total = 0
-    for weight in tqdm(wanted, desc="Loading weights", unit="tensor", disable=not progress):
-        # One part at a time: freed before the next is read.
-        part = checkpoint.read(on_disk[weight.name], weight.take)
-        weight.store(part)
-        total += part.nbytes
-        del part
-    return total
+    sizes = [_part_bytes(weight, headers[weight.name]) for weight in wanted]
+    with tqdm(
+        desc="Loading weights",
+        total=sum(sizes),
+        unit="B",
+        unit_scale=True,
+        unit_divisor=1024,
+        disable=None if progress else True,  # None: where nobody looks
+    ) as bar:
+        for weight, nbytes in zip(wanted, sizes, strict=True):
+            bar.set_postfix_str(headers[weight.name].file, refresh=False)
+            weight.store(checkpoint.read(on_disk[weight.name], weight.take))
+            bar.update(nbytes)
+    return sum(sizes)
+
+
+def _part_bytes(weight: Weight, header: TensorHeader) -> int:
+    """Bytes of the part that is read."""
+    return math.prod(span.size for span in weight.take) * BITS[header.dtype] // 8
 
 
 def initialise_dummy(model_weights: Iterable[Weight], seed: int = 0) -> None:
