@@ -93,8 +93,9 @@ class BatchBuilder:
 
         Args:
             slots, counts: parallel, not empty, counts at least 1.
-            fill_to: add requests of one row at the end, which belong to nobody and write nothing, until there
-                are so many. `Rows` knows nothing of them.
+            fill_to: of a captured step, which reads its tokens by slot itself: the rows that it has. Requests
+                of one row are added at the end, which belong to nobody (their slot is -1) and write nothing,
+                until there are so many. `Rows` knows nothing of them.
         """
         table = self._table
         who = self._arrange(slots, counts, fill_to)
@@ -145,7 +146,7 @@ class BatchBuilder:
             for group in range(len(table.tables))
         )
         batch = Batch(
-            token_ids=token_ids if self._last_ids is None else self._drawn(token_ids),
+            token_ids=token_ids if self._last_ids is None or fill_to else self._drawn(token_ids),
             positions=positions_there,
             slots=who.slots_on_device,
             logits_rows=who.last_rows if places is None else rest[-1],
@@ -182,7 +183,9 @@ class BatchBuilder:
         decoding = len(slot) == num_rows  # a row each
         fill = np.arange(1, fill_to - len(slot) + 1, dtype=np.int32)  # empty where there is nothing to fill
         query_start_there, slots_there, last_rows = self._put(
-            np.concatenate((query_start, num_rows + fill)), slot, query_start[1:].astype(np.int64) - 1
+            np.concatenate((query_start, num_rows + fill)),
+            _filled(slot, len(fill), -1),
+            query_start[1:].astype(np.int64) - 1,
         )
         self._last = _Arrangement(
             key=key,

@@ -32,6 +32,7 @@ from quire.runtime.kv_cache import KVCache
 from quire.runtime.loading import load_model
 from quire.runtime.logprobs import GatheredLogprobs, gather, prompt_logprobs
 from quire.runtime.pages import Activity
+from quire.runtime.slot_state import SlotState
 from quire.runtime.slots import UNKNOWN, SlotTable
 
 logger = logging.getLogger(__name__)
@@ -40,11 +41,16 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class _Forward:
-    """Results of a forward pass: logits of the rows that sample, and prompt log probabilities."""
+    """Results of a forward pass: logits of the rows that sample, and prompt log probabilities.
+
+    Attributes:
+        drawn: ids and invalid of these rows, `[R]` each, where the step has drawn them itself.
+    """
 
     rows: Rows
     logits: torch.Tensor  # [R, V]
     prompt_logprobs: dict[int, list[TokenLogprobs]]
+    drawn: tuple[torch.Tensor, torch.Tensor] | None = None
 
 
 @dataclass(slots=True)
@@ -95,10 +101,10 @@ class Worker:
         self.weight_bytes = loaded.weight_bytes
         self.kv: KVCache | None = None
         self.graphs: DecodeGraphs | None = None
-        # Each slot's last token, for steps that are submitted before the host knows it.
-        self._last_ids: torch.Tensor | None = None
+        # Of slots, for steps that are submitted before the host knows what the last one drew.
+        self._state: SlotState | None = None
         if self.device.asynchronous:
-            self._last_ids = torch.zeros(config.max_num_seqs, dtype=torch.int64, device=self.device.name)
+            self._state = SlotState(config.max_num_seqs, self.device.name)
         self._activity = Activity()
         self.slots, self._batches = self._empty_slots()
         self._in_flight: dict[int, _InFlight] = {}
@@ -119,12 +125,16 @@ class Worker:
     def capture(self) -> GraphReport:
         """Capture decode steps as graphs, over the KV memory that was taken."""
         assert self.kv is not None, "allocate() comes first"
+        assert self._state is not None, "a device that captures is asynchronous"
         config = self.config
         self.graphs = DecodeGraphs(
             self.device,
             self.model,
             self.backends,
             self.kv.layers,
+            self.kernels,
+            self._state,
+            self.sampler.captured_draw(),
             max_num_seqs=config.max_num_seqs,
             max_model_len=config.max_model_len,
             block_size=config.block_size,
@@ -142,8 +152,11 @@ class Worker:
 
         def run(some: list[int]) -> _Forward:
             numbers = [counts[slot] for slot in some]
-            if self.graphs is not None and self._decodes(some, numbers):
-                return self._replay(*self._batches.build(some, numbers, self.graphs.size_for(len(some))))
+            # One by one they run uncaptured: a graph's results lie where the next one's will.
+            if self.graphs is not None and len(some) == len(slots) and self._decodes(some, numbers):
+                batch, rows = self._batches.build(some, numbers, self.graphs.size_for(len(some)))
+                if rows.whole:  # or a chunk of a prompt is one token
+                    return self._replay(self.graphs, batch, rows)
             return self._forward(*self._batches.build(some, numbers))
 
         step.forwards = self._isolate(slots, run, step.failed)
@@ -155,7 +168,7 @@ class Worker:
         step = self._in_flight[step_id]
         for forward in step.forwards:
             step.sampled += self._isolate(forward.rows.sampled, partial(self._sample, forward), step.failed)
-        if self._last_ids is not None:
+        if self._state is not None:
             for sampled in step.sampled:
                 unknown = [UNKNOWN - slot for slot in sampled.slots]
                 self.slots.append(sampled.slots, sampled.positions, unknown)
@@ -193,7 +206,8 @@ class Worker:
         config = self.config
         windows = [need.cache.window for need in config.attention]
         table = SlotTable(config.max_num_seqs, config.max_model_len, config.block_size, windows)
-        return table, BatchBuilder(table, self.device.name, self._last_ids)
+        last_ids = None if self._state is None else self._state.last_ids
+        return table, BatchBuilder(table, self.device.name, last_ids)
 
     def _apply(self, plan: StepPlan, failed: dict[int, str]) -> None:
         assert self.kv is not None, "allocate() comes before the first step"
@@ -215,6 +229,8 @@ class Worker:
             except Exception as error:
                 logger.exception("Request %s failed when it was seated", start.request_id)
                 failed[start.slot] = _describe(error)
+        if self._state is not None and plan.starts:
+            self._state.seat(plan.starts)
         self.slots.extend(plan)
         self.kv.copy(plan.copies)
 
@@ -229,14 +245,16 @@ class Worker:
         return _Forward(rows, logits, self._prompt_logprobs(hidden, rows))
 
     def _decodes(self, slots: list[int], counts: list[int]) -> bool:
-        """Whether a captured step computes all that these want: a row each, and logits."""
+        """Whether a captured step computes all that these want: a row each, and logits of the last one."""
         return max(counts) == 1 and self.slots.with_prompt_logprobs.isdisjoint(slots)
 
-    def _replay(self, batch: Batch, rows: Rows) -> _Forward:
-        """The same by a captured graph, of requests with a row each."""
-        assert self.graphs is not None
-        logits = self.graphs.run(batch)[: len(rows.slots)]  # [R, V]
-        return _Forward(rows, logits if rows.whole else logits[batch.logits_rows], {})
+    def _replay(self, graphs: DecodeGraphs, batch: Batch, rows: Rows) -> _Forward:
+        """The same by captured graphs, of requests with a row each; drawn by them too, if all rows can be.
+
+        Drawing comes last: it moves slots on, and is not to be repeated.
+        """
+        logits = graphs.run(batch)[: len(rows.slots)]  # [R, V]
+        return _Forward(rows, logits, {}, graphs.draw(SampleRows(slots=rows.sampled, positions=rows.lengths)))
 
     def _prompt_logprobs(self, hidden: torch.Tensor, rows: Rows) -> dict[int, list[TokenLogprobs]]:
         """Entries of the prompt positions that this step's rows predict, by slot."""
@@ -257,18 +275,14 @@ class Worker:
         }
 
     def _sample(self, forward: _Forward, slots: list[int]) -> _Sampled:
-        """Draw for some of the slots that sample."""
-        logits, positions = forward.logits, forward.rows.lengths
+        """Draw for some of the slots that sample, unless the step has; have the results fetched."""
+        logits, positions, drawn = forward.logits, forward.rows.lengths, forward.drawn
         if len(slots) != len(positions):
             places = [forward.rows.sampled.index(slot) for slot in slots]
             logits, positions = _rows(logits, places), [positions[place] for place in places]
-        rows = SampleRows(slots=slots, positions=positions)
-        distribution = self.sampler.process(logits, rows)
-        ids = self.sampler.draw(distribution, rows)
-        if self._last_ids is not None:
-            (index,) = upload(ids.device, torch.tensor(slots))
-            self._last_ids[index] = ids
-        results, logprobs = [ids, distribution.invalid], None
+            drawn = drawn and (_rows(drawn[0], places), _rows(drawn[1], places))
+        ids, invalid = drawn or self._draw(logits, slots, positions)
+        results, logprobs = [ids, invalid], None
         if self.slots.with_logprobs:
             wanted = [i for i, slot in enumerate(slots) if slot in self.slots.with_logprobs]
             if wanted:
@@ -277,6 +291,17 @@ class Worker:
                 results += [gathered.chosen, gathered.rank, gathered.top, gathered.top_ids]
                 logprobs = (wanted, gathered.counts)
         return _Sampled(slots, positions, self.device.fetch(results), logprobs)
+
+    def _draw(
+        self, logits: torch.Tensor, slots: list[int], positions: list[int]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Ids and invalid, `[R]` each, by the sampler itself."""
+        rows = SampleRows(slots=slots, positions=positions)
+        distribution = self.sampler.process(logits, rows)
+        ids = self.sampler.draw(distribution, rows)
+        if self._state is not None:
+            self._state.record(slots, positions, ids)
+        return ids, distribution.invalid
 
     @staticmethod
     def _read(
@@ -310,7 +335,7 @@ class Worker:
             for slot, position in zip(sampled.slots, sampled.positions, strict=True)
         }
         slots = list(tokens)
-        if self._last_ids is not None:  # the next step has begun, and may have given a slot to somebody else
+        if self._state is not None:  # the next step has begun, and may have given a slot to somebody else
             generation_of = dict(zip(step.plan.slots, step.plan.generations, strict=True))
             slots = [slot for slot in slots if self.slots.generation.get(slot) == generation_of[slot]]
 
