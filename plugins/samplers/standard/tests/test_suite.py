@@ -1,8 +1,4 @@
-"""The standard sampler passes the contract suite, by the subclass any sampler would use.
-
-Beside the reference's kernels, which draw nothing inside a graph, also with the same ones where they may:
-no graph is captured here.
-"""
+"""The standard sampler passes the contract suite, by the subclass any sampler would use."""
 
 from __future__ import annotations
 
@@ -10,10 +6,14 @@ import pytest
 
 from quire.contracts import KernelsInit, KernelsNeed, Sampler
 from quire.ops import Kernels
-from quire.testing.captured_draw import CapturedDrawChecks
 from quire.testing.sampler import SamplerSuite
-from quire.testing.sampler_bench import Bench
 from quire_sampler_standard.sampler import StandardSampler
+
+
+class Capturing(Kernels):
+    """The reference, said to draw in captured steps: where no graph is captured, it can."""
+
+    captures_sampling = True
 
 
 class TestStandardSampler(SamplerSuite):
@@ -21,13 +21,6 @@ class TestStandardSampler(SamplerSuite):
     def sampler_class(self) -> type[Sampler]:
         return StandardSampler
 
-
-class Capturing(Kernels):
-    captures_sampling = True
-
-
-class TestStandardSamplerInCapturedSteps(CapturedDrawChecks):
     @pytest.fixture
-    def bench(self) -> Bench:
-        kernels = Capturing(KernelsInit(need=KernelsNeed(device="cpu", dtype="float32"), device="cpu"))
-        return Bench(StandardSampler, kernels, "cpu")
+    def kernels(self, device: str) -> Kernels:
+        return Capturing(KernelsInit(need=KernelsNeed(device=device, dtype="float32"), device=device))
