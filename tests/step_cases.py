@@ -82,6 +82,12 @@ CASES: dict[str, tuple[list[list[int]], dict[str, Any], dict[str, Any]]] = {
         {"temperature": 0.0, "max_tokens": 8, "ignore_eos": True},
         {"max_num_batched_tokens": 16},
     ),
+    # As many decode as fit but for one token: rows alike, of which one's is not its last.
+    "chunks of one token": (
+        [[2, 3], [4, 5], [6, 7], [*range(8, 28)]],
+        {"temperature": 1.0, "seed": 8, "max_tokens": 30, "ignore_eos": True},
+        {"max_num_batched_tokens": 4},
+    ),
     "prefixes": (SHARED, {"temperature": 0.0, "max_tokens": 6, "ignore_eos": True}, {}),
     "preemption": (
         PROMPTS,
