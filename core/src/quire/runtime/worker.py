@@ -3,8 +3,8 @@
 A step has three joints: `submit` (forward pass), `sample`, `collect` (results reach the host). Whoever
 calls them has entered `torch.inference_mode()`. On a device that works by itself the next step may be
 submitted before this one is collected: its rows then take their tokens from where this one left them on the
-device, in `sample`, or in `submit` already if a captured step drew them itself. What comes too late, for a slot that was given to another request meanwhile, is told
-apart by its generation.
+device, in `sample`, or in `submit` already where a captured step draws. What comes too late, for a slot that
+was given to another request meanwhile, is told apart by its generation.
 One request's failure is that request's: whatever raises for a batch is run again request by
 request, and only those that raise alone are failed. That is safe, because until all have run a step
 changes nothing that running it again would not write in the same way.
