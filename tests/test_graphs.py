@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 
 from quire import LLM, SamplingParams
+from quire.contracts import Sampler
 from quire.ops import Kernels
 from quire.runtime.graphs import graph_sizes
 from quire.testing.model import Reference
+from quire_sampler_standard.sampler import StandardSampler
 
 from .played_device import CapturingDevice, play_graphs
 
@@ -80,20 +82,32 @@ def test_the_report_names_what_was_captured(
     assert "graphs 0." in report.splitlines()[-1]
 
 
-def test_kernels_that_look_at_the_device_draw_after_the_graph(
+@pytest.mark.parametrize(
+    ("owner", "name", "value", "reason"),
+    [
+        (Kernels, "captures_sampling", False, "Kernels cannot draw inside a graph"),
+        (StandardSampler, "captured_draw", Sampler.captured_draw, "it knows no captured steps"),
+    ],
+    ids=["kernels that look at the device", "a sampler of before"],
+)
+def test_others_draw_after_the_graph(
+    owner: Any,
+    name: str,
+    value: Any,
+    reason: str,
     checkpoint: Callable[[str], Reference],
     open_llm: Callable[..., LLM],
     device: CapturingDevice,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(Kernels, "captures_sampling", False)
+    monkeypatch.setattr(owner, name, value)
     settings: dict[str, Any] = {"attention_backend": "torch", "kernels": "reference", "max_num_seqs": 8}
     params = {"seed": 3, "max_tokens": 12, "top_p": 0.9, "ignore_eos": True}
     eager = tokens(open_llm(checkpoint("llama"), enforce_eager=True, **settings), **params)
     llm = open_llm(checkpoint("llama"), **settings)
     assert device.captured == len(graph_sizes(8))
     report = "\n".join(llm._engine.report.lines())
-    assert "requests, without sampling (Kernels cannot draw inside a graph); they hold" in report
+    assert f"requests, without sampling ({reason}); they hold" in report
     assert tokens(llm, **params) == eager
 
 

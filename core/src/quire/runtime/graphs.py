@@ -116,6 +116,7 @@ class DecodeGraphs:
         # Rows and results of all sizes lie here: each is read before the next step writes.
         self._slots = torch.full((sizes[-1],), -1, dtype=torch.int64, device=device.name)
         self._seated: torch.Tensor | None = None  # what `_slots` was copied from
+        self._ends = torch.zeros_like(self._slots)  # positions of the tokens that are drawn
         self._logits = torch.empty(sizes[-1], row.shape[-1], dtype=row.dtype, device=device.name)
         self._ids = torch.empty(sizes[-1], dtype=torch.int64, device=device.name)
         self._invalid = torch.empty(sizes[-1], dtype=torch.bool, device=device.name)
@@ -163,7 +164,8 @@ class DecodeGraphs:
         return self._ids[:count], self._invalid[:count]
 
     def _capture(self, size: int) -> _Captured:
-        state, slots, logits = self._state, self._slots[:size], self._logits[:size]
+        state, slots = self._state, self._slots[:size]
+        ends, logits = self._ends[:size], self._logits[:size]
         metadata = []
         for backend in self._backends:
             planned = backend.plan(self._empty(size))
@@ -175,10 +177,10 @@ class DecodeGraphs:
             token_ids, positions = self._kernels.take_inputs(state.last_ids, state.lengths, slots)
             hidden = self._model.forward(self._model.embed(token_ids), positions, step)
             logits.copy_(self._model.logits(hidden))
+            torch.add(positions, 1, out=ends)
 
         def draw(sampling: CapturedDraw, form: int) -> None:
-            _, positions = self._kernels.take_inputs(state.last_ids, state.lengths, slots)
-            ids, invalid = sampling.draw(logits, slots, positions + 1, form)
+            ids, invalid = sampling.draw(logits, slots, ends, form)
             self._ids[:size].copy_(ids)
             self._invalid[:size].copy_(invalid)
             self._kernels.record_sampled(state.last_ids, state.lengths, slots, ids)
