@@ -70,7 +70,7 @@ def test_only_decode_steps_are_replayed(
     assert replayed([5, 6, 7], max_tokens=1) == 0
     assert replayed([5, 6, 7], max_tokens=4) == 6  # the first token comes from the prompt's step
     assert replayed([8] * 17, max_tokens=1) == 2  # of which the last chunk is one token
-    assert replayed([9] * 17, max_tokens=1, prompt_logprobs=1) == 0  # all rows are needed
+    assert replayed([9] * 17, max_tokens=3, prompt_logprobs=1) == 6  # the same: no more rows are needed then
 
 
 def test_the_report_names_what_was_captured(

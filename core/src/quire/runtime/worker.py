@@ -114,9 +114,9 @@ class Worker:
         def run(some: list[int]) -> Forward:
             numbers = [counts[slot] for slot in some]
             # One by one they run uncaptured: a graph's results lie where the next one's will.
-            if self.graphs is not None and len(some) == len(slots) and self._decodes(some, numbers):
+            if self.graphs is not None and len(some) == len(slots) and max(numbers) == 1:
                 batch, rows = self._batches.build(some, numbers, self.graphs.size_for(len(some)))
-                if rows.whole:  # or a chunk of a prompt is one token
+                if rows.whole:  # all go on from their last token: no chunk of a prompt is among them
                     return self._replay(self.graphs, batch, rows)
             return self._forward(*self._batches.build(some, numbers))
 
@@ -203,14 +203,11 @@ class Worker:
         logits = self.model.logits(hidden if rows.whole else hidden[batch.logits_rows])  # [R, V]
         return Forward(rows, logits, self._prompt_logprobs(hidden, rows))
 
-    def _decodes(self, slots: list[int], counts: list[int]) -> bool:
-        """Whether a captured step computes all that these want: a row each, and logits of the last one."""
-        return max(counts) == 1 and self.slots.with_prompt_logprobs.isdisjoint(slots)
-
     def _replay(self, graphs: DecodeGraphs, batch: Batch, rows: Rows) -> Forward:
-        """The same by captured graphs, of requests with a row each; drawn by them too, if all rows can be.
+        """The same by captured graphs, of requests with a row each that predicts nothing of a prompt.
 
-        Drawing comes last: it moves slots on, and is not to be repeated.
+        They draw, too, if all rows can be drawn like this. That comes last: it moves slots on, and is not to be
+        repeated.
         """
         logits = graphs.run(batch)[: len(rows.slots)]  # [R, V]
         return Forward(rows, logits, {}, graphs.draw(SampleRows(slots=rows.sampled, positions=rows.lengths)))
