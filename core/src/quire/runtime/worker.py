@@ -206,8 +206,8 @@ class Worker:
     def _replay(self, graphs: DecodeGraphs, batch: Batch, rows: Rows) -> Forward:
         """The same by captured graphs, of requests with a row each that predicts nothing of a prompt.
 
-        They draw, too, if all rows can be drawn like this. That comes last: it moves slots on, and is not to be
-        repeated.
+        They draw, too, if all rows can be drawn like this. That comes last: it moves slots on, and must not
+        be repeated.
         """
         logits = graphs.run(batch)[: len(rows.slots)]  # [R, V]
         return Forward(rows, logits, {}, graphs.draw(SampleRows(slots=rows.sampled, positions=rows.lengths)))
