@@ -90,7 +90,8 @@ def _of_graphs(graphs: GraphReport, set_aside: int) -> str:
         return f"none: {graphs.problem}"
     least, most = graphs.sizes[0], graphs.sizes[-1]
     held = size(graphs.nbytes)
-    text = f"{len(graphs.sizes)} of decode steps, of {least} to {most} requests; they hold {held}"
+    sampling = f"without sampling ({graphs.uncaptured})" if graphs.uncaptured else "sampling included"
+    text = f"{len(graphs.sizes)} of decode steps, of {least} to {most} requests, {sampling}; they hold {held}"
     if graphs.nbytes > set_aside:
         text += f", more than the {size(set_aside)} set aside: steps have that much less"
     return text

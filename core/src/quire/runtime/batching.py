@@ -97,8 +97,9 @@ class BatchBuilder:
 
         Args:
             slots, counts: parallel, not empty, counts at least 1.
-            fill_to: add requests of one row at the end, which belong to nobody and write nothing, until there
-                are so many. `Rows` knows nothing of them.
+            fill_to: of a captured step, which reads its tokens by slot itself: the rows that it has. Requests
+                of one row are added at the end, which belong to nobody (their slot is -1) and write nothing,
+                until there are so many. `Rows` knows nothing of them.
         """
         table = self._table
         who = self._arrange(slots, counts, fill_to)
@@ -151,7 +152,7 @@ class BatchBuilder:
             for group in range(len(table.tables))
         )
         batch = Batch(
-            token_ids=token_ids if self._last_ids is None else self._drawn(token_ids),
+            token_ids=token_ids if self._last_ids is None or fill_to else self._drawn(token_ids),
             positions=positions_there,
             slots=who.slots_on_device,
             logits_rows=who.last_rows if places is None else rest[-1],
@@ -191,7 +192,7 @@ class BatchBuilder:
         fill = np.arange(1, fill_to - len(slot) + 1, dtype=np.int32)  # empty where there is nothing to fill
         last_row = query_start[1:].astype(np.int64) - 1
         query_start_there, slots_there, last_rows = self._put(
-            np.concatenate((query_start, num_rows + fill)), slot, last_row
+            np.concatenate((query_start, num_rows + fill)), _filled(slot, len(fill), -1), last_row
         )
         self._last = _Arrangement(
             key=key,
