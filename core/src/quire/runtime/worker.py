@@ -32,7 +32,7 @@ from quire.runtime.in_flight import Forward, InFlight, Sampled
 from quire.runtime.kv_cache import KVCache
 from quire.runtime.loading import load_model
 from quire.runtime.logprobs import GatheredLogprobs, gather, prompt_logprobs
-from quire.runtime.pages import Activity
+from quire.runtime.pages import Activity, Filling
 from quire.runtime.shortage import capture_too_large, out_of_memory, step_too_large
 from quire.runtime.slot_state import SlotState
 from quire.runtime.slots import UNKNOWN, SlotTable
@@ -62,6 +62,7 @@ class Worker:
         self.sampler = loaded.sampler
         self.weight_bytes = loaded.weight_bytes
         self.kv: KVCache | None = None
+        self.filling: Filling | None = None  # of its pages, where they come one by one
         self.graphs: DecodeGraphs | None = None
         # Of slots, for steps that are submitted before the host knows what the last one drew.
         self._state: SlotState | None = None
@@ -74,7 +75,7 @@ class Worker:
     def allocate(self, num_blocks: int) -> None:
         """Take KV memory for `num_blocks` blocks in every group, the null block included."""
         self.kv = KVCache(self.backends, self.group_of_layer, num_blocks, self.device.name)
-        self.kv.fill_in(self._activity)
+        self.filling = self.kv.fill_in(self._activity)
         self.graphs = None
         self.slots, self._batches = self._empty_slots()
 
