@@ -66,7 +66,7 @@ def _as_table(registry: PluginRegistry) -> str:
     for title in ("kind", "name", "distribution", "version", "status", "summary"):
         table.add_column(title, overflow="fold")
     for found in registry.found:
-        status = Text(found.status, style="" if found.status == OK else "red")
+        status = Text(found.status, style="" if found.status == OK else "yellow" if found.lacks else "red")
         table.add_row(
             found.kind,
             Text(_name(found)),
