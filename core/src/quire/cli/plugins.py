@@ -12,7 +12,7 @@ from quire.plugins import OK, Found, PluginRegistry
 
 __all__ = ["command"]
 
-_WIDE = 200  # columns when nobody's terminal says otherwise: rows are for grep then, and never wrapped
+_WIDE = 400  # columns when nobody's terminal says otherwise: rows are for grep then, and never wrapped
 
 
 @click.command("plugins")
