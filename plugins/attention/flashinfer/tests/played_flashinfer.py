@@ -108,7 +108,9 @@ class BatchDecodeWithPagedKVCacheWrapper(_Wrapper):
         paged_kv_indptr_buffer: torch.Tensor | None = None,
         paged_kv_indices_buffer: torch.Tensor | None = None,
         paged_kv_last_page_len_buffer: torch.Tensor | None = None,
+        backend: str = "auto",
     ) -> None:
+        assert backend == "fa2", "another one could be found at a later plan"
         super().__init__(float_workspace_buffer, kv_layout, use_cuda_graph)
         self.use_tensor_cores = use_tensor_cores
         if use_cuda_graph:

@@ -161,9 +161,10 @@ class DecodeRunner(Runner):
         import flashinfer
 
         self._geometry = geometry
-        buffers: dict[str, Any] = {}
+        # What "auto" comes to for one row, without being asked at every plan; and graphs must keep to one.
+        options: dict[str, Any] = {"backend": "fa2"}
         if requests is not None:
-            buffers = {
+            options |= {
                 "use_cuda_graph": True,
                 "paged_kv_indptr_buffer": torch.zeros(
                     requests + 1, dtype=torch.int32, device=workspace.device
@@ -174,7 +175,7 @@ class DecodeRunner(Runner):
                 ),
             }
         wrapper = flashinfer.BatchDecodeWithPagedKVCacheWrapper(
-            workspace, _LAYOUT, use_tensor_cores=geometry.ratio >= _TENSOR_CORE_RATIO, **buffers
+            workspace, _LAYOUT, use_tensor_cores=geometry.ratio >= _TENSOR_CORE_RATIO, **options
         )
         super().__init__(wrapper, workspace.device)
 
