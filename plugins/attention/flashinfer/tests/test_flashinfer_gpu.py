@@ -1,4 +1,7 @@
-"""On a GPU with FlashInfer: the conformance suite, fp64 references, captured steps. It has yet to run."""
+"""On a GPU with FlashInfer: the conformance suite, fp64 references, captured steps. It has yet to run.
+
+Few dtypes and sizes of heads: FlashInfer compiles each for minutes, unless its compiled kernels are there.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ import torch.nn.functional as F
 
 from quire.contracts import AttentionBackend, AttentionInit, AttentionLayer, AttentionNeed, Rope
 from quire.testing.attention import AttentionSuite
-from quire.testing.attention_rig import TOLERANCES, AttentionRig, Shape
+from quire.testing.attention_rig import TOLERANCES, AttentionRig, Request, Shape
 from quire_attn_flashinfer.backend import FlashInferAttention
 from quire_attn_flashinfer.metadata import StepMetadata
 
@@ -22,12 +25,13 @@ pytestmark = [
     pytest.mark.skipif(find_spec("flashinfer") is None, reason="needs FlashInfer"),
 ]
 
+HEAD_DIM = 128
 CASES = [(1, 1328), (5, 18), (129, 463)]
 """Rows of a step and the context they end."""
 
 
 class WidenedHeads(FlashInferAttention):
-    """Heads of the suite's sizes, filled up to one that FlashInfer has with zeros, which add nothing."""
+    """Heads of the suite's sizes, filled up to 128 elements with zeros, which add nothing."""
 
     def __init__(self, init: AttentionInit) -> None:
         self.wanted = init.need.cache.head_dim
@@ -47,18 +51,17 @@ class WidenedHeads(FlashInferAttention):
         layer: AttentionLayer,
         rope: Rope | None = None,
     ) -> torch.Tensor:
-        fill = (0, self.init.need.cache.head_dim - self.wanted)
+        fill = (0, HEAD_DIM - self.wanted)
         q, k, v = (F.pad(x, fill) for x in (q, k, v))
         return super().forward(q, k, v, kv, metadata, layer, rope)[..., : self.wanted]
 
 
 def _widened(need: AttentionNeed) -> AttentionNeed:
-    head_dim = 64 if need.cache.head_dim <= 64 else 128
-    return replace(need, cache=replace(need.cache, head_dim=head_dim))
+    return replace(need, cache=replace(need.cache, head_dim=HEAD_DIM))
 
 
 class TestOnAGpu(AttentionSuite):
-    dtypes: Sequence[str] = ("bfloat16", "float16")
+    dtypes: Sequence[str] = ("bfloat16",)
 
     @pytest.fixture
     def backend_class(self) -> type[AttentionBackend]:
@@ -73,9 +76,10 @@ def make_rig(shape: Shape, dtype: str) -> AttentionRig:
     return AttentionRig(FlashInferAttention, shape, device="cuda", dtype=dtype, num_blocks=300)
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-@pytest.mark.parametrize("head_dim", [64, 128, 256])
-@pytest.mark.parametrize("ratio", [1, 2, 4, 7])
+@pytest.mark.parametrize(
+    ("dtype", "head_dim"), [("bfloat16", 64), ("bfloat16", 128), ("float16", 128), ("bfloat16", 256)]
+)
+@pytest.mark.parametrize("ratio", [1, 3, 4, 7])
 @pytest.mark.parametrize(("rows", "context"), CASES)
 def test_equals_fp64(rows: int, context: int, ratio: int, head_dim: int, dtype: str) -> None:
     rig = make_rig(Shape(kv_heads=2, ratio=ratio, head_dim=head_dim), dtype)
@@ -96,6 +100,21 @@ def test_all_cases_in_one_batch(window: int | None, soft_cap: float | None, bloc
     sequences = [rig.add(context) for _, context in reversed(CASES)]
     rig.run(sequences, [context - rows for rows, context in reversed(CASES)])
     rig.check(sequences, [rows for rows, _ in reversed(CASES)])  # chunks, and a decode at the end
+
+
+def test_blocks_beyond_32_bits() -> None:
+    rig = make_rig(Shape(kv_heads=8, ratio=1, head_dim=128), "bfloat16")
+    per_block = 8 * 16 * 128
+    blocks = 2**31 // per_block + 100
+    if torch.cuda.mem_get_info()[0] < 5 * blocks * per_block:
+        pytest.skip("needs about 10 GiB of free memory")
+    layout = rig.backend.kv_layout(blocks).tensors
+    rig.kv = {name: torch.zeros(x.shape, dtype=rig.dtype, device=rig.device) for name, x in layout.items()}
+    q, k, v = (rig.normal(463, 8, 128) for _ in range(3))
+    sequence = Request(q, k, v, list(range(blocks - 1, blocks - 31, -1)))
+    rig.check([sequence], [334])
+    rig.check([sequence], [128])
+    rig.check([sequence], [1])
 
 
 @pytest.mark.parametrize("ratio", [2, 4])

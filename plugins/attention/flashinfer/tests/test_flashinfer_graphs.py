@@ -127,6 +127,20 @@ def test_a_captured_step_refuses_what_it_was_not_captured_for(make_rig: Rigs, pl
         rig.backend.begin_capture(rig.backend.plan(rig.batch(sequences, [2, 1, 1])))
 
 
+def test_a_batch_may_be_filled_up_without_a_graph(make_rig: Rigs) -> None:
+    rig = make_rig(Shape(window=5, block_size=4))
+    sequence = rig.add(20)
+    rig.run([sequence], [18])
+    batch = filled(rig.batch([sequence], [1]), 2)
+    before = {name: tensor.clone() for name, tensor in rig.kv.items()}
+    q, k, v = (torch.cat((x[18:19], x[:2])) for x in (sequence.q, sequence.k, sequence.v))
+    out = rig.backend.forward(q, k, v, rig.kv, rig.backend.plan(batch), rig.layer)
+    rig.close(out[:1], rig.expected(sequence, 18, 19))
+    assert out.isfinite().all()
+    written = {name: (rig.kv[name] != tensor) & rig.kv[name].isfinite() for name, tensor in before.items()}
+    assert all(one.flatten(2).any(-1).sum() == 1 for one in written.values())  # the token's own slot
+
+
 def test_decodes_that_come_last_are_decoded(make_rig: Rigs, wrappers: list[Any]) -> None:
     rig = make_rig(Shape())
     prefill, decode = wrappers
