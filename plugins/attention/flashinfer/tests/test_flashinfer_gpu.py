@@ -8,11 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 
+from quire import LLM, SamplingParams
 from quire.contracts import AttentionBackend, AttentionInit, AttentionLayer, AttentionNeed, Rope
 from quire.testing.attention import AttentionSuite
 from quire.testing.attention_rig import TOLERANCES, AttentionRig, Request, Shape
@@ -148,3 +150,34 @@ def test_a_captured_step_equals_an_uncaptured_one(ratio: int, window: int | None
         for row, one in enumerate(some):
             rig.close(captured[row : row + 1], plain[row])
             rig.close(captured[row : row + 1], rig.expected(one, one.computed - 1, one.computed))
+
+
+def likely(**settings: Any) -> list[tuple[int, list[dict[int, float]]]]:
+    """The first token after each prompt, and the likeliest there and, by a decode step, at the next place."""
+    settings = {"device": "cuda", "dtype": "bfloat16", "max_model_len": 128, **settings}
+    llm = LLM("tiny", kv_cache_memory_bytes="16MiB", show_progress=False, **settings)
+    params = SamplingParams(temperature=0.0, max_tokens=2, logprobs=4, ignore_eos=True)
+    prompts = ["def main(", "import os\nimport sys\n\n\nclass", "for i in range(", "x"]
+    found = []
+    for output in llm.generate(prompts, params, use_tqdm=False):
+        (one,) = output.outputs
+        assert one.logprobs is not None
+        places = [{token: entry.logprob for token, entry in place.items()} for place in one.logprobs]
+        found.append((one.token_ids[0], places))
+    return found
+
+
+@pytest.mark.parametrize("eager", [True, False])
+def test_an_engine_finds_what_the_reference_backend_does(eager: bool) -> None:
+    wanted = likely(attention_backend="torch", enforce_eager=True)
+    compared = 0
+    for (first, own), (token, other) in zip(
+        likely(attention_backend="flashinfer", enforce_eager=eager), wanted, strict=True
+    ):
+        for place in range(1 + (first == token)):  # what follows another token is another matter
+            common = own[place].keys() & other[place].keys()
+            assert len(common) > 1
+            for one in common:
+                assert own[place][one] == pytest.approx(other[place][one], abs=0.15)
+            compared += 1
+    assert compared > len(wanted)
