@@ -118,7 +118,9 @@ class FlashInferAttention(AttentionBackend):
         rope: Rope | None = None,
     ) -> torch.Tensor:
         """Write, then attend part by part."""
-        assert (layer.window, layer.soft_cap) == (self._geometry.window, self._geometry.soft_cap)
+        geometry = self._geometry
+        own = (layer.num_q_heads, layer.window, layer.soft_cap)
+        assert own == (geometry.num_q_heads, geometry.window, geometry.soft_cap), "planned for other layers"
         out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
         if q.shape[0] == 0:
             return out
