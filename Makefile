@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
-PACKAGES := core plugins/native/cpu plugins/attention/torch plugins/attention/cpu plugins/attention/triton plugins/kernels/cpu plugins/kernels/triton plugins/models/llama plugins/models/tiny plugins/samplers/standard plugins/quant/int8 plugins/routes/ollama server
+PACKAGES := core plugins/native/cpu plugins/attention/torch plugins/attention/cpu plugins/attention/triton plugins/attention/flashinfer plugins/kernels/cpu plugins/kernels/triton plugins/models/llama plugins/models/tiny plugins/samplers/standard plugins/quant/int8 plugins/routes/ollama server
 SOURCES := $(PACKAGES:%=%/src)
 TESTS := $(PACKAGES:%=%/tests) tests
 NATIVE := plugins/native/cpu
@@ -17,7 +17,7 @@ TRITON_TESTS := plugins/attention/triton plugins/kernels/triton
 WORKERS ?= 2
 # A file's tests stay together, in their order, for they share servers and browsers. A thread for each process.
 SIDE_BY_SIDE := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
-GPU_TESTS := plugins/attention/triton/tests plugins/kernels/triton/tests tests/test_gpu.py
+GPU_TESTS := plugins/attention/triton/tests plugins/attention/flashinfer/tests plugins/kernels/triton/tests tests/test_gpu.py
 
 .PHONY: demo test test-clients lint bench bench-parts docs wheels gpu-check clean
 .DEFAULT_GOAL := demo

@@ -106,6 +106,46 @@ def test_wrong_api_is_listed_with_its_reason_and_never_imported(distribute: Dist
     assert "acme_old_impl" not in sys.modules
 
 
+@pytest.mark.parametrize(
+    ("requires", "reason"),
+    [
+        (("acme-engine",), "needs acme-engine, which is not installed: pip install 'acme-engine'"),
+        (("pluggy", "acme-engine>=2.0"), "needs acme-engine, which is not installed"),
+        (("pluggy>=999",), "needs pluggy 999 or newer, not "),
+    ],
+)
+def test_what_a_plugin_is_built_on_is_named_where_it_lacks(
+    distribute: Distribute, requires: tuple[str, ...], reason: str
+) -> None:
+    line = f'name="on", api=1, target="acme_on_impl:Good", priority=99, requires={requires!r}'
+    distribute("acme-on", kernels_plugin(line), impl=TARGET)
+    registry = discover()
+    found = next(one for one in registry.of_kind("kernels") if one.spec.name == "on")
+    assert found.status.startswith(reason)
+    assert found.lacks
+    chosen, why = registry.choose("kernels", NEED)
+    assert chosen.spec.name != "on"
+    assert ("acme-on:on", found.status) in why.rejected
+    with pytest.raises(PluginError, match="asked for and cannot be used: needs "):
+        registry.choose("kernels", NEED, requested="on")
+    assert "acme_on_impl" not in sys.modules
+
+
+def test_what_a_plugin_is_built_on_may_be_newer(distribute: Distribute) -> None:
+    distribute("acme-engine", "", version="2.10rc1")
+    requires = ("acme-engine>=2.9", "pluggy")
+    line = f'name="on", api=1, target="acme_on_impl:Good", priority=99, requires={requires!r}'
+    distribute("acme-on", kernels_plugin(line), impl=TARGET)
+    chosen, _ = discover().choose("kernels", NEED)
+    assert (chosen.spec.name, chosen.lacks) == ("on", False)
+
+
+@pytest.mark.parametrize("requirement", ["", "two words", "name>=", "name==1.0", "name>=1.x"])
+def test_a_malformed_requirement_is_refused(requirement: str) -> None:
+    with pytest.raises(PluginError, match=r"requirement .* is malformed: write 'name' or 'name>=1\.2'"):
+        PluginSpec(name="on", api=1, target="on:On", requires=(requirement,))
+
+
 def test_a_broken_hook_module_is_skipped_with_its_reason(distribute: Distribute) -> None:
     distribute("acme-broken", "raise RuntimeError('no licence')")
     registry = discover()

@@ -27,6 +27,7 @@ from quire.contracts.base import Kind, Need, PluginSpec
 from quire.contracts.kinds import KINDS
 from quire.errors import PluginError
 from quire.plugin_plan import Explanation, import_target
+from quire.requirements import lacking
 
 __all__ = ["OK", "Found", "PluginRegistry", "Skipped", "discover"]
 
@@ -46,6 +47,8 @@ class Found:
         spec: its description.
         distribution, version: where it comes from.
         status: "ok", or why it cannot be used.
+        lacks: it cannot be used because what it is built on is not installed: nothing is wrong with that
+            unless it is asked for.
     """
 
     kind: str
@@ -53,6 +56,7 @@ class Found:
     distribution: str
     version: str
     status: str = OK
+    lacks: bool = False
 
     @property
     def qualified(self) -> str:
@@ -274,7 +278,10 @@ def _described(
             if implementation.plugin is module:
                 specs: Iterable[PluginSpec] = implementation.function()  # type: ignore[assignment]
                 for spec in specs:
-                    yield Found(kind.name, spec, distribution, version, _check(kind, spec))
+                    status, lacks = _check(kind, spec), False
+                    if status == OK and (reason := lacking(spec.requires)) is not None:
+                        status, lacks = reason, True
+                    yield Found(kind.name, spec, distribution, version, status, lacks)
 
 
 def _check(kind: Kind, spec: PluginSpec) -> str:

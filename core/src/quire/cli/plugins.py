@@ -12,7 +12,7 @@ from quire.plugins import OK, Found, PluginRegistry
 
 __all__ = ["command"]
 
-_WIDE = 200  # columns when nobody's terminal says otherwise: rows are for grep then, and never wrapped
+_WIDE = 400  # columns when nobody's terminal says otherwise: rows are for grep then, and never wrapped
 
 
 @click.command("plugins")
@@ -66,7 +66,7 @@ def _as_table(registry: PluginRegistry) -> str:
     for title in ("kind", "name", "distribution", "version", "status", "summary"):
         table.add_column(title, overflow="fold")
     for found in registry.found:
-        status = Text(found.status, style="" if found.status == OK else "red")
+        status = Text(found.status, style="" if found.status == OK else "yellow" if found.lacks else "red")
         table.add_row(
             found.kind,
             Text(_name(found)),

@@ -14,6 +14,7 @@ from quire.errors import PluginError
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*\Z")
 _TARGET = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*\Z")
+_REQUIREMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(>=\d+(\.\d+)*)?\Z")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,9 +49,11 @@ class PluginSpec:
         options: "module:PydanticModel" that validates the plugin's options, or None
             if it takes none.
         priority: among candidates without a reason against them, the highest wins.
+        requires: distributions that it is built on and that its own does not install, as
+            "name" or "name>=1.2". Without them it is listed, with what is lacking, and never imported.
 
     Raises:
-        PluginError: a name or target is malformed.
+        PluginError: a name, target or requirement is malformed.
     """
 
     name: str
@@ -59,6 +62,7 @@ class PluginSpec:
     summary: str = ""
     options: str | None = None
     priority: int = 0
+    requires: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not _NAME.match(self.name):
@@ -69,6 +73,12 @@ class PluginSpec:
             if value is not None and not _TARGET.match(value):
                 raise PluginError(
                     f"Plugin {self.name!r}: {field} {value!r} is malformed: write 'package.module:attribute'."
+                )
+        for requirement in self.requires:
+            if not _REQUIREMENT.match(requirement):
+                raise PluginError(
+                    f"Plugin {self.name!r}: requirement {requirement!r} is malformed: "
+                    f"write 'name' or 'name>=1.2'."
                 )
 
     def reject(self, need: Need) -> str | None:

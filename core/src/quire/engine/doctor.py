@@ -15,7 +15,7 @@ from quire.engine.forecast import estimate
 from quire.engine.planning import EnginePlan, make_plan
 from quire.engine.units import size
 from quire.errors import QuireError
-from quire.plugins import PluginRegistry, discover
+from quire.plugins import OK, PluginRegistry, discover
 from quire.runtime.device import open_device, resolve_device
 from quire.runtime.threads import choose_threads, read_machine
 
@@ -69,7 +69,11 @@ def examine(config: EngineConfig) -> DoctorReport:
     problems = [
         f"{one.distribution} {one.version}: {one.reason}" for one in registry.skipped if not one.by_allowlist
     ]
-    problems += [f"{found.qualified}: {found.status}" for found in registry.found if found.status != "ok"]
+    problems += [
+        f"{found.qualified}: {found.status}"
+        for found in registry.found
+        if found.status != OK and not found.lacks
+    ]
     choices: list[ChoiceReport] = []
     try:
         if config.model:

@@ -55,11 +55,6 @@ class Allocation:
     new_blocks: tuple[list[int], ...]
     copies: tuple[BlockCopy, ...] = ()
 
-    @property
-    def is_empty(self) -> bool:
-        """True if the table had room already."""
-        return not any(self.new_blocks)
-
 
 @dataclass(slots=True)
 class _Table:
@@ -164,6 +159,10 @@ class KVManager:
             for _, group in self._windowed
         )
         return min(ends, default=sys.maxsize) - num_computed
+
+    def has_room(self, holder: Hashable, num_tokens: int) -> bool:
+        """Whether a holder with a table needs no further block for `num_tokens` tokens."""
+        return self._has_room(self._tables[holder], num_tokens)
 
     def usage(self) -> tuple[PoolUsage, ...]:
         """Per group its counts of blocks."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from quire.contracts import AttentionBatch, Batch
 from quire.ops.upload import upload
 from quire.runtime.slots import UNKNOWN, SlotTable
+from quire.runtime.staging import Staging
 
 
-@dataclass(frozen=True, slots=True)
-class Rows:
-    """Where each request of a step lies in its flattened rows.
+class Rows(NamedTuple):
+    """Where each request of a step lies in its flattened rows. A tuple, for it is made in every step.
 
     Attributes:
         slots: request -> slot.
@@ -57,7 +57,8 @@ class _Arrangement:
         row_slot: `[T]` int64, by row.
         row: `[T]` int64, the row's number among its request's; None where each request has one row.
         query_start, slots_on_device: as in the batch.
-        last_row, last_rows: `[S]` int64 each request's last row, on the host and on the device.
+        last_row, last_rows: `[S]` int64, each request's last row, on the host and on the device.
+        staging: the batch's other tensors.
         slots, counts, starts: as in `Rows`.
     """
 
@@ -70,13 +71,17 @@ class _Arrangement:
     slots_on_device: torch.Tensor
     last_row: NDArray[np.int64]
     last_rows: torch.Tensor
+    staging: Staging
     slots: list[int]
     counts: list[int]
     starts: list[int]
 
 
 class BatchBuilder:
-    """Builds the batches of one worker. They share tensors with earlier ones: nobody is to write to them."""
+    """Builds the batches of one worker. They share memory: a batch is good until the next one is built.
+
+    Nobody is to write to them.
+    """
 
     def __init__(self, table: SlotTable, device: str, last_ids: torch.Tensor | None = None) -> None:
         """Start without anything kept.
@@ -110,6 +115,7 @@ class BatchBuilder:
         seq_lens = computed + who.count  # [S]
         block, offset = np.divmod(positions, table.block_size)  # [T] each
         lengths: list[int] = seq_lens.tolist()
+        query_lens = who.counts
         max_seq_len = max(lengths)
 
         sampled, sampled_lengths, places = who.slots, lengths, None
@@ -120,23 +126,20 @@ class BatchBuilder:
             sampled_slot, sampled_length = who.slot[places], seq_lens[places]
             sampled, sampled_lengths = sampled_slot.tolist(), sampled_length.tolist()
 
+        staging = who.staging
+        staging.seq_lens[:] = seq_lens
+        staging.positions[:] = positions
+        staging.token_ids[:] = table.token_ids[who.row_slot, positions]
+        for group, (blocks, window) in enumerate(zip(table.tables, table.windows, strict=True)):
+            self._fill_block_table(staging, group, window, who, seq_lens, max_seq_len)
+            staging.slot_mappings[group][:] = (
+                blocks[who.row_slot, block] * np.int64(table.block_size) + offset
+            )
         # One way to the device for all of them.
-        arrays: list[NDArray[Any]] = [
-            seq_lens.astype(np.int32),
-            positions,
-            table.token_ids[who.row_slot, positions].astype(np.int64),
-        ]
-        for blocks, window in zip(table.tables, table.windows, strict=True):
-            arrays.append(self._block_table(blocks, window, who, seq_lens, max_seq_len))
-            arrays.append(blocks[who.row_slot, block] * np.int64(table.block_size) + offset)  # [T]
-        if places is not None:
-            arrays.append(who.last_row[places])
+        last_rows = () if places is None else (who.last_row[places],)
+        seq_lens_there, positions_there, token_ids, *rest = staging.upload(self._device, *last_rows)
         if fill:
-            # Each begins with the requests, or with their rows, and block tables and slot mappings alternate.
-            ahead = 3 + 2 * len(table.tables)
-            empty = [0, 0, 0] + [0, -1] * len(table.tables)
-            arrays[:ahead] = [_filled(one, fill, value) for one, value in zip(arrays, empty, strict=False)]
-        seq_lens_there, positions_there, token_ids, *rest = self._put(*arrays)
+            lengths, query_lens = lengths + [0] * fill, who.counts + [1] * fill
         groups = tuple(
             AttentionBatch(
                 query_start=who.query_start,
@@ -146,8 +149,8 @@ class BatchBuilder:
                 slot_mapping=rest[2 * group + 1],
                 max_query_len=who.counts[0],  # the longest comes first
                 max_seq_len=max_seq_len,
-                query_lens_host=who.counts + [1] * fill,
-                seq_lens_host=lengths + [0] * fill,
+                query_lens_host=query_lens,
+                seq_lens_host=lengths,
             )
             for group in range(len(table.tables))
         )
@@ -204,28 +207,30 @@ class BatchBuilder:
             slots_on_device=slots_there,
             last_row=last_row,
             last_rows=last_rows,
+            staging=Staging(len(slot), num_rows, len(self._table.tables), len(fill)),
             slots=slot.tolist(),
             counts=count.tolist(),
             starts=starts.tolist(),
         )
         return self._last
 
-    def _block_table(
+    def _fill_block_table(
         self,
-        blocks: NDArray[np.int32],
+        staging: Staging,
+        group: int,
         window: int | None,
         who: _Arrangement,
         seq_lens: NDArray[np.int64],
         max_seq_len: int,
-    ) -> NDArray[np.int32]:
-        """`[S, B]`, a copy."""
-        width = -(-max_seq_len // self._table.block_size)
-        block_table = blocks[who.slot, :width]
+    ) -> None:
+        table = self._table
+        width = -(-max_seq_len // table.block_size)
+        block_table = staging.block_table(group, width)
+        block_table[:] = table.tables[group][who.slot, :width]
         if window is not None:
             # What no row of this step sees may belong to somebody else by now: nobody is to read it.
-            first = np.maximum(seq_lens - who.count - window + 1, 0) // self._table.block_size  # [S]
+            first = np.maximum(seq_lens - who.count - window + 1, 0) // table.block_size  # [S]
             block_table[np.arange(width) < first[:, None]] = 0
-        return block_table
 
     def _drawn(self, token_ids: torch.Tensor) -> torch.Tensor:
         """`[T]`: with what the host does not know yet, from where the step before has left it."""

@@ -111,7 +111,7 @@ class _AttentionWork:
     def see(self, args: tuple[Any, ...], result: Any) -> tuple[float, float]:
         """A `plan`: costs nothing worth counting."""
         batch = cast(AttentionBatch, args[0])
-        if self._batches and self._batches[0].positions is not batch.positions:  # of another step
+        if self._batches and self._batches[0].seq_lens_host is not batch.seq_lens_host:  # of another step
             self._batches, self._steps = [], {}
         self._batches.append(batch)
         return 0, 0

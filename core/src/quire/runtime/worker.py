@@ -276,25 +276,28 @@ class Worker:
     ) -> None:
         """Sampled ids, and their log probabilities, by slot; recorded in the sampler and in the slots."""
         first, second, *rest = sampled.fetched.wait()  # the step's one wait for the device
+        # Lists: with cold caches the same few calls are much cheaper than others on arrays.
         ids: list[int] = first.tolist()
-        slots, failed, wrong = sampled.slots, step.failed, second.numpy()
-        if wrong.any():
-            for place in np.flatnonzero(wrong).tolist():
-                failed[slots[place]] = "its logits held NaN, or its parameters left no token to sample"
+        invalid: list[bool] = second.tolist()
+        slots, slot, position, drawn = sampled.slots, sampled.slot, sampled.position, ids
+        if True in invalid:
+            for place, wrong in enumerate(invalid):
+                if wrong:
+                    reason = "its logits held NaN, or its parameters left no token to sample"
+                    step.failed[slots[place]] = reason
         kept = self._kept(step, sampled)
-        if kept is None:
-            self._commit(step, slots, ids)
-            self.slots.append(sampled.slot, sampled.position, first.numpy())
-        else:
-            self._commit(step, [slots[i] for i in kept], [ids[i] for i in kept])
-            self.slots.append(sampled.slot[kept], sampled.position[kept], first.numpy()[kept])
-        tokens.update(zip(slots, ids, strict=True))
+        if kept is not None:
+            slots, slot, position = [slots[i] for i in kept], slot[kept], position[kept]
+            drawn = [ids[i] for i in kept]
+        self._commit(step, slots, drawn)
+        self.slots.append(slot, position, np.array(drawn, dtype=np.int64))
+        tokens.update(zip(sampled.slots, ids, strict=True))
         if sampled.logprobs is not None:
             wanted, counts = sampled.logprobs
             chosen, rank, top, top_ids = rest
             gathered = GatheredLogprobs(chosen, rank, top, top_ids, counts)
             entries = gathered.to_host([ids[i] for i in wanted])
-            logprobs.update(zip([slots[i] for i in wanted], entries, strict=True))
+            logprobs.update(zip([sampled.slots[i] for i in wanted], entries, strict=True))
 
     def _kept(self, step: InFlight, sampled: Sampled) -> list[int] | None:
         """Places of the rows whose tokens count; None for all of them."""

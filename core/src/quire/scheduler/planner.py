@@ -69,7 +69,9 @@ class Planner:
                 if missing:  # results under way make room first
                     step.lack(sequence)
                 continue
-            if (grant := self._grow(sequence, count, step)) is not None:
+            if self._kv.has_room(sequence, sequence.num_computed + count):  # nearly always
+                step.give(sequence, count)
+            elif (grant := self._grow(sequence, count, step)) is not None:
                 step.run(sequence, count, grant)
             else:
                 step.lack(sequence)

@@ -51,15 +51,20 @@ class StepDraft:
     copies: list[BlockCopy] = field(default_factory=list)
     bar: tuple[int, ...] | None = None
 
+    def give(self, sequence: Sequence, count: int) -> None:
+        """A sequence computes `count` tokens; it has room for them."""
+        assert 0 < count <= self.budget
+        self.counts[sequence] = count
+        self.budget -= count
+
     def run(self, sequence: Sequence, count: int, grant: Allocation) -> None:
-        """A running sequence computes `count` tokens."""
-        self._give(sequence, count)
-        if not grant.is_empty:
-            self.new_blocks[sequence] = grant.new_blocks
+        """A running sequence computes `count` tokens, with blocks added for them."""
+        self.give(sequence, count)
+        self.new_blocks[sequence] = grant.new_blocks
 
     def start(self, sequence: Sequence, count: int, grant: Allocation, start: SlotStart) -> None:
         """A sequence takes its slot and computes `count` tokens."""
-        self._give(sequence, count)
+        self.give(sequence, count)
         self.starts.append(start)
         self.copies.extend(grant.copies)
 
@@ -99,8 +104,3 @@ class StepDraft:
     def admits(self, sequence: Sequence) -> bool:
         """True if a waiting sequence may start without taking what one before it lacked."""
         return self.budget > 0 and (self.bar is None or sequence.rank < self.bar)
-
-    def _give(self, sequence: Sequence, count: int) -> None:
-        assert 0 < count <= self.budget
-        self.counts[sequence] = count
-        self.budget -= count

@@ -101,3 +101,24 @@ def test_blocks_far_into_memory_are_found(make_rig: Callable[..., AttentionRig],
     written = torch.frombuffer(spaces[1], dtype=torch.float16, count=per_block, offset=far * per_block * 2)
     assert torch.equal(written.view(2, 16, 64).transpose(0, 1), sequence.v[:16])
     assert not any(x.any() for x in near)
+
+
+def test_a_block_table_far_into_memory_is_read(make_rig: Callable[..., AttentionRig], device: str) -> None:
+    """A request whose row of the table begins at entry number 2^31."""
+    if device != "cpu":
+        pytest.skip("the GPU's own test takes real memory")
+    rig = make_rig(Shape(head_dim=32))
+    sequences = [rig.add(total) for total in (30, 20, 70)]
+    stride = 2**30
+    # Address space alone, as above.
+    space = mmap.mmap(-1, (2 * stride + 64) * 4, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    entries = torch.frombuffer(space, dtype=torch.int32)
+    for counts in ([29, 19, 60], [1, 1, 1], [0, 0, 9]):
+        batch = rig.batch(sequences, counts)
+        table = entries.as_strided(batch.block_table.shape, (stride, 1))
+        table.copy_(batch.block_table)
+        batch.block_table = table
+        starts = [sequence.computed for sequence in sequences]
+        outs = rig.run(sequences, counts, batch)
+        for sequence, start, out in zip(sequences, starts, outs, strict=True):
+            rig.close(out, rig.expected(sequence, start, sequence.computed))

@@ -89,8 +89,7 @@ class TritonAttention(AttentionBackend):
         """`k` and `v`, `[num_blocks, num_kv_heads, block_size, head_dim]`.
 
         In fp8 also `k_scale` and `v_scale`, `[num_blocks, num_kv_heads, block_size]` fp32, one for each head
-        of each
-        token: what is stored times its scale is what was written.
+        of each token: what is stored times its scale is what was written.
         """
         need = self.init.need
         rows = (num_blocks, need.cache.num_kv_heads, need.block_size)

@@ -2,15 +2,13 @@
 
 **Not tuned on a GPU yet.** The numbers are reasoned, for Hopper, from what the compiler makes of them there:
 
-* A decode program has one tile of K and one of V on their way while it meets another (three stages: the block
-table
-  comes before them), 32 KiB with tiles of 64 keys and heads of 128 in 16 bits. Registers let four such
-  programs share a multiprocessor, and 29 KiB on their way per multiprocessor cover the memory's latency at
-  its full rate.
+* A decode program has one tile of K and one of V on their way while it meets another (three stages: the
+  block table comes before them), 32 KiB with tiles of 64 keys and heads of 128 in 16 bits. Registers let four
+  such programs share a multiprocessor, and 29 KiB on their way per multiprocessor cover the memory's latency
+  at its full rate.
 * A prefill program has 64 rows per 4 warps, as the matrix units take them, and the largest tile for which its
-sums
-  (`block_m * dim` fp32) and scores still fit its registers; shared memory holds q and two tiles each of K and
-  V.
+  sums (`block_m * dim` fp32) and scores still fit its registers; shared memory holds q and two tiles each of
+  K and V.
 * In fp32 products run without the matrix units: small tiles, that nothing spills.
 
 That each row compiles for Hopper within its shared memory and registers is tested. `tools/tune_triton.py`
