@@ -1,4 +1,4 @@
-# Few verbs: demo  test  test-clients  lint  bench  docs  wheels  gpu-check. All but the last make .venv first if need be.
+# Few verbs: demo  test  test-clients  lint  bench  docs  wheels  gpu-check  gpu-bench. All but the last two make .venv first if need be.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -9,9 +9,10 @@ TESTS := $(PACKAGES:%=%/tests) tests
 NATIVE := plugins/native/cpu
 PROMPT ?= def fibonacci(n):
 BENCH ?=
+GPU_BENCH ?=
 GPU_TESTS := plugins/attention/triton/tests plugins/kernels/triton/tests tests/test_gpu.py
 
-.PHONY: demo test test-clients lint bench bench-parts docs wheels gpu-check clean
+.PHONY: demo test test-clients lint bench bench-parts docs wheels gpu-check gpu-bench clean
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/.native  ## generate text with the bundled model
@@ -49,6 +50,10 @@ wheels: $(VENV)/.dev  ## all packages, as dist/*.whl
 gpu-check:  ## all tests that want a GPU: kernels, graphs, the engine
 	$(PYTHON) -c 'import sys, torch; sys.exit(None if torch.cuda.is_available() else "gpu-check needs a CUDA GPU, and PyTorch sees none")'
 	$(PYTHON) -m pytest -m gpu $(GPU_TESTS)
+
+# In the environment of PYTHON, too; without pytest, with transformers.
+gpu-bench:  ## what is reached on a GPU, beside its limits; GPU_BENCH="--only decode,attention --json FILE"
+	$(PYTHON) bench/gpu.py $(GPU_BENCH)
 
 clean:
 	rm -rf dist $(VENV) .venv-clients site
