@@ -17,9 +17,7 @@ from quire.testing.model import Reference
 def weightless(checkpoint: Callable[[str], Reference], tmp_path: Path) -> Path:
     """A checkpoint's directory without its weights."""
     directory = tmp_path / "model"
-    shutil.copytree(
-        checkpoint("llama").directory, directory, ignore=shutil.ignore_patterns("*.safetensors*")
-    )
+    shutil.copytree(checkpoint("llama").directory, directory, ignore=shutil.ignore_patterns("*.safetensors*"))
     return directory
 
 
