@@ -95,6 +95,12 @@ class Bench:
         return [start.elapsed_time(end) / 1e3 for start, end in pairs]
 
 
+def first_line(error: Exception) -> str:
+    """What a note says of an error."""
+    lines = str(error).strip().splitlines() or ["no message"]
+    return f"{type(error).__name__}: {lines[0][:200]}"
+
+
 def _by_clock(works: Iterator[Callable[[], object]]) -> list[float]:
     times = []
     for work in works:

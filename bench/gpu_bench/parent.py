@@ -6,6 +6,7 @@ Never touches the device itself.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -133,6 +134,8 @@ def start_process(script: Path) -> Start:
                     stdout=output,
                     stderr=subprocess.STDOUT,
                     stdin=subprocess.DEVNULL,
+                    # transformers would look for compiled kernels on the hub
+                    env={**os.environ, "HF_HUB_OFFLINE": "1"},
                     timeout=task.seconds,
                     check=False,
                 )

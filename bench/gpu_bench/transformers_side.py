@@ -5,7 +5,6 @@ Knows transformers; knows nothing of Quire.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,8 +15,6 @@ from typing import Any
 import torch
 
 from checkpoint import save_tokenizer
-
-os.environ.setdefault("HF_HUB_OFFLINE", "1")  # it would look for compiled kernels on the hub
 
 Request = tuple[list[int], int]
 POLL_SECONDS = 1.0

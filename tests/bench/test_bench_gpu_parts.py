@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from gpu_bench import attention, decode, limits, serving, transformers_part
+from gpu_bench import attention, attention_kernels, decode, limits, serving, transformers_part
+from gpu_bench.attention_cases import Case, cases
 from gpu_bench.bench import Bench
 from gpu_bench.engine import hollow, opened, worker_of
 from gpu_bench.record import Report, Row
@@ -59,16 +60,16 @@ def test_attention(bench: Bench, rows: list[Row]) -> None:
         assert set(row.figures) == ({"ms", "gb_s", "copy"} if decodes else {"ms", "tflop_s", "gemm"})
 
 
-@pytest.mark.parametrize("case", attention.cases(True))
-def test_dense_attention_has_every_row(case: attention.Case, bench: Bench) -> None:
-    out = attention.dense(case, bench)[0]()
+@pytest.mark.parametrize("case", cases(True))
+def test_dense_attention_has_every_row(case: Case, bench: Bench) -> None:
+    out = attention_kernels.dense(case, bench)[0]()
     assert isinstance(out, torch.Tensor)
     assert out.numel() == case.requests * case.rows * 4 * 16
     assert bool(out.isfinite().all())
 
 
 def test_requests_share_no_block() -> None:
-    batch = attention.step(attention.Case(TOY, 3, 40, 2), "cpu")
+    batch = attention_kernels.step(Case(TOY, 3, 40, 2), "cpu")
     blocks = batch.block_table.flatten().tolist()
     assert sorted(blocks) == list(range(1, 10))
     slots = [batch.block_table[row, 2] * 16 + place for row in range(3) for place in (6, 7)]
@@ -81,8 +82,9 @@ def test_a_kernel_that_breaks_costs_its_row(
     def broken(*_: object) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate")
 
-    monkeypatch.setattr(attention, "dense", broken)
-    attention.run(bench)
+    monkeypatch.setattr(attention_kernels, "dense", broken)
+    with pytest.raises(RuntimeError, match="broke: sdpa at decode 2 x 48, sdpa at prefill"):
+        attention.run(bench)
     notes = {str(row.labels["kernel"]): row.note for row in rows}
     assert notes["sdpa"] == "OutOfMemoryError: CUDA out of memory."
     assert notes["torch"] == ""
@@ -157,12 +159,22 @@ def test_transformers(bench: Bench, rows: list[Row]) -> None:
     transformers_part.run(bench, TOY)
     ours, *theirs = rows
     assert [row.labels["engine"] for row in theirs] == [
-        f"transformers, {way}" for way in ("one by one", "batches of 2", "batches of 4", "continuous")
+        f"transformers, {way}" for way in ("one by one", "continuous", "batches of 4", "batches of 2")
     ]
     for row in theirs:
         assert row.note == ""
         assert row.figures["ahead"] == pytest.approx(ours.figures["tok_s"] / row.figures["tok_s"])
         assert row.figures["same_first"] == 1.0  # the weights are the same
+
+
+def test_a_peer_that_breaks_is_named(bench: Bench, rows: list[Row], monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> Any:
+        raise NotImplementedError
+
+    monkeypatch.setattr(transformers_part, "continuously", broken)
+    with pytest.raises(RuntimeError, match="broke: continuous"):
+        transformers_part.run(bench, TOY)
+    assert [row.note for row in rows] == ["", "", "NotImplementedError: no message", "", ""]
 
 
 def test_batches_stop_when_it_is_late() -> None:
