@@ -81,6 +81,29 @@ def test_graphs_change_no_token(on_gpu: Callable[..., LLM]) -> None:
         assert tokens(on_gpu("llama", enforce_eager=True, **FAST), asked, params) == captured
 
 
+def test_what_graphs_draw_is_what_the_sampler_draws(on_gpu: Callable[..., LLM]) -> None:
+    """Every kind of request in the same steps; those that need the host leave after some tokens."""
+    kinds: list[dict[str, Any]] = [
+        {"temperature": 0.0},
+        {"temperature": 0.7, "min_p": 0.05},
+        {"top_k": 5},
+        {"presence_penalty": 1.5, "max_tokens": 6},
+        {"top_p": 0.8, "min_tokens": 4},
+        {"top_k": 30, "top_p": 0.9, "logprobs": 2},
+        {"allowed_token_ids": [4, 5, 6], "max_tokens": 4},
+        {"stop_token_ids": list(range(0, 320, 7))},
+    ]
+    asked = prompts(24, 60, seed=6)
+    params = [
+        SamplingParams(seed=i, **{"max_tokens": 30, **kinds[i % len(kinds)]}) for i in range(len(asked))
+    ]
+    captured = on_gpu("llama", **FAST)
+    assert "sampling included" in "\n".join(captured._engine.report.lines())
+    expected = tokens(on_gpu("llama", enforce_eager=True, **FAST), asked, params)
+    assert tokens(captured, asked, params) == expected
+    assert tokens(captured, asked, params) == expected  # in slots that others have had
+
+
 def test_the_largest_blocks_and_smallest(on_gpu: Callable[..., LLM]) -> None:
     asked = prompts(6, 100, seed=3)
     expected = tokens(on_gpu("llama", **PLAIN), asked, greedy(16))

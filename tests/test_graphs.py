@@ -1,87 +1,28 @@
-"""Captured decode steps give what uncaptured ones give: a processor that plays a device with graphs.
-
-What it "captures" is the work itself, done again at every replay: it sees only what was put where the
-captured step's inputs lay.
-"""
+"""Captured decode steps give what uncaptured ones give, and nothing else is captured."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
-import torch
 
 from quire import LLM, SamplingParams
-from quire.contracts import AttentionBatch, GraphSupport
-from quire.runtime import worker as worker_module
+from quire.contracts import Sampler
+from quire.ops import Kernels
 from quire.runtime.graphs import graph_sizes
 from quire.testing.model import Reference
-from quire_attn_torch.backend import TorchAttention
+from quire_sampler_standard.sampler import StandardSampler
 
-from .played_device import PlayedDevice
+from .played_device import CapturingDevice, play_graphs
 
 PROMPTS = [list(range(2 + i, 2 + i + 5 * (i % 4 + 1))) for i in range(11)]
 
 
-@dataclass(slots=True)
-class PlayedGraph:
-    work: Callable[[], None]
-    replays: list[int]
-    number: int
-
-    def replay(self) -> None:
-        self.replays.append(self.number)
-        self.work()
-
-
-class CapturingDevice(PlayedDevice):
-    """One that captures, too."""
-
-    captures = True
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.captured = 0
-        self.replays: list[int] = []
-
-    def capture(self, work: Callable[[], None]) -> PlayedGraph:
-        work()
-        self.captured += 1
-        return PlayedGraph(work, self.replays, self.captured - 1)
-
-
-class Held:
-    """Metadata whose content is exchanged in place, as a captured step's is."""
-
-    def __init__(self, content: Any) -> None:
-        self.content = content
-
-
-class CapturedAttention(TorchAttention):
-    """The reference's attention with metadata that a graph can keep."""
-
-    graph_support = GraphSupport.DECODE
-
-    def plan(self, batch: AttentionBatch) -> Any:
-        return Held(super().plan(batch))
-
-    def forward(self, *arguments: Any) -> torch.Tensor:
-        q, k, v, kv, metadata, *rest = arguments
-        return super().forward(q, k, v, kv, metadata.content, *rest)
-
-    def begin_replay(self, metadata: Held, batch: AttentionBatch) -> None:
-        metadata.content = super().plan(batch)
-
-
 @pytest.fixture
 def device(monkeypatch: pytest.MonkeyPatch) -> CapturingDevice:
-    played = CapturingDevice()
-    monkeypatch.setattr(worker_module, "open_device", lambda name: played)
-    monkeypatch.setattr("quire_attn_torch.backend.TorchAttention", CapturedAttention)
-    return played
+    return play_graphs(monkeypatch)
 
 
 def tokens(llm: LLM, **params: Any) -> list[list[int]]:
@@ -109,7 +50,7 @@ def test_captured_steps_change_no_token(
     eager = tokens(open_llm(model, enforce_eager=True, **settings), **params)
     assert (device.captured, device.replays) == (0, [])
     captured = open_llm(model, **settings)
-    assert device.captured == len(graph_sizes(8))
+    assert device.captured == len(graph_sizes(8)) * 4  # from slots to logits, and three forms of drawing
     assert tokens(captured, **params) == eager
     assert len(set(device.replays)) > 1  # several sizes
 
@@ -127,9 +68,9 @@ def test_only_decode_steps_are_replayed(
         return len(device.replays)
 
     assert replayed([5, 6, 7], max_tokens=1) == 0
-    assert replayed([5, 6, 7], max_tokens=4) == 3  # the first token comes from the prompt's step
-    assert replayed([8] * 17, max_tokens=1) == 1  # of which the last chunk is one token
-    assert replayed([9] * 17, max_tokens=1, prompt_logprobs=1) == 0  # all rows are needed
+    assert replayed([5, 6, 7], max_tokens=4) == 6  # the first token comes from the prompt's step
+    assert replayed([8] * 17, max_tokens=1) == 2  # of which the last chunk is one token
+    assert replayed([9] * 17, max_tokens=3, prompt_logprobs=1) == 6  # the same: no more rows are needed then
 
 
 def test_the_report_names_what_was_captured(
@@ -137,8 +78,37 @@ def test_the_report_names_what_was_captured(
 ) -> None:
     llm = open_llm(checkpoint("llama"), attention_backend="torch", kernels="reference", max_num_seqs=20)
     report = "\n".join(llm._engine.report.lines())
-    assert "graphs    6 of decode steps, of 1 to 20 requests" in report
+    assert "graphs    6 of decode steps, of 1 to 20 requests, sampling included; they hold" in report
     assert "graphs 0." in report.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "value", "reason"),
+    [
+        (Kernels, "captures_sampling", False, "Kernels cannot draw inside a graph"),
+        (StandardSampler, "captured_draw", Sampler.captured_draw, "it knows no captured steps"),
+    ],
+    ids=["kernels that look at the device", "a sampler of before"],
+)
+def test_others_draw_after_the_graph(
+    owner: Any,
+    name: str,
+    value: Any,
+    reason: str,
+    checkpoint: Callable[[str], Reference],
+    open_llm: Callable[..., LLM],
+    device: CapturingDevice,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(owner, name, value)
+    settings: dict[str, Any] = {"attention_backend": "torch", "kernels": "reference", "max_num_seqs": 8}
+    params = {"seed": 3, "max_tokens": 12, "top_p": 0.9, "ignore_eos": True}
+    eager = tokens(open_llm(checkpoint("llama"), enforce_eager=True, **settings), **params)
+    llm = open_llm(checkpoint("llama"), **settings)
+    assert device.captured == len(graph_sizes(8))
+    report = "\n".join(llm._engine.report.lines())
+    assert f"requests, without sampling ({reason}); they hold" in report
+    assert tokens(llm, **params) == eager
 
 
 @pytest.mark.parametrize("most", [1, 2, 3, 8, 9, 64, 200, 256, 1000])

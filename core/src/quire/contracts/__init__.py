@@ -44,6 +44,7 @@ from quire.contracts.quantization import (
 )
 from quire.contracts.route import RouteSpec
 from quire.contracts.sampler import (
+    CapturedDraw,
     Distribution,
     Sampler,
     SamplerInit,
@@ -66,6 +67,7 @@ __all__ = [
     "Batch",
     "CacheKind",
     "CacheSpec",
+    "CapturedDraw",
     "Choice",
     "CommandSpec",
     "DecoderLayerParts",

@@ -48,7 +48,7 @@ class Batch:
     Attributes:
         token_ids: `[T]` int64.
         positions: `[T]` int64.
-        slots: `[S]` int64; the stable slot of each request.
+        slots: `[S]` int64; the stable slot of each request, -1 for one that only fills a captured step.
         logits_rows: `[R]` int64; rows of `token_ids` whose logits are wanted for sampling.
         groups: one `AttentionBatch` per KV group.
     """

@@ -97,6 +97,59 @@ class Distribution:
     invalid: torch.Tensor
 
 
+class CapturedDraw(ABC):
+    """What a sampler does inside captured steps: draws rows whose token depends on their own logits alone.
+
+    Parameters of slots are read from tensors on the device, so that a captured draw need not be captured
+    again when a slot changes hands. What the host has to look at or to remember for a row (its history, masks
+    of a grammar) cannot be drawn like this; such rows are drawn by `process` and `draw` after the graph.
+
+    Must hold:
+        * `draw` gives each row the id and the flag that `process` and `draw` of the sampler give it, in any
+          batch.
+        * The host may be two steps ahead of the device: nothing of `prepare` changes what steps that were
+          begun before will read. Copies made in the order of the current stream do not.
+
+    Attributes:
+        forms: in how many forms `draw` is captured, each for every size: kinds of rows that cost different
+            launches.
+    """
+
+    forms: int = 1
+
+    @abstractmethod
+    def prepare(self, rows: SampleRows) -> int | None:
+        """Have the parameters of these rows on the device, without a wait, and name the form that draws them.
+
+        Called before each step that is captured, when the requests that begin in it were added, and perhaps
+        before the tokens of the step before it are known and committed. May change nothing but what `draw`
+        reads: a step can be repeated.
+
+        Returns:
+            A number below `forms`, or None if any row cannot be drawn like this.
+        """
+
+    @abstractmethod
+    def draw(
+        self, logits: torch.Tensor, slots: torch.Tensor, positions: torch.Tensor, form: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """One token per row.
+
+        Waits for nothing, has no shape that depends on data, and reads what is its own from where it always
+        will: it is captured once, and replayed for other rows.
+
+        Args:
+            logits: `[R, V]`, of any float dtype; must not be written to.
+            slots: `[R]` int64; negative for a row that fills the step up and belongs to nobody. Nothing is
+                read of what is drawn for it.
+            positions: `[R]` int64, of the token being sampled.
+            form: what `prepare` named for such rows, or any number below `forms` while there are none.
+
+        Returns:
+            ids `[R]` int64 in [0, V), and invalid `[R]` bool, as in `Distribution`.
+        """
+
+
 class Sampler(ABC):
     """Turns logits into tokens.
 
@@ -115,6 +168,13 @@ class Sampler(ABC):
 
     def __init__(self, init: SamplerInit) -> None:
         self.init = init
+
+    def captured_draw(self) -> CapturedDraw | str:
+        """What draws inside captured steps; or the reason why there is none, said in the start-up report.
+
+        Called once, where steps are captured.
+        """
+        return "it knows no captured steps"
 
     @abstractmethod
     def add(

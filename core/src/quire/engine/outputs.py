@@ -89,6 +89,21 @@ class _RequestState:
         finished: all its completions are.
     """
 
+    # A step looks at every request once, with cold caches: slots spare it a memory access for each.
+    __slots__ = (
+        "_cached_tokens",
+        "_completions",
+        "_deltas",
+        "_error",
+        "_metrics",
+        "_prompt_logprobs",
+        "_request",
+        "_token_times",
+        "_tokenizer",
+        "_waits",
+        "finished",
+    )
+
     def __init__(self, request: PreparedRequest, tokenizer: Tokenizer, deltas: bool) -> None:
         params = request.params
         self._deltas = deltas
@@ -102,6 +117,7 @@ class _RequestState:
             [None] if params.prompt_logprobs is not None else None
         )
         self._metrics = RequestMetrics(arrival_time=request.engine.arrival_time)
+        self._waits = True  # for its first token
         self._token_times: list[float] = []
         self._cached_tokens = 0
         self._error: str | None = None
@@ -109,14 +125,15 @@ class _RequestState:
 
     def take(self, step: StepOutput, now: float) -> bool:
         """Apply one completion's news, that came at `now`. True if a stop string has ended it."""
-        metrics = self._metrics
-        if metrics.first_token_time is None:
+        if self._waits:
+            metrics = self._metrics
             if metrics.first_scheduled_time is None:
                 metrics.first_scheduled_time = step.scheduled_time
             if step.token_ids:
                 metrics.first_token_time = now
-        if step.num_preemptions > metrics.num_preemptions:
-            metrics.num_preemptions = step.num_preemptions
+                self._waits = False
+        if step.num_preemptions:
+            self._metrics.num_preemptions = max(self._metrics.num_preemptions, step.num_preemptions)
         if step.index == 0:
             self._cached_tokens = step.num_cached_tokens
             self._token_times += [now] * len(step.token_ids)
@@ -196,7 +213,28 @@ class _RequestState:
 
 
 class _Completion:
-    """One completion: ids, text, stop strings, log probabilities."""
+    """One completion: ids, text, stop strings, log probabilities.
+
+    Attributes:
+        finished: it has a finish reason.
+        cumulative_logprob: of its tokens.
+    """
+
+    __slots__ = (
+        "_detokenizer",
+        "_ids",
+        "_index",
+        "_logprobs",
+        "_matcher",
+        "_output",
+        "_params",
+        "_passed",
+        "_settled",
+        "_text",
+        "_tokenizer",
+        "cumulative_logprob",
+        "finished",
+    )
 
     def __init__(
         self, index: int, prompt_ids: Sequence[int], params: SamplingParams, tokenizer: Tokenizer
@@ -218,11 +256,7 @@ class _Completion:
         self._matcher = StopMatcher(stops, include=params.include_stop_str_in_output) if stops else None
         self.cumulative_logprob = 0.0
         self._output = CompletionOutput(index=index, text="", token_ids=[])
-
-    @property
-    def finished(self) -> bool:
-        """True once it has a finish reason."""
-        return self._output.finish_reason is not None
+        self.finished = False
 
     def take(self, step: StepOutput) -> bool:
         """Apply news; True if a stop string ended it before the engine did."""
@@ -231,8 +265,9 @@ class _Completion:
         if self._matcher is not None:
             return self._take_watching(step, self._matcher)
         self._ids += step.token_ids
-        for entry in step.logprobs or ():
-            self._take_logprobs(entry)
+        if step.logprobs is not None:
+            for entry in step.logprobs:
+                self._take_logprobs(entry)
         if step.finish_reason is not None:
             self._end(step)
         return False
@@ -253,6 +288,7 @@ class _Completion:
     def fail(self) -> None:
         """End it with an error."""
         self._output.finish_reason = "error"
+        self.finished = True
         self._settled = -1
 
     def snapshot(self) -> CompletionOutput:
@@ -290,6 +326,7 @@ class _Completion:
 
     def _end(self, step: StepOutput) -> None:
         self._output.finish_reason = step.finish_reason
+        self.finished = True
         self._output.stop_reason = step.stop_reason
 
     def _take_watching(self, step: StepOutput, matcher: StopMatcher) -> bool:
@@ -318,6 +355,7 @@ class _Completion:
         if match.stop is None:
             return False
         self._output.finish_reason = "stop"
+        self.finished = True
         self._output.stop_reason = match.stop
         return True
 

@@ -85,4 +85,5 @@ class StartupReport:
 def _of_graphs(graphs: GraphReport) -> str:
     least, most = graphs.sizes[0], graphs.sizes[-1]
     held = size(graphs.nbytes)
-    return f"{len(graphs.sizes)} of decode steps, of {least} to {most} requests; they hold {held}"
+    sampling = f"without sampling ({graphs.uncaptured})" if graphs.uncaptured else "sampling included"
+    return f"{len(graphs.sizes)} of decode steps, of {least} to {most} requests, {sampling}; they hold {held}"

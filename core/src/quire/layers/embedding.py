@@ -9,12 +9,13 @@ import torch
 import torch.nn.functional as F
 
 from quire.contracts import LinearMethod, Span, Weight
-from quire.layers.layer import Layer
+from quire.layers.layer import Fusible, Layer
 from quire.layers.linear import Linear
 from quire.layers.parallel import ParallelGroup
+from quire.ops.linear import PackedLinear
 
 if TYPE_CHECKING:
-    from quire.ops import Kernels, PackedLinear
+    from quire.ops import Kernels
 
 
 class Embedding(Layer):
@@ -69,7 +70,7 @@ class Embedding(Layer):
         return self.table.nbytes
 
 
-class LMHead(Layer):
+class LMHead(Layer, Fusible):
     """Hidden states to logits over the whole vocabulary, on every worker.
 
     The head's rows are shared out as the embedding's are. Exactly one of `projection` (weights of
@@ -96,19 +97,20 @@ class LMHead(Layer):
         self._table = None if tied_to is None else tied_to.table
         self._method = method
         self._packed: PackedLinear | None = None
+        self._head: PackedLinear | None = None  # plain weights, wherever they come from
         self._kernels = kernels
         self._parallel = parallel
         self._weights = [] if self._table is None else [_redundant(name, vocab_size, self._table)]
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """`[R, H] -> [R, V]`."""
-        if self.projection is not None:
-            logits: torch.Tensor = self.projection(hidden)
-        elif self._method is not None:
-            logits = self._method.apply(hidden)
+        if self._head is not None:
+            logits = self._kernels.head(hidden, self._head)
+        elif self.projection is not None:
+            logits = self.projection(hidden)
         else:
-            assert self._packed is not None
-            logits = self._kernels.linear(hidden, self._packed)
+            assert self._method is not None
+            logits = self._method.apply(hidden)
         if self._parallel.size == 1:
             return logits
         missing = self._parallel.vocab_share(self.vocab_size) - logits.shape[-1]
@@ -125,7 +127,13 @@ class LMHead(Layer):
                     weight.store(self._table)
             self._method.finish()
         elif self._table is not None:
-            self._packed = self._kernels.pack_linear(self._table, None)
+            self._packed = self._head = self._kernels.pack_linear(self._table, None)
+
+    def fuse(self) -> None:
+        """Multiply plain weights of its own by the kernels' `head` too."""
+        parts = None if self.projection is None else self.projection.parts()
+        if parts is not None and len(parts.packed) == 1 and isinstance(parts.packed[0], PackedLinear):
+            self._head = parts.packed[0]
 
     def nbytes(self) -> int:
         if self._method is not None:

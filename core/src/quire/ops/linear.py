@@ -42,3 +42,11 @@ class LinearOps:
     def linear(self, x: torch.Tensor, packed: PackedLinear) -> torch.Tensor:
         """`[..., K] -> [..., N]`, bias included; x in the weight's dtype."""
         return F.linear(x, packed.weight, packed.bias)
+
+    def head(self, hidden: torch.Tensor, packed: PackedLinear) -> torch.Tensor:
+        """Logits: `linear` of hidden states `[R, K] -> [R, N]`.
+
+        The sampler asks for their `peak` next, which an override may find while it multiplies, and keep until
+        then. So nobody is to write to logits: who masks them makes other ones.
+        """
+        return self.linear(hidden, packed)

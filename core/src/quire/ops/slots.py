@@ -2,7 +2,7 @@
 
 What a captured step does besides the model: rows read their input where the last step left it, and leave
 their token for the next. Nothing here waits for the device or has a shape that depends on data, so
-overrides can be captured; the reference of `sample_slots` alone looks at the device, and cannot.
+they can be captured; the reference of `sample_slots` alone looks at the device, and cannot.
 
 A row of a negative slot fills a batch up to a captured size: it changes no slot.
 """
@@ -10,6 +10,7 @@ A row of a negative slot fills a batch up to a captured size: it changes no slot
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -39,7 +40,15 @@ class SlotShapes:
 
 
 class SlotOps(SamplingOps):
-    """Reads and updates indexed by slot, and sampling with parameters indexed by slot."""
+    """Reads and updates indexed by slot, and sampling with parameters indexed by slot.
+
+    Attributes:
+        captures_sampling: `peak` and `sample_slots` can be captured here, and draw in a captured step. The
+            reference stays as it is, sharing every processor with steps that are not captured: whoever has
+            a device with graphs has kernels for it.
+    """
+
+    captures_sampling: ClassVar[bool] = False
 
     def take_inputs(
         self, last_ids: torch.Tensor, lengths: torch.Tensor, slots: torch.Tensor

@@ -31,6 +31,7 @@ class Rows:
         slot, computed: request -> slot and tokens in the cache after this step, `[S]` int64 each.
         sampled: slots of the requests that sample a token in this step, in the order of `Batch.logits_rows`.
         lengths: parallel to `sampled`, their tokens so far: the position of the token that is sampled.
+        sampled_slot, sampled_length: the same two as arrays, int64.
         whole: `Batch.logits_rows` are all rows of the batch, in order.
     """
 
@@ -41,6 +42,8 @@ class Rows:
     computed: NDArray[np.int64]
     sampled: list[int]
     lengths: list[int]
+    sampled_slot: NDArray[np.int64]
+    sampled_length: NDArray[np.int64]
     whole: bool
 
 
@@ -54,7 +57,7 @@ class _Arrangement:
         row_slot: `[T]` int64, by row.
         row: `[T]` int64, the row's number among its request's; None where each request has one row.
         query_start, slots_on_device: as in the batch.
-        last_rows: `[S]` int64 on the device, each request's last row.
+        last_row, last_rows: `[S]` int64 each request's last row, on the host and on the device.
         slots, counts, starts: as in `Rows`.
     """
 
@@ -65,6 +68,7 @@ class _Arrangement:
     row: NDArray[np.int64] | None
     query_start: torch.Tensor
     slots_on_device: torch.Tensor
+    last_row: NDArray[np.int64]
     last_rows: torch.Tensor
     slots: list[int]
     counts: list[int]
@@ -93,8 +97,9 @@ class BatchBuilder:
 
         Args:
             slots, counts: parallel, not empty, counts at least 1.
-            fill_to: add requests of one row at the end, which belong to nobody and write nothing, until there
-                are so many. `Rows` knows nothing of them.
+            fill_to: of a captured step, which reads its tokens by slot itself: the rows that it has. Requests
+                of one row are added at the end, which belong to nobody (their slot is -1) and write nothing,
+                until there are so many. `Rows` knows nothing of them.
         """
         table = self._table
         who = self._arrange(slots, counts, fill_to)
@@ -107,11 +112,13 @@ class BatchBuilder:
         lengths: list[int] = seq_lens.tolist()
         max_seq_len = max(lengths)
 
-        known: list[int] = table.num_tokens[who.slot].tolist()
         sampled, sampled_lengths, places = who.slots, lengths, None
-        if lengths != known:
-            places = [i for i, length in enumerate(lengths) if length == known[i]]
-            sampled, sampled_lengths = [who.slots[i] for i in places], [lengths[i] for i in places]
+        sampled_slot, sampled_length = who.slot, seq_lens
+        last = table.num_tokens[who.slot] == seq_lens  # [S]
+        if not last.all():
+            places = np.flatnonzero(last)
+            sampled_slot, sampled_length = who.slot[places], seq_lens[places]
+            sampled, sampled_lengths = sampled_slot.tolist(), sampled_length.tolist()
 
         # One way to the device for all of them.
         arrays: list[NDArray[Any]] = [
@@ -123,7 +130,7 @@ class BatchBuilder:
             arrays.append(self._block_table(blocks, window, who, seq_lens, max_seq_len))
             arrays.append(blocks[who.row_slot, block] * np.int64(table.block_size) + offset)  # [T]
         if places is not None:
-            arrays.append(np.asarray([who.starts[i] + who.counts[i] - 1 for i in places], np.int64))
+            arrays.append(who.last_row[places])
         if fill:
             # Each begins with the requests, or with their rows, and block tables and slot mappings alternate.
             ahead = 3 + 2 * len(table.tables)
@@ -145,7 +152,7 @@ class BatchBuilder:
             for group in range(len(table.tables))
         )
         batch = Batch(
-            token_ids=token_ids if self._last_ids is None else self._drawn(token_ids),
+            token_ids=token_ids if self._last_ids is None or fill_to else self._drawn(token_ids),
             positions=positions_there,
             slots=who.slots_on_device,
             logits_rows=who.last_rows if places is None else rest[-1],
@@ -159,6 +166,8 @@ class BatchBuilder:
             computed=seq_lens,
             sampled=sampled,
             lengths=sampled_lengths,
+            sampled_slot=sampled_slot,
+            sampled_length=sampled_length,
             whole=len(sampled) == len(positions),
         )
         return batch, rows
@@ -181,8 +190,9 @@ class BatchBuilder:
         starts, num_rows = query_start[:-1], int(query_start[-1])
         decoding = len(slot) == num_rows  # a row each
         fill = np.arange(1, fill_to - len(slot) + 1, dtype=np.int32)  # empty where there is nothing to fill
+        last_row = query_start[1:].astype(np.int64) - 1
         query_start_there, slots_there, last_rows = self._put(
-            np.concatenate((query_start, num_rows + fill)), slot, query_start[1:].astype(np.int64) - 1
+            np.concatenate((query_start, num_rows + fill)), _filled(slot, len(fill), -1), last_row
         )
         self._last = _Arrangement(
             key=key,
@@ -192,6 +202,7 @@ class BatchBuilder:
             row=None if decoding else np.arange(num_rows) - np.repeat(starts, count),
             query_start=query_start_there,
             slots_on_device=slots_there,
+            last_row=last_row,
             last_rows=last_rows,
             slots=slot.tolist(),
             counts=count.tolist(),

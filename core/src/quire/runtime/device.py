@@ -53,7 +53,7 @@ class Device(Protocol):
         name: torch device string.
         collective_backend: of `torch.distributed`.
         asynchronous: work goes on after a call returns. Then the next step is planned and begun meanwhile.
-        captures: `capture` works.
+        captures: `capture` works. Such a device is asynchronous, too.
     """
 
     type: str

@@ -115,11 +115,12 @@ class SlotTable:
         """Of slot `slots[i]`, `computed[i]` tokens are in the cache now; no slot twice."""
         self.computed[slots] = computed
 
-    def append(self, slots: list[int], positions: list[int], tokens: list[int]) -> None:
+    def append(
+        self, slots: NDArray[np.int64], positions: NDArray[np.int64], tokens: NDArray[np.int64]
+    ) -> None:
         """The last token of slot `slots[i]` is `tokens[i]`, at `positions[i]`; no slot twice."""
-        slot, position = np.asarray(slots, dtype=np.int64), np.asarray(positions, dtype=np.int64)
-        self.token_ids[slot, position] = tokens
-        self.num_tokens[slot] = position + 1
+        self.token_ids[slots, positions] = tokens
+        self.num_tokens[slots] = positions + 1
 
     def _append(self, slot: int, blocks: tuple[list[int], ...]) -> None:
         for group, ids in enumerate(blocks):

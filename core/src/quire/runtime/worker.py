@@ -2,9 +2,9 @@
 
 A step has three joints: `submit` (forward pass), `sample`, `collect` (results reach the host). Whoever
 calls them has entered `torch.inference_mode()`. On a device that works by itself the next step may be
-submitted before this one is collected: its rows then take their tokens from where this one's `sample` left
-them on the device. What comes too late, for a slot that was given to another request meanwhile, is told
-apart by its generation.
+submitted before this one is collected: its rows then take their tokens from where this one left them on the
+device, in `sample`, or in `submit` already where a captured step draws. What comes too late, for a slot that
+was given to another request meanwhile, is told apart by its generation.
 One request's failure is that request's: whatever raises for a batch is run again request by
 request, and only those that raise alone are failed. That is safe, because until all have run a step
 changes nothing that running it again would not write in the same way.
@@ -13,11 +13,11 @@ changes nothing that running it again would not write in the same way.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from functools import partial
 from typing import TypeVar
 
+import numpy as np
 import torch
 
 from quire.contracts import Batch, SampleRows
@@ -26,51 +26,18 @@ from quire.ops.upload import upload
 from quire.plan import SlotResult, StepPlan, StepResult, TokenLogprobs
 from quire.runtime.batching import BatchBuilder, Rows
 from quire.runtime.config import WorkerConfig
-from quire.runtime.device import Fetch, open_device
+from quire.runtime.device import open_device
 from quire.runtime.graphs import DecodeGraphs, GraphReport, can_capture
+from quire.runtime.in_flight import Forward, InFlight, Sampled
 from quire.runtime.kv_cache import KVCache
 from quire.runtime.loading import load_model
 from quire.runtime.logprobs import GatheredLogprobs, gather, prompt_logprobs
-from quire.runtime.pages import Activity
+from quire.runtime.pages import Activity, Filling
+from quire.runtime.slot_state import SlotState
 from quire.runtime.slots import UNKNOWN, SlotTable
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
-
-
-@dataclass(slots=True)
-class _Forward:
-    """Results of a forward pass: logits of the rows that sample, and prompt log probabilities."""
-
-    rows: Rows
-    logits: torch.Tensor  # [R, V]
-    prompt_logprobs: dict[int, list[TokenLogprobs]]
-
-
-@dataclass(slots=True)
-class _Sampled:
-    """A draw, on its way to the host.
-
-    Attributes:
-        slots, positions: R slots, and where their tokens go.
-        fetched: ids and invalid, `[R]`; then the tensors of log probabilities, if there are any.
-        logprobs: which of the R rows these are of, and how many of the top each asked for.
-    """
-
-    slots: list[int]
-    positions: list[int]
-    fetched: Fetch
-    logprobs: tuple[list[int], Sequence[int]] | None
-
-
-@dataclass(slots=True)
-class _InFlight:
-    """A step between its joints."""
-
-    plan: StepPlan
-    forwards: list[_Forward] = field(default_factory=list)
-    sampled: list[_Sampled] = field(default_factory=list)
-    failed: dict[int, str] = field(default_factory=dict)
 
 
 class Worker:
@@ -94,19 +61,20 @@ class Worker:
         self.sampler = loaded.sampler
         self.weight_bytes = loaded.weight_bytes
         self.kv: KVCache | None = None
+        self.filling: Filling | None = None  # of its pages, where they come one by one
         self.graphs: DecodeGraphs | None = None
-        # Each slot's last token, for steps that are submitted before the host knows it.
-        self._last_ids: torch.Tensor | None = None
+        # Of slots, for steps that are submitted before the host knows what the last one drew.
+        self._state: SlotState | None = None
         if self.device.asynchronous:
-            self._last_ids = torch.zeros(config.max_num_seqs, dtype=torch.int64, device=self.device.name)
+            self._state = SlotState(config.max_num_seqs, self.device.name)
         self._activity = Activity()
         self.slots, self._batches = self._empty_slots()
-        self._in_flight: dict[int, _InFlight] = {}
+        self._in_flight: dict[int, InFlight] = {}
 
     def allocate(self, num_blocks: int) -> None:
         """Take KV memory for `num_blocks` blocks in every group, the null block included."""
         self.kv = KVCache(self.backends, self.group_of_layer, num_blocks, self.device.name)
-        self.kv.fill_in(self._activity)
+        self.filling = self.kv.fill_in(self._activity)
         self.graphs = None
         self.slots, self._batches = self._empty_slots()
 
@@ -119,12 +87,16 @@ class Worker:
     def capture(self) -> GraphReport:
         """Capture decode steps as graphs, over the KV memory that was taken."""
         assert self.kv is not None, "allocate() comes first"
+        assert self._state is not None, "a device that captures is asynchronous"
         config = self.config
         self.graphs = DecodeGraphs(
             self.device,
             self.model,
             self.backends,
             self.kv.layers,
+            self.kernels,
+            self._state,
+            self.sampler.captured_draw(),
             max_num_seqs=config.max_num_seqs,
             max_model_len=config.max_model_len,
             block_size=config.block_size,
@@ -134,16 +106,19 @@ class Worker:
     def submit(self, plan: StepPlan) -> None:
         """Apply the plan's diff and start the forward pass."""
         self._activity.begin()
-        step = _InFlight(plan)
+        step = InFlight(plan)
         self._in_flight[plan.step_id] = step
         self._apply(plan, step.failed)
         counts = dict(zip(plan.slots, plan.counts, strict=True))
         slots = [slot for slot in plan.slots if slot not in step.failed]
 
-        def run(some: list[int]) -> _Forward:
+        def run(some: list[int]) -> Forward:
             numbers = [counts[slot] for slot in some]
-            if self.graphs is not None and self._decodes(some, numbers):
-                return self._replay(*self._batches.build(some, numbers, self.graphs.size_for(len(some))))
+            # One by one they run uncaptured: a graph's results lie where the next one's will.
+            if self.graphs is not None and len(some) == len(slots) and max(numbers) == 1:
+                batch, rows = self._batches.build(some, numbers, self.graphs.size_for(len(some)))
+                if rows.whole:  # all go on from their last token: no chunk of a prompt is among them
+                    return self._replay(self.graphs, batch, rows)
             return self._forward(*self._batches.build(some, numbers))
 
         step.forwards = self._isolate(slots, run, step.failed)
@@ -155,10 +130,9 @@ class Worker:
         step = self._in_flight[step_id]
         for forward in step.forwards:
             step.sampled += self._isolate(forward.rows.sampled, partial(self._sample, forward), step.failed)
-        if self._last_ids is not None:
+        if self._state is not None:
             for sampled in step.sampled:
-                unknown = [UNKNOWN - slot for slot in sampled.slots]
-                self.slots.append(sampled.slots, sampled.positions, unknown)
+                self.slots.append(sampled.slot, sampled.position, UNKNOWN - sampled.slot)
 
     def collect(self, step_id: int) -> StepResult:
         """The step's results, once they have reached the host."""
@@ -167,8 +141,7 @@ class Worker:
         tokens: dict[int, int] = {}
         logprobs: dict[int, TokenLogprobs] = {}
         for sampled in step.sampled:
-            self._read(sampled, tokens, logprobs, failed)
-        self._commit(step, tokens)
+            self._read(step, sampled, tokens, logprobs)
         results = [
             SlotResult(slot, generation, [tokens[slot]] if slot in tokens else [])
             for slot, generation in zip(plan.slots, plan.generations, strict=True)
@@ -193,7 +166,8 @@ class Worker:
         config = self.config
         windows = [need.cache.window for need in config.attention]
         table = SlotTable(config.max_num_seqs, config.max_model_len, config.block_size, windows)
-        return table, BatchBuilder(table, self.device.name, self._last_ids)
+        last_ids = None if self._state is None else self._state.last_ids
+        return table, BatchBuilder(table, self.device.name, last_ids)
 
     def _apply(self, plan: StepPlan, failed: dict[int, str]) -> None:
         assert self.kv is not None, "allocate() comes before the first step"
@@ -215,10 +189,12 @@ class Worker:
             except Exception as error:
                 logger.exception("Request %s failed when it was seated", start.request_id)
                 failed[start.slot] = _describe(error)
+        if self._state is not None and plan.starts:
+            self._state.seat(plan.starts)
         self.slots.extend(plan)
         self.kv.copy(plan.copies)
 
-    def _forward(self, batch: Batch, rows: Rows) -> _Forward:
+    def _forward(self, batch: Batch, rows: Rows) -> Forward:
         assert self.kv is not None
         metadata = tuple(
             backend.plan(group) for backend, group in zip(self.backends, batch.groups, strict=True)
@@ -226,17 +202,16 @@ class Worker:
         x = self.model.embed(batch.token_ids)  # [T, H]
         hidden = self.model.forward(x, batch.positions, Step(metadata=metadata, kv=self.kv.layers))
         logits = self.model.logits(hidden if rows.whole else hidden[batch.logits_rows])  # [R, V]
-        return _Forward(rows, logits, self._prompt_logprobs(hidden, rows))
+        return Forward(rows, logits, self._prompt_logprobs(hidden, rows))
 
-    def _decodes(self, slots: list[int], counts: list[int]) -> bool:
-        """Whether a captured step computes all that these want: a row each, and logits."""
-        return max(counts) == 1 and self.slots.with_prompt_logprobs.isdisjoint(slots)
+    def _replay(self, graphs: DecodeGraphs, batch: Batch, rows: Rows) -> Forward:
+        """The same by captured graphs, of requests with a row each that predicts nothing of a prompt.
 
-    def _replay(self, batch: Batch, rows: Rows) -> _Forward:
-        """The same by a captured graph, of requests with a row each."""
-        assert self.graphs is not None
-        logits = self.graphs.run(batch)[: len(rows.slots)]  # [R, V]
-        return _Forward(rows, logits if rows.whole else logits[batch.logits_rows], {})
+        They draw, too, if all rows can be drawn like this. That comes last: it moves slots on, and must not
+        be repeated.
+        """
+        logits = graphs.run(batch)[: len(rows.slots)]  # [R, V]
+        return Forward(rows, logits, {}, graphs.draw(SampleRows(slots=rows.sampled, positions=rows.lengths)))
 
     def _prompt_logprobs(self, hidden: torch.Tensor, rows: Rows) -> dict[int, list[TokenLogprobs]]:
         """Entries of the prompt positions that this step's rows predict, by slot."""
@@ -256,19 +231,19 @@ class Worker:
             if slot in wanted
         }
 
-    def _sample(self, forward: _Forward, slots: list[int]) -> _Sampled:
-        """Draw for some of the slots that sample."""
-        logits, positions = forward.logits, forward.rows.lengths
+    def _sample(self, forward: Forward, slots: list[int]) -> Sampled:
+        """Draw for some of the slots that sample, unless the step has; have the results fetched."""
+        logits, drawn, of = forward.logits, forward.drawn, forward.rows
+        slot, position, positions = of.sampled_slot, of.sampled_length, of.lengths
         if len(slots) != len(positions):
-            places = [forward.rows.sampled.index(slot) for slot in slots]
-            logits, positions = _rows(logits, places), [positions[place] for place in places]
-        rows = SampleRows(slots=slots, positions=positions)
-        distribution = self.sampler.process(logits, rows)
-        ids = self.sampler.draw(distribution, rows)
-        if self._last_ids is not None:
-            (index,) = upload(ids.device, torch.tensor(slots))
-            self._last_ids[index] = ids
-        results, logprobs = [ids, distribution.invalid], None
+            places = [of.sampled.index(slot) for slot in slots]
+            logits, slot, position = _rows(logits, places), slot[places], position[places]
+            positions = position.tolist()
+            drawn = drawn and (_rows(drawn[0], places), _rows(drawn[1], places))
+        ids, invalid = drawn or self._draw(logits, SampleRows(slots=slots, positions=positions))
+        if drawn is None and self._state is not None:
+            self._state.record(slot, position, ids)
+        results, logprobs = [ids, invalid], None
         if self.slots.with_logprobs:
             wanted = [i for i, slot in enumerate(slots) if slot in self.slots.with_logprobs]
             if wanted:
@@ -276,49 +251,67 @@ class Worker:
                 gathered = gather(self.kernels, _rows(logits, wanted), _rows(ids, wanted), counts)
                 results += [gathered.chosen, gathered.rank, gathered.top, gathered.top_ids]
                 logprobs = (wanted, gathered.counts)
-        return _Sampled(slots, positions, self.device.fetch(results), logprobs)
+        return Sampled(slots, slot, position, self.device.fetch(results), logprobs)
 
-    @staticmethod
+    def _draw(self, logits: torch.Tensor, rows: SampleRows) -> tuple[torch.Tensor, torch.Tensor]:
+        """Ids and invalid, `[R]` each, by the sampler itself."""
+        distribution = self.sampler.process(logits, rows)
+        return self.sampler.draw(distribution, rows), distribution.invalid
+
     def _read(
-        sampled: _Sampled,
+        self,
+        step: InFlight,
+        sampled: Sampled,
         tokens: dict[int, int],
         logprobs: dict[int, TokenLogprobs],
-        failed: dict[int, str],
     ) -> None:
-        """Sampled ids, and their log probabilities, by slot."""
+        """Sampled ids, and their log probabilities, by slot; recorded in the sampler and in the slots."""
         first, second, *rest = sampled.fetched.wait()  # the step's one wait for the device
         ids: list[int] = first.tolist()
-        invalid: list[bool] = second.tolist()
-        tokens.update(zip(sampled.slots, ids, strict=True))
+        slots, failed, wrong = sampled.slots, step.failed, second.numpy()
+        if wrong.any():
+            for place in np.flatnonzero(wrong).tolist():
+                failed[slots[place]] = "its logits held NaN, or its parameters left no token to sample"
+        kept = self._kept(step, sampled)
+        if kept is None:
+            self._commit(step, slots, ids)
+            self.slots.append(sampled.slot, sampled.position, first.numpy())
+        else:
+            self._commit(step, [slots[i] for i in kept], [ids[i] for i in kept])
+            self.slots.append(sampled.slot[kept], sampled.position[kept], first.numpy()[kept])
+        tokens.update(zip(slots, ids, strict=True))
         if sampled.logprobs is not None:
             wanted, counts = sampled.logprobs
             chosen, rank, top, top_ids = rest
             gathered = GatheredLogprobs(chosen, rank, top, top_ids, counts)
             entries = gathered.to_host([ids[i] for i in wanted])
-            logprobs.update(zip([sampled.slots[i] for i in wanted], entries, strict=True))
-        if any(invalid):
-            for slot, bad in zip(sampled.slots, invalid, strict=True):
-                if bad:
-                    failed[slot] = "its logits held NaN, or its parameters left no token to sample"
-                    del tokens[slot]
+            logprobs.update(zip([slots[i] for i in wanted], entries, strict=True))
 
-    def _commit(self, step: _InFlight, tokens: dict[int, int]) -> None:
-        """Record sampled ids in the sampler and in the slots."""
-        position_of = {
-            slot: position
-            for sampled in step.sampled
-            for slot, position in zip(sampled.slots, sampled.positions, strict=True)
-        }
-        slots = list(tokens)
-        if self._last_ids is not None:  # the next step has begun, and may have given a slot to somebody else
+    def _kept(self, step: InFlight, sampled: Sampled) -> list[int] | None:
+        """Places of the rows whose tokens count; None for all of them."""
+        slots, failed = sampled.slots, step.failed
+        if self._state is not None:  # the next step has begun, and may have given a slot to somebody else
             generation_of = dict(zip(step.plan.slots, step.plan.generations, strict=True))
-            slots = [slot for slot in slots if self.slots.generation.get(slot) == generation_of[slot]]
+            seated = self.slots.generation
+            kept = [
+                place
+                for place, slot in enumerate(slots)
+                if slot not in failed and seated.get(slot) == generation_of[slot]
+            ]
+        elif failed:
+            kept = [place for place, slot in enumerate(slots) if slot not in failed]
+        else:
+            return None
+        return kept if len(kept) != len(slots) else None
+
+    def _commit(self, step: InFlight, slots: list[int], ids: list[int]) -> None:
+        """Record sampled ids in the sampler."""
 
         def run(some: list[int]) -> None:
-            self.sampler.commit(some, [tokens[slot] for slot in some], [1] * len(some))
+            drawn = ids if len(some) == len(slots) else [ids[slots.index(slot)] for slot in some]
+            self.sampler.commit(some, drawn, [1] * len(some))
 
         self._isolate(slots, run, step.failed)
-        self.slots.append(slots, [position_of[slot] for slot in slots], [tokens[slot] for slot in slots])
 
     def _clear(self, plan: StepPlan) -> None:
         """Zero the blocks that change hands; those taken over with their content stay (see the contract)."""

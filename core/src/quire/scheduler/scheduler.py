@@ -222,16 +222,20 @@ class Scheduler:
 
     def _accept(self, ride: Ride, answer: SlotResult) -> StepOutput | None:
         """Append a result to its sequence, fork, end; the news of it, if any."""
-        sequence = ride.sequence
-        sequence.num_confirmed += ride.num_tokens
+        sequence, _, _, count, samples = ride
+        before = sequence.num_confirmed
+        sequence.num_confirmed = confirmed = before + count
         taken, stop = 0, None
-        if ride.samples:
+        if samples:
             sequence.num_pending -= 1
             taken, stop = append_tokens(sequence, answer.token_ids)
-        self._kv.commit(sequence, sequence.chain, sequence.num_confirmed)
-        if sequence.state.unforked and sequence.num_confirmed >= sequence.num_prompt:
+        size = self.config.block_size
+        if confirmed // size != before // size:
+            self._kv.commit(sequence, sequence.chain, confirmed)
+        if sequence.state.unforked and confirmed >= sequence.num_prompt:
             self._fork_completions(sequence)
-        self._kv.trim(sequence, sequence.num_confirmed)  # after the forks: they look further back
+        if self._kv.bounds_growth:  # after the forks: they look further back
+            self._kv.trim(sequence, confirmed)
         if stop is not None:
             self._end(sequence)
         prompt_logprobs = answer.prompt_logprobs or None
@@ -241,9 +245,12 @@ class Scheduler:
             return None
         output = self._output(sequence, stop.reason if stop else None)
         output.token_ids = answer.token_ids if taken == len(answer.token_ids) else answer.token_ids[:taken]
-        output.logprobs = answer.logprobs[:taken] if answer.logprobs is not None else None
-        output.prompt_logprobs = prompt_logprobs
-        output.stop_reason = stop.token_id if stop else None
+        if answer.logprobs is not None:
+            output.logprobs = answer.logprobs[:taken]
+        if prompt_logprobs is not None:
+            output.prompt_logprobs = prompt_logprobs
+        if stop is not None:
+            output.stop_reason = stop.token_id
         return output
 
     def _fork_completions(self, parent: Sequence) -> None:

@@ -315,6 +315,33 @@ class KernelsSuite(DecoderLayerChecks, BatchInvarianceChecks, SlotChecks):
                 assert torch.equal(invalid, best.isnan() | (best == -inf))
                 assert (ids.dtype, invalid.dtype) == (torch.int64, torch.bool)
 
+    def test_head_is_linear_and_its_peaks_are_those_of_its_logits(
+        self, kernels: Kernels, device: str, each_dtype: list[torch.dtype]
+    ) -> None:
+        """Whether or not they were found on the way, and whoever asks for others' in between."""
+        for dtype in each_dtype:
+            for rows, columns, hidden in ((1, 515, 48), (7, 64, 33), (40, 5000, 64), (300, 200, 32)):
+                weight = torch.randn(columns, hidden).to(device, dtype)
+                weight[columns // 2 :] = weight[
+                    : columns - columns // 2
+                ].clone()  # every value at least twice
+                x = torch.randn(rows, hidden).to(device, dtype)
+                if rows > 5:
+                    x[3], x[4, 1] = 0, float("nan")
+                packed = kernels.pack_linear(weight, None)
+                logits = kernels.head(x, packed)
+                torch.testing.assert_close(logits, kernels.linear(x, packed), rtol=0, atol=0, equal_nan=True)
+                for some in (logits, logits[: rows // 2], logits.clone().fill_(1.0), logits):
+                    ids, values, invalid = kernels.peak(some)
+                    expected = torch.from_numpy(some.float().cpu().numpy().argmax(1)).to(device)
+                    best = some.gather(1, expected.unsqueeze(1)).squeeze(1)
+                    assert torch.equal(ids, expected)
+                    torch.testing.assert_close(values.to(dtype), best, rtol=0, atol=0, equal_nan=True)
+                    assert torch.equal(invalid, best.isnan())
+                nothing = kernels.pack_linear(weight, torch.full((columns,), -torch.inf).to(device, dtype))
+                ids, _, invalid = kernels.peak(kernels.head(x[:1], nothing))
+                assert (ids.tolist(), invalid.tolist()) == ([0], [True])
+
     # ---- containment ------------------------------------------------------------------------
 
     def test_bad_rows_are_contained(

@@ -23,6 +23,7 @@ from quire.contracts import KernelsInit, KernelsNeed, Sampler, SampleRows
 from quire.errors import InvalidRequestError
 from quire.ops import Kernels
 from quire.sampling import SamplingParams
+from quire.testing.captured_draw import CapturedDrawChecks
 from quire.testing.sampler_bench import (
     EDITS,
     SHAPES,
@@ -42,7 +43,7 @@ P_BOUND = 1e-4
 """A case fails if the exact distribution would deviate as far less often than this."""
 
 
-class SamplerSuite:
+class SamplerSuite(CapturedDrawChecks):
     """What every sampler must hold. Override `sampler_class`, and `kernels` or `device` if need be."""
 
     draws = 6000

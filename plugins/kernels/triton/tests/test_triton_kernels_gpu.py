@@ -13,7 +13,10 @@ import torch
 from quire.contracts import KernelsInit, KernelsNeed
 from quire.ops import Kernels
 from quire.ops.slots import SlotShapes
+from quire.testing.captured_draw import CapturedDrawChecks
+from quire.testing.sampler_bench import Bench
 from quire_kernels_triton.kernels import TritonKernels
+from quire_sampler_standard.sampler import StandardSampler
 
 pytestmark = pytest.mark.gpu
 
@@ -177,6 +180,14 @@ def test_a_step_of_slots_is_captured_and_replayed(ours: Kernels) -> None:
         assert torch.equal(step(), replayed)
         assert torch.equal(last_ids, after[0])
         assert torch.equal(lengths, after[1])
+
+
+class TestStandardSamplerInGraphs(CapturedDrawChecks):
+    """The sampler's part in captured steps, in graphs that are captured and replayed."""
+
+    @pytest.fixture
+    def bench(self, ours: Kernels) -> Bench:
+        return Bench(StandardSampler, ours, "cuda")
 
 
 def _shapes(slots: int) -> SlotShapes:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Literal
+from weakref import ref
 
 import torch
 
@@ -23,7 +24,7 @@ from quire_native_cpu import UnavailableError, load
 from quire_native_cpu.arena import Arena
 from quire_native_cpu.dtypes import DTYPES
 from quire_native_cpu.layer import ACTIVATIONS
-from quire_native_cpu.linear import NativeLinear, as_rows, multiply, pack
+from quire_native_cpu.linear import NativeLinear, as_rows, multiply, multiply_head, pack
 from quire_native_cpu.memory import Memory
 
 _NAMES = [str(dtype).removeprefix("torch.") for dtype in DTYPES]
@@ -116,6 +117,14 @@ class CpuKernels(Int8Ops, NativeSamplingOps, Kernels):
         if not isinstance(packed, NativeLinear):
             return super().linear(x, packed)
         return multiply(self._library, x, packed)
+
+    def head(self, hidden: torch.Tensor, packed: PackedLinear) -> torch.Tensor:
+        """`[R, K] -> [R, N]`; the rows' peaks, found on the way, are kept for `peak`."""
+        if not isinstance(packed, NativeLinear):
+            return super().head(hidden, packed)
+        logits, found = multiply_head(self._library, hidden, packed)
+        self._found = ref(logits), found
+        return logits
 
     def decoder_layer(self, parts: DecoderLayerParts) -> FusedLayer | None:
         """One call for the layer, if its attention and its linears are this library's."""

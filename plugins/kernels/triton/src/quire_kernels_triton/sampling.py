@@ -22,6 +22,8 @@ if TYPE_CHECKING or INSTALLED:
 class TritonSamplingOps(LogprobOps, SlotOps):
     """A row's token depends on that row alone, however rows are shared out among programs."""
 
+    captures_sampling = True
+
     def argmax(self, logits: torch.Tensor) -> torch.Tensor:
         """As the reference, each row shared out among programs."""
         return self.peak(logits)[0] if peak.takes(logits) else super().argmax(logits)

@@ -71,3 +71,27 @@ def multiply(library: Library, x: torch.Tensor, packed: NativeLinear) -> torch.T
         torch.get_num_threads(),
     )
     return out
+
+
+def multiply_head(
+    library: Library, x: torch.Tensor, packed: NativeLinear
+) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """`[R, K] -> [R, N]`, and the result's peaks as `quire_peak` finds them: ids, values (fp32), invalid."""
+    rows = as_rows(x)
+    count = rows.shape[0]
+    out = torch.empty((count, packed.native.n), dtype=x.dtype)
+    ids = torch.empty(count, dtype=torch.int64)
+    values = torch.empty(count, dtype=torch.float32)
+    invalid = torch.empty(count, dtype=torch.bool)
+    library.calls.quire_head(
+        rows.data_ptr(),
+        rows.stride(0),
+        count,
+        ctypes.byref(packed.native),
+        out.data_ptr(),
+        ids.data_ptr(),
+        values.data_ptr(),
+        invalid.data_ptr(),
+        torch.get_num_threads(),
+    )
+    return out, (ids, values, invalid)

@@ -21,6 +21,7 @@ SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "quire_packed_bytes": (_L, [_I, _I, _I]),
     "quire_pack": (None, [_P, _I, _I, _I, _P, _I]),
     "quire_linear": (None, [_P, _L, _I, _P, _P, _I]),
+    "quire_head": (None, [_P, _L, _I, _P, _P, _P, _P, _P, _I]),
     # layer.cpp
     "quire_layer_scratch": (_L, [_P, _I]),
     "quire_layer": (None, [_P, _P]),

@@ -14,10 +14,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from quire.contracts import Distribution, Sampler, SamplerInit, SampleRows
+from quire.contracts import CapturedDraw, Distribution, Sampler, SamplerInit, SampleRows
 from quire.ops.philox import DRAW, uniforms
 from quire.ops.upload import upload
 from quire.sampling import SamplingParams
+from quire_sampler_standard.captured import DrawBySlot
 from quire_sampler_standard.slots import Ids, SlotTable, Trait
 
 
@@ -81,6 +82,12 @@ class StandardSampler(Sampler):
     def __init__(self, init: SamplerInit) -> None:
         super().__init__(init)
         self._slots = SlotTable(init.max_num_seqs, init.need.vocab_size, init.eos_token_ids)
+
+    def captured_draw(self) -> CapturedDraw | str:
+        kernels = self.init.kernels
+        if not kernels.captures_sampling:
+            return f"{type(kernels).__name__} cannot draw inside a graph"
+        return DrawBySlot(kernels, self._slots, self.init.device)
 
     def add(
         self,

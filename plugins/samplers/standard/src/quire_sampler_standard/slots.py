@@ -141,6 +141,7 @@ class SlotTable:
 
     Attributes:
         demanding: the seated slots that ask for more than their rows' argmax.
+        version: changes with the numbers.
     """
 
     def __init__(self, max_num_seqs: int, vocab_size: int, eos_token_ids: Sequence[int]) -> None:
@@ -148,6 +149,7 @@ class SlotTable:
         # A checkpoint may name end tokens that its logits do not have: they are never sampled anyway.
         self._eos_token_ids = tuple(token for token in eos_token_ids if 0 <= token < vocab_size)
         self.demanding: set[int] = set()
+        self.version = 0
         self.traits = np.zeros(max_num_seqs, dtype=np.int32)
         self.temperature = np.ones(max_num_seqs, dtype=np.float32)
         self.top_k = np.full(max_num_seqs, vocab_size, dtype=np.int64)
@@ -181,6 +183,7 @@ class SlotTable:
         traits = _traits(params, rare, self._vocab_size)
         shaped = not traits & Trait.GREEDY  # a greedy row's shape is of no consequence
 
+        self.version += 1
         self.rare[slot] = rare
         self.traits[slot] = traits
         if traits == Trait.GREEDY:

@@ -85,7 +85,7 @@ private:
 
 template <bool GATED, Activation ACTIVATION>
 inline void multiply_squares(
-    const bf16* a, int64_t a_stride, int first, int last, int start, int end, const Output<bf16>& output) {
+    const bf16* a, int64_t a_stride, int first, int last, int start, int end, int ahead, const Output<bf16>& output) {
     const Columns& columns = output.columns;
     const Weight& weight = columns.weight;
     const int k = weight.padded_k(), squares = (last - first + SQUARE - 1) / SQUARE;
@@ -104,7 +104,7 @@ inline void multiply_squares(
                 const bf16* const b[2] = {weight.panel<bf16>(panel[0]), weight.panel<bf16>(panel[panels - 1])};
                 const int after = group + 1 < stop ? group + 1 : to < k ? block : stop;
                 const int after_from = group + 1 < stop ? from : to < k ? to : 0;
-                if (after < end) {
+                if (after < ahead) {
                     const int other = columns.group(after, 2, next) - 1, at = after_from * PANEL;
                     beside.fetch(weight.panel<bf16>(next[0]) + at, weight.panel<bf16>(next[other]) + at,
                                  std::min(part, k - after_from) / 2, squares * ((to - from) / K_BLOCK));
@@ -132,11 +132,12 @@ inline void multiply_squares(
     }
 }
 
-// Rows [first, last), more than 16 and MOST_ROWS at most, by groups [start, end) of two panels. The last square begins
-// early rather than being short: some rows are computed twice, to the same bits.
+// Rows [first, last), more than 16 and MOST_ROWS at most, by groups [start, end) of two panels; what comes after
+// them up to `ahead` is asked for. The last square begins early rather than being short: some rows are computed twice, to the
+// same bits.
 inline void multiply_squares(
-    const bf16* a, int64_t a_stride, int first, int last, int start, int end, const Output<bf16>& output) {
-    const auto by = [&](auto work) { work(a, a_stride, first, last, start, end, output); };
+    const bf16* a, int64_t a_stride, int first, int last, int start, int end, int ahead, const Output<bf16>& output) {
+    const auto by = [&](auto work) { work(a, a_stride, first, last, start, end, ahead, output); };
     if (!output.columns.gated) return by(multiply_squares<false, Activation::silu>);
     switch (output.activation) {
         case Activation::silu: return by(multiply_squares<true, Activation::silu>);

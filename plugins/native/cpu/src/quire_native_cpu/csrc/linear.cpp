@@ -1,8 +1,10 @@
 // Packing weights, and a linear layer as a call of its own.
+#include <climits>
 #include <vector>
 
 #include "api.h"
 #include "gemm.h"
+#include "logits_row.h"
 
 using namespace quire;
 
@@ -21,20 +23,59 @@ void pack(const T* from, const Weight& weight, T* to, Team& team) {
     }
 }
 
-// Rows whose end is not padded are copied to where it is, for what is read past their end must be zero.
-template <typename T>
-void linear(const T* x, int64_t stride, int m, const Weight& weight, T* out, int threads) {
+// Rows whose end is not padded are copied to where it is, for what is read past their end must be zero. work(rows,
+// stride, output, team) multiplies them, in every thread.
+template <typename T, typename Work>
+void with_rows(const T* x, int64_t stride, int m, const Weight& weight, T* out, int threads, const Work& work) {
     const int k = weight.padded_k();
     std::vector<T> padded;
     if (k != weight.k) padded.resize(size_t(m) * k);
     const Output<T> output{out, weight.n, Columns{weight, false}, Activation::silu, weight.n};
     in_parallel(threads, [&](Team& team) {
-        if (k == weight.k) return multiply(x, stride, m, output, team);
+        if (k == weight.k) return work(x, stride, output, team);
         for (int row = team.first(m); row < team.last(m); row++)
             std::memcpy(padded.data() + int64_t(row) * k, x + row * stride, weight.k * sizeof(T));
         team.barrier();
-        multiply(static_cast<const T*>(padded.data()), k, m, output, team);
+        work(static_cast<const T*>(padded.data()), k, output, team);
     });
+}
+
+template <typename T>
+void linear(const T* x, int64_t stride, int m, const Weight& weight, T* out, int threads) {
+    const auto work = [&](const T* rows, int64_t stride, const Output<T>& output, Team& team) {
+        multiply(rows, stride, m, output, team);
+    };
+    with_rows(x, stride, m, weight, out, threads, work);
+}
+
+// The same, and each row's peak.
+template <typename T>
+void head(
+    const T* x, int64_t stride, int m, const Weight& weight, T* out, int64_t* ids, float* values, bool* invalid,
+    int threads) {
+    std::vector<Peak> peaks(size_t(threads) * m, Peak{LEAST, INT_MAX});  // [threads, m]
+    const auto work = [&](const T* rows, int64_t stride, const Output<T>& output, Team& team) {
+        Peak* const own = peaks.data() + size_t(team.rank) * m;
+        multiply(rows, stride, m, output, team, [&](int first, int last, int column, int end) {
+            for (int row = first; row < last; row++) {
+                const T* const piece = out + int64_t(row) * weight.n + column;
+                if (!exceeds(piece, end - column, own[row].value)) continue;
+                Peak here = peak_of(piece, end - column);
+                here.index += column;
+                if (goes_before(here, own[row])) own[row] = here;
+            }
+        });
+        team.barrier();
+        for (int row = team.first(m); row < team.last(m); row++) {
+            Peak peak = peaks[row];
+            for (int rank = 1; rank < team.size; rank++)
+                if (const Peak& other = peaks[size_t(rank) * m + row]; goes_before(other, peak)) peak = other;
+            ids[row] = peak.index < INT_MAX ? peak.index : 0;
+            values[row] = peak.value;
+            invalid[row] = !(peak.value > LEAST);
+        }
+    };
+    with_rows(x, stride, m, weight, out, threads, work);
 }
 
 }  // namespace
@@ -62,4 +103,14 @@ QUIRE_API void quire_linear(const void* x, int64_t stride, int m, const Weight* 
         linear(static_cast<const bf16*>(x), stride, m, *weight, static_cast<bf16*>(out), threads);
     else
         linear(static_cast<const float*>(x), stride, m, *weight, static_cast<float*>(out), threads);
+}
+
+// The same for a head, and of each row of `out` what quire_peak finds.
+QUIRE_API void quire_head(
+    const void* x, int64_t stride, int m, const Weight* weight, void* out, int64_t* ids, float* values, bool* invalid,
+    int threads) {
+    if (weight->dtype == DType::bf16)
+        head(static_cast<const bf16*>(x), stride, m, *weight, static_cast<bf16*>(out), ids, values, invalid, threads);
+    else
+        head(static_cast<const float*>(x), stride, m, *weight, static_cast<float*>(out), ids, values, invalid, threads);
 }

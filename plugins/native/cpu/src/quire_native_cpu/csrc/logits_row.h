@@ -112,6 +112,43 @@ inline Peak peak_of(const T* row, int n) {
     return {most, 0};
 }
 
+// Whether `a` is the peak of the columns of both: found in parts, in any order, it is what `peak_of` finds in the whole.
+inline bool goes_before(const Peak& a, const Peak& b) {
+    const bool nan = a.value != a.value, other = b.value != b.value;
+    if (nan || other) return nan && (!other || a.index < b.index);
+    return a.value > b.value || (a.value == b.value && a.index < b.index);
+}
+
+// Whether any of n elements is greater than a limit, or a NaN: to know no more than that takes no sum over lanes.
+inline bool exceeds(const float* x, int n, float limit) {
+    ints found{};
+    for (int i = 0; i < n; i += LANES) {
+        const floats v = load_some(x + i, n - i);
+        found |= (v > splat(limit)) | (v != v);
+    }
+    return mask_of(found) != 0;
+}
+
+inline bool exceeds(const bf16* x, int n, float limit) {
+    constexpr int WIDTH = 2 * LANES;
+    const int16_t bits = int16_t(uint32_t(bits_of<int32_t>(limit)) >> 16);
+    const shorts most = shorts{} + int16_t(bits ^ (bits >> 15 & 0x7fff)), least = shorts{} + int16_t(0x807f);
+    shorts found{};
+    for (int i = 0; i < n; i += WIDTH) {
+        shorts v = shorts{} + int16_t(0xff80);  // -infinity
+        if (n - i >= WIDTH)
+            v = load_as<shorts>(x + i);
+        else
+            std::memcpy(&v, x + i, (n - i) * sizeof(bf16));
+        v = ordered(v);
+        found |= (v > most) | (v < least);
+    }
+    uint64_t parts[sizeof(shorts) / 8], any = 0;
+    std::memcpy(parts, &found, sizeof found);
+    for (const uint64_t part : parts) any |= part;
+    return any != 0;
+}
+
 // e^(x - peak) of up to MASS_BLOCK elements, summed; also kept, if `kept` has room for whole vectors of them.
 template <typename T>
 inline float block_mass(const T* row, int n, float peak, float* kept = nullptr) {

@@ -1,0 +1,56 @@
+"""A step between its joints: what is computed, drawn and on its way to the host."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from quire.plan import StepPlan, TokenLogprobs
+from quire.runtime.batching import Rows
+from quire.runtime.device import Fetch
+
+
+@dataclass(slots=True)
+class Forward:
+    """Results of a forward pass: logits of the rows that sample, and prompt log probabilities.
+
+    Attributes:
+        drawn: ids and invalid of these rows, `[R]` each, where the step has drawn them itself.
+    """
+
+    rows: Rows
+    logits: torch.Tensor  # [R, V]
+    prompt_logprobs: dict[int, list[TokenLogprobs]]
+    drawn: tuple[torch.Tensor, torch.Tensor] | None = None
+
+
+@dataclass(slots=True)
+class Sampled:
+    """A draw, on its way to the host.
+
+    Attributes:
+        slots: R of them.
+        slot, position: the same slots, and where their tokens go, `[R]` int64 each.
+        fetched: ids and invalid, `[R]`; then the tensors of log probabilities, if there are any.
+        logprobs: which of the R rows these are of, and how many of the top each asked for.
+    """
+
+    slots: list[int]
+    slot: NDArray[np.int64]
+    position: NDArray[np.int64]
+    fetched: Fetch
+    logprobs: tuple[list[int], Sequence[int]] | None
+
+
+@dataclass(slots=True)
+class InFlight:
+    """A step between its joints."""
+
+    plan: StepPlan
+    forwards: list[Forward] = field(default_factory=list)
+    sampled: list[Sampled] = field(default_factory=list)
+    failed: dict[int, str] = field(default_factory=dict)
