@@ -14,10 +14,9 @@ import pytest
 import torch
 
 from quire import LLM, SamplingParams
-from quire.runtime import worker as worker_module
 from quire.testing.model import Reference
 
-from .test_graphs import CapturedAttention, CapturingDevice
+from .played_device import play_graphs
 
 pytestmark = pytest.mark.gpu
 
@@ -35,9 +34,7 @@ FAST = (
 def _played(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a GPU a processor plays one that works by itself and captures graphs."""
     if not ON_GPU:
-        device = CapturingDevice()
-        monkeypatch.setattr(worker_module, "open_device", lambda name: device)
-        monkeypatch.setattr("quire_attn_torch.backend.TorchAttention", CapturedAttention)
+        play_graphs(monkeypatch)
 
 
 @pytest.fixture

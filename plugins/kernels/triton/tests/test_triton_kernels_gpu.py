@@ -187,7 +187,7 @@ class TestStandardSamplerInGraphs(CapturedDrawChecks):
 
     @pytest.fixture
     def bench(self, ours: Kernels) -> Bench:
-        return Bench(StandardSampler, ours, "cuda")
+        return Bench(StandardSampler, ours, DEVICE)
 
 
 def _shapes(slots: int) -> SlotShapes:
