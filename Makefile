@@ -1,4 +1,4 @@
-# Few verbs: demo  test  test-clients  lint  bench  docs  wheels  gpu-check. All but the last make .venv first if need be.
+# Few verbs: demo  test  test-clients  lint  bench  docs  wheels  gpu-check  gpu-bench. All but the last two make .venv first if need be.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -17,9 +17,11 @@ TRITON_TESTS := plugins/attention/triton plugins/kernels/triton
 WORKERS ?= 2
 # A file's tests stay together, in their order, for they share servers and browsers. A thread for each process.
 SIDE_BY_SIDE := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
-GPU_TESTS := plugins/attention/triton/tests plugins/attention/flashinfer/tests plugins/kernels/triton/tests tests/test_gpu.py
+GPU_BENCH ?=
+# Files by name: the others need what only developers have.
+GPU_TESTS = $(sort $(shell grep -rl --include='test_*.py' 'pytest\.mark\.gpu' core plugins server tests))
 
-.PHONY: demo test test-clients lint bench bench-parts docs wheels gpu-check clean
+.PHONY: demo test test-clients lint bench bench-parts docs wheels gpu-check gpu-bench clean
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/.native  ## generate text with the bundled model
@@ -55,10 +57,15 @@ wheels: $(VENV)/.dev  ## all packages, as dist/*.whl
 	rm -rf dist
 	$(BIN)/python -m pip --disable-pip-version-check wheel --quiet --no-deps --no-build-isolation --wheel-dir dist $(PACKAGES:%=./%)
 
-# In the environment of PYTHON as it is: PyTorch with CUDA, Triton, pytest, hypothesis, and Quire's wheels with what they need.
+# In the environment of PYTHON as it is: PyTorch with CUDA, Triton, transformers, pytest, and Quire's wheels with what
+# they need. What libraries of other versions than the tested ones warn of is shown, and fails nothing.
 gpu-check:  ## all tests that want a GPU: kernels, graphs, the engine
 	$(PYTHON) -c 'import sys, torch; sys.exit(None if torch.cuda.is_available() else "gpu-check needs a CUDA GPU, and PyTorch sees none")'
-	$(PYTHON) -m pytest -m gpu $(GPU_TESTS)
+	$(PYTHON) -m pytest -m gpu -W default $(GPU_TESTS)
+
+# In the environment of PYTHON, too; without pytest, with transformers.
+gpu-bench:  ## what is reached on a GPU, beside its limits; GPU_BENCH="--only decode,attention --json FILE"
+	$(PYTHON) bench/gpu.py $(GPU_BENCH)
 
 clean:
 	rm -rf dist $(VENV) .venv-clients site

@@ -71,19 +71,26 @@ def make_checkpoint(name: str = "135m") -> Path:
     if (directory / "tokenizer.json").exists():
         return directory
     import torch
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(20240601)
     checkpoint: Any = LlamaForCausalLM(LlamaConfig(**SHAPES[name]))
     checkpoint.to(torch.bfloat16).save_pretrained(directory)
+    save_tokenizer(directory)
+    return directory
+
+
+def save_tokenizer(directory: Path) -> None:
+    """A tokenizer of 256 tokens, one a byte."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     backend = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(alphabet)}, merges=[]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
     tokenizer: Any = PreTrainedTokenizerFast
     tokenizer(tokenizer_object=backend).save_pretrained(directory)
-    return directory
 
 
 def main() -> None:

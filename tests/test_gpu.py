@@ -1,4 +1,8 @@
-"""The engine on a GPU: Triton attention and kernels, graphs, overlapping steps."""
+"""The engine on a GPU: Triton attention and kernels, graphs, overlapping steps.
+
+Without one the same lines run on a processor that plays it, with the reference's attention and kernels: what
+they say of Triton is nothing then, but that they would run is known.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +16,25 @@ import torch
 from quire import LLM, SamplingParams
 from quire.testing.model import Reference
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA GPU"),
-]
+from .played_device import play_graphs
 
+pytestmark = pytest.mark.gpu
+
+ON_GPU = torch.cuda.is_available()
+DEVICE = "cuda" if ON_GPU else "cpu"
 PLAIN = {"attention_backend": "torch", "kernels": "reference", "enforce_eager": True}
-FAST = {"attention_backend": "triton", "kernels": "triton"}
+FAST = (
+    {"attention_backend": "triton", "kernels": "triton"}
+    if ON_GPU
+    else {"attention_backend": "torch", "kernels": "reference"}
+)
+
+
+@pytest.fixture(autouse=True)
+def _played(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a GPU a processor plays one that works by itself and captures graphs."""
+    if not ON_GPU:
+        play_graphs(monkeypatch)
 
 
 @pytest.fixture
@@ -26,7 +42,7 @@ def on_gpu(open_llm: Callable[..., LLM], checkpoint: Callable[[str], Reference])
     """Opens engines on the GPU, in fp32, on a random checkpoint of a family."""
 
     def make(family: str, **settings: Any) -> LLM:
-        return open_llm(checkpoint(family), **{"device": "cuda", "dtype": "float32", **settings})
+        return open_llm(checkpoint(family), **{"device": DEVICE, "dtype": "float32", **settings})
 
     return make
 
@@ -111,10 +127,10 @@ def test_200_requests_of_random_lengths_with_preemption(on_gpu: Callable[..., LL
 
 def test_bf16_by_the_bundled_model(open_llm: Callable[..., LLM]) -> None:
     """What is chosen by itself, in the dtype that is served: the model goes on with a text it has learnt."""
-    llm = open_llm("tiny", device="cuda", dtype="bfloat16")
+    llm = open_llm("tiny", device=DEVICE, dtype="bfloat16", **({} if ON_GPU else FAST))
     chosen = {role: plugin.name for role, plugin in llm._engine.plan.plugins.plugins.items()}
-    assert (chosen["attention/0"], chosen["kernels"]) == ("triton", "triton")
-    fp32 = open_llm("tiny", device="cuda", dtype="float32", **PLAIN)
+    assert (chosen["attention/0"], chosen["kernels"]) == (FAST["attention_backend"], FAST["kernels"])
+    fp32 = open_llm("tiny", device=DEVICE, dtype="float32", **PLAIN)
     text = "def fibonacci(n):\n"
     ours = llm.generate(text, greedy(24), use_tqdm=False)[0].outputs[0].token_ids
     theirs = fp32.generate(text, greedy(24), use_tqdm=False)[0].outputs[0].token_ids

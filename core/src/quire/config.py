@@ -177,7 +177,8 @@ class EngineConfig(BaseSettings):
     ] = Field(default=False, description="Always false: Quire never runs code from a model repository.")
     load_format: Literal["auto", "safetensors", "dummy"] = Field(
         default="auto",
-        description="`auto` and `safetensors` read the checkpoint; `dummy` draws random weights.",
+        description="`auto` and `safetensors` read the checkpoint; `dummy` draws random weights on "
+        "the device and needs no files of them.",
     )
     attention_backend: str | None = Field(
         default=None, description="Attention backend (`name` or `distribution:name`); null chooses."

@@ -33,7 +33,7 @@ class ModelRequest:
     Attributes:
         model: path, bundled name or hub id.
         revision: branch, tag or commit; None for the default.
-        tokenizer_only: fetch no weights.
+        tokenizer_only: fetch no weights: the tokenizer, and configuration if there is any.
         show_progress: draw progress bars on long work.
     """
 

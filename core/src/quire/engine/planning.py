@@ -141,7 +141,12 @@ def make_plan(
         raise ConfigError("model is not set. Name a local directory, a bundled model or a hub id.")
     registry = registry or discover(config.plugins.allow)
     sources = _sources(registry)
-    request = ModelRequest(model=config.model, revision=config.revision, show_progress=show_progress)
+    request = ModelRequest(
+        model=config.model,
+        revision=config.revision,
+        tokenizer_only=config.load_format == "dummy",  # random weights need no files
+        show_progress=show_progress,
+    )
     files = resolve_model(sources, request, headers_in=headers_in)
     tokenizer_files = files
     if config.tokenizer is not None:

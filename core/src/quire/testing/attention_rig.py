@@ -101,7 +101,11 @@ class AttentionRig:
             pytest.skip(reason)
         self.backend = backend_class(
             AttentionInit(
-                need=need, device=device, max_num_seqs=16, max_num_batched_tokens=1024, max_model_len=1024
+                need=need,
+                device=device,
+                max_num_seqs=16,
+                max_num_batched_tokens=num_blocks * shape.block_size,
+                max_model_len=num_blocks * shape.block_size,
             )
         )
         self.layer = AttentionLayer(

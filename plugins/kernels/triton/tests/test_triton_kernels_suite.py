@@ -9,6 +9,8 @@ from quire.ops import Kernels
 from quire.testing.kernels import KernelsSuite
 from quire_kernels_triton.kernels import TritonKernels
 
+pytestmark = pytest.mark.gpu
+
 
 class TestTritonKernels(KernelsSuite):
     @pytest.fixture
