@@ -110,15 +110,15 @@ def test_blocks_beyond_32_bits(make_rig: Callable[..., AttentionRig]) -> None:
 
 
 def test_a_block_table_beyond_32_bits(make_rig: Callable[..., AttentionRig]) -> None:
-    stride = 2**30
-    if torch.cuda.mem_get_info()[0] < 9 * stride:
+    stride = 2**30 if ON_GPU else 2**12
+    if ON_GPU and torch.cuda.mem_get_info()[0] < 9 * stride:
         pytest.skip("needs about 10 GiB of free memory")
     rig = make_rig(Shape(kv_heads=2, ratio=4, head_dim=128), "bfloat16")
     sequences = [rig.add(context) for _, context in CASES]
     entries = torch.empty(2 * stride + 1024, dtype=torch.int32, device=rig.device)
     for counts in ([context - rows for rows, context in CASES], [rows for rows, _ in CASES]):
         batch = rig.batch(sequences, counts)
-        table = entries.as_strided(batch.block_table.shape, (stride, 1))  # the last row begins at 2^31
+        table = entries.as_strided(batch.block_table.shape, (stride, 1))  # on a GPU the last row begins at 2^31
         table.copy_(batch.block_table)
         batch.block_table = table
         starts = [sequence.computed for sequence in sequences]
