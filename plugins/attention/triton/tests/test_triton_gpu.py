@@ -118,7 +118,8 @@ def test_a_block_table_beyond_32_bits(make_rig: Callable[..., AttentionRig]) -> 
     entries = torch.empty(2 * stride + 1024, dtype=torch.int32, device=rig.device)
     for counts in ([context - rows for rows, context in CASES], [rows for rows, _ in CASES]):
         batch = rig.batch(sequences, counts)
-        table = entries.as_strided(batch.block_table.shape, (stride, 1))  # on a GPU the last row begins at 2^31
+        # On a GPU the last row begins at 2^31.
+        table = entries.as_strided(batch.block_table.shape, (stride, 1))
         table.copy_(batch.block_table)
         batch.block_table = table
         starts = [sequence.computed for sequence in sequences]
