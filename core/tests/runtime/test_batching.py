@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -105,7 +104,5 @@ def test_a_batch_is_its_requests_whatever_came_before(data: st.DataObject) -> No
         last = {slot: starts[i + 1] - 1 for i, slot in enumerate(rows.slots)}
         assert batch.logits_rows.tolist() == [last[slot] for slot in rows.sampled]
         assert rows.whole == (batch.logits_rows.tolist() == [*range(len(batch.token_ids))])
-        table.advance(rows.slot, rows.computed)
-        drawn = np.array([data.draw(st.integers(0, 99)) for _ in rows.sampled], dtype=np.int64)
-        assert (rows.sampled_slot.tolist(), rows.sampled_length.tolist()) == (rows.sampled, rows.lengths)
-        table.append(rows.sampled_slot, rows.sampled_length, drawn)
+        table.advance(rows.slots, rows.computed)
+        table.append(rows.sampled, rows.lengths, [data.draw(st.integers(0, 99)) for _ in rows.sampled])

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import numpy as np
 import torch
 
 from quire.plan import SlotStart
@@ -35,6 +34,6 @@ def test_recording_twice_changes_nothing_more() -> None:
     state = SlotState(4, "cpu")
     state.seat([start(3, [5, 6]), start(1, [7])])
     for _ in range(2):
-        state.record(np.array([1, 3]), np.array([1, 2]), torch.tensor([30, 31]))
+        state.record([1, 3], [1, 2], torch.tensor([30, 31]))
     assert state.last_ids.tolist() == [0, 30, 0, 31]
     assert state.lengths.tolist() == [0, 2, 0, 3]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from quire.plan import SlotStart
 from quire.runtime.slots import SlotTable
 from quire.sampling import SamplingParams
@@ -25,9 +23,9 @@ def test_a_step_moves_its_slots_on_and_no_others() -> None:
                 block_ids=([1, 2],),
             )
         )
-    table.advance(np.array([0, 2]), np.array([2, 4]))
+    table.advance([0, 2], [2, 4])
     # Slot 2 is as long as the context already: its id has a place all the same.
-    table.append(np.array([0, 2]), np.array([2, 4]), np.array([8, 9]))
+    table.append([0, 2], [2, 4], [8, 9])
     assert table.computed.tolist() == [2, 0, 4]
     assert table.num_tokens.tolist() == [3, 3, 5]
     assert table.token_ids.tolist() == [[7, 7, 8, 0, 0], [7, 7, 7, 0, 0], [7, 7, 7, 7, 9]]

@@ -28,22 +28,18 @@ class Rows(NamedTuple):
         slots: request -> slot.
         counts: request -> rows in this step.
         starts: request -> first row.
-        slot, computed: request -> slot and tokens in the cache after this step, `[S]` int64 each.
+        computed: request -> tokens in the cache after this step.
         sampled: slots of the requests that sample a token in this step, in the order of `Batch.logits_rows`.
         lengths: parallel to `sampled`, their tokens so far: the position of the token that is sampled.
-        sampled_slot, sampled_length: the same two as arrays, int64.
         whole: `Batch.logits_rows` are all rows of the batch, in order.
     """
 
     slots: list[int]
     counts: list[int]
     starts: list[int]
-    slot: NDArray[np.int64]
-    computed: NDArray[np.int64]
+    computed: list[int]
     sampled: list[int]
     lengths: list[int]
-    sampled_slot: NDArray[np.int64]
-    sampled_length: NDArray[np.int64]
     whole: bool
 
 
@@ -115,16 +111,14 @@ class BatchBuilder:
         seq_lens = computed + who.count  # [S]
         block, offset = np.divmod(positions, table.block_size)  # [T] each
         lengths: list[int] = seq_lens.tolist()
-        query_lens = who.counts
         max_seq_len = max(lengths)
 
+        computed_now, query_lens = lengths, who.counts
+        known: list[int] = table.num_tokens[who.slot].tolist()
         sampled, sampled_lengths, places = who.slots, lengths, None
-        sampled_slot, sampled_length = who.slot, seq_lens
-        last = table.num_tokens[who.slot] == seq_lens  # [S]
-        if not last.all():
-            places = np.flatnonzero(last)
-            sampled_slot, sampled_length = who.slot[places], seq_lens[places]
-            sampled, sampled_lengths = sampled_slot.tolist(), sampled_length.tolist()
+        if lengths != known:
+            places = [i for i, length in enumerate(lengths) if length == known[i]]
+            sampled, sampled_lengths = [who.slots[i] for i in places], [lengths[i] for i in places]
 
         staging = who.staging
         staging.seq_lens[:] = seq_lens
@@ -132,9 +126,8 @@ class BatchBuilder:
         staging.token_ids[:] = table.token_ids[who.row_slot, positions]
         for group, (blocks, window) in enumerate(zip(table.tables, table.windows, strict=True)):
             self._fill_block_table(staging, group, window, who, seq_lens, max_seq_len)
-            staging.slot_mappings[group][:] = (
-                blocks[who.row_slot, block] * np.int64(table.block_size) + offset
-            )
+            starts = blocks[who.row_slot, block] * np.int64(table.block_size)  # [T], of each row's block
+            staging.slot_mappings[group][:] = starts + offset
         # One way to the device for all of them.
         last_rows = () if places is None else (who.last_row[places],)
         seq_lens_there, positions_there, token_ids, *rest = staging.upload(self._device, *last_rows)
@@ -165,12 +158,9 @@ class BatchBuilder:
             slots=who.slots,
             counts=who.counts,
             starts=who.starts,
-            slot=who.slot,
-            computed=seq_lens,
+            computed=computed_now,
             sampled=sampled,
             lengths=sampled_lengths,
-            sampled_slot=sampled_slot,
-            sampled_length=sampled_length,
             whole=len(sampled) == len(positions),
         )
         return batch, rows

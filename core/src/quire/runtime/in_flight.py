@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from quire.plan import StepPlan, TokenLogprobs
 from quire.runtime.batching import Rows
@@ -33,15 +31,13 @@ class Sampled:
     """A draw, on its way to the host.
 
     Attributes:
-        slots: R of them.
-        slot, position: the same slots, and where their tokens go, `[R]` int64 each.
+        slots, positions: R slots, and where their tokens go.
         fetched: ids and invalid, `[R]`; then the tensors of log probabilities, if there are any.
         logprobs: which of the R rows these are of, and how many of the top each asked for.
     """
 
     slots: list[int]
-    slot: NDArray[np.int64]
-    position: NDArray[np.int64]
+    positions: list[int]
     fetched: Fetch
     logprobs: tuple[list[int], Sequence[int]] | None
 

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from quire.ops.upload import upload
 from quire.plan import SlotStart
@@ -37,11 +35,11 @@ class SlotState:
         self.last_ids[slots] = ids
         self.lengths[slots] = ends
 
-    def record(self, slots: NDArray[np.int64], positions: NDArray[np.int64], ids: torch.Tensor) -> None:
+    def record(self, slots: Sequence[int], positions: Sequence[int], ids: torch.Tensor) -> None:
         """The last token of slot `slots[i]` is `ids[i]` (`[R]`, on the device), at `positions[i]`.
 
         Says where, not how many more: to do it again changes nothing.
         """
-        place, lengths = upload(ids.device, torch.from_numpy(slots), torch.from_numpy(positions + 1))
+        place, last = upload(ids.device, torch.tensor([slots, positions]))[0]
         self.last_ids[place] = ids
-        self.lengths[place] = lengths
+        self.lengths[place] = last + 1

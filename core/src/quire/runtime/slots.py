@@ -68,6 +68,8 @@ class SlotTable:
         self.tables: list[NDArray[np.int32]] = [
             np.zeros((num_slots, max_blocks), dtype=np.int32) for _ in range(num_groups)
         ]
+        self._token_ids, self._num_tokens = self.token_ids.data, self.num_tokens.data
+        self._computed = self.computed.data
         self.info: dict[int, SlotInfo] = {}
         self.generation: dict[int, int] = {}
         self.with_logprobs: set[int] = set()
@@ -111,16 +113,21 @@ class SlotTable:
         for slot, blocks in plan.new_blocks:
             self._append(slot, blocks)
 
-    def advance(self, slots: NDArray[np.int64], computed: NDArray[np.int64]) -> None:
-        """Of slot `slots[i]`, `computed[i]` tokens are in the cache now; no slot twice."""
-        self.computed[slots] = computed
+    # Written element by element: where a step's weights have driven numpy's code out of the caches, to write
+    # by an array of indices takes it 20 to 30 us for 32 requests, and a loop a few.
 
-    def append(
-        self, slots: NDArray[np.int64], positions: NDArray[np.int64], tokens: NDArray[np.int64]
-    ) -> None:
-        """The last token of slot `slots[i]` is `tokens[i]`, at `positions[i]`; no slot twice."""
-        self.token_ids[slots, positions] = tokens
-        self.num_tokens[slots] = positions + 1
+    def advance(self, slots: Sequence[int], computed: Sequence[int]) -> None:
+        """Of slot `slots[i]`, `computed[i]` tokens are in the cache now."""
+        of = self._computed
+        for slot, count in zip(slots, computed, strict=True):
+            of[slot] = count
+
+    def append(self, slots: Sequence[int], positions: Sequence[int], tokens: Sequence[int]) -> None:
+        """The last token of slot `slots[i]` is `tokens[i]`, at `positions[i]`."""
+        ids, lengths = self._token_ids, self._num_tokens
+        for slot, position, token in zip(slots, positions, tokens, strict=True):
+            ids[slot, position] = token
+            lengths[slot] = position + 1
 
     def _append(self, slot: int, blocks: tuple[list[int], ...]) -> None:
         for group, ids in enumerate(blocks):

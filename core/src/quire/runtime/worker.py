@@ -17,7 +17,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import TypeVar
 
-import numpy as np
 import torch
 
 from quire.contracts import Batch, SampleRows
@@ -132,7 +131,7 @@ class Worker:
 
         step.forwards = self._isolate(slots, run, step.failed)
         for forward in step.forwards:
-            self.slots.advance(forward.rows.slot, forward.rows.computed)
+            self.slots.advance(forward.rows.slots, forward.rows.computed)
 
     def sample(self, step_id: int) -> None:
         """Draw a token for every request that reached its last known one."""
@@ -141,7 +140,8 @@ class Worker:
             step.sampled += self._isolate(forward.rows.sampled, partial(self._sample, forward), step.failed)
         if self._state is not None:
             for sampled in step.sampled:
-                self.slots.append(sampled.slot, sampled.position, UNKNOWN - sampled.slot)
+                unknown = [UNKNOWN - slot for slot in sampled.slots]
+                self.slots.append(sampled.slots, sampled.positions, unknown)
 
     def collect(self, step_id: int) -> StepResult:
         """The step's results, once they have reached the host."""
@@ -243,15 +243,14 @@ class Worker:
     def _sample(self, forward: Forward, slots: list[int]) -> Sampled:
         """Draw for some of the slots that sample, unless the step has; have the results fetched."""
         logits, drawn, of = forward.logits, forward.drawn, forward.rows
-        slot, position, positions = of.sampled_slot, of.sampled_length, of.lengths
+        positions = of.lengths
         if len(slots) != len(positions):
             places = [of.sampled.index(slot) for slot in slots]
-            logits, slot, position = _rows(logits, places), slot[places], position[places]
-            positions = position.tolist()
+            logits, positions = _rows(logits, places), [positions[place] for place in places]
             drawn = drawn and (_rows(drawn[0], places), _rows(drawn[1], places))
         ids, invalid = drawn or self._draw(logits, SampleRows(slots=slots, positions=positions))
         if drawn is None and self._state is not None:
-            self._state.record(slot, position, ids)
+            self._state.record(slots, positions, ids)
         results, logprobs = [ids, invalid], None
         if self.slots.with_logprobs:
             wanted = [i for i, slot in enumerate(slots) if slot in self.slots.with_logprobs]
@@ -260,7 +259,7 @@ class Worker:
                 gathered = gather(self.kernels, _rows(logits, wanted), _rows(ids, wanted), counts)
                 results += [gathered.chosen, gathered.rank, gathered.top, gathered.top_ids]
                 logprobs = (wanted, gathered.counts)
-        return Sampled(slots, slot, position, self.device.fetch(results), logprobs)
+        return Sampled(slots, positions, self.device.fetch(results), logprobs)
 
     def _draw(self, logits: torch.Tensor, rows: SampleRows) -> tuple[torch.Tensor, torch.Tensor]:
         """Ids and invalid, `[R]` each, by the sampler itself."""
@@ -275,11 +274,11 @@ class Worker:
         logprobs: dict[int, TokenLogprobs],
     ) -> None:
         """Sampled ids, and their log probabilities, by slot; recorded in the sampler and in the slots."""
+        # Lists throughout: see `SlotTable.append`.
         first, second, *rest = sampled.fetched.wait()  # the step's one wait for the device
-        # Lists: with cold caches the same few calls are much cheaper than others on arrays.
         ids: list[int] = first.tolist()
         invalid: list[bool] = second.tolist()
-        slots, slot, position, drawn = sampled.slots, sampled.slot, sampled.position, ids
+        slots, positions, drawn = sampled.slots, sampled.positions, ids
         if True in invalid:
             for place, wrong in enumerate(invalid):
                 if wrong:
@@ -287,10 +286,9 @@ class Worker:
                     step.failed[slots[place]] = reason
         kept = self._kept(step, sampled)
         if kept is not None:
-            slots, slot, position = [slots[i] for i in kept], slot[kept], position[kept]
-            drawn = [ids[i] for i in kept]
+            slots, positions, drawn = ([one[i] for i in kept] for one in (slots, positions, ids))
         self._commit(step, slots, drawn)
-        self.slots.append(slot, position, np.array(drawn, dtype=np.int64))
+        self.slots.append(slots, positions, drawn)
         tokens.update(zip(sampled.slots, ids, strict=True))
         if sampled.logprobs is not None:
             wanted, counts = sampled.logprobs
