@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import ne
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,6 +20,7 @@ from quire.contracts import AttentionBatch, Batch
 from quire.ops.upload import upload
 from quire.runtime.slots import UNKNOWN, SlotTable
 from quire.runtime.staging import Staging
+from quire.runtime.steady import MOST_REQUESTS, SteadyRows
 
 
 class Rows(NamedTuple):
@@ -55,6 +57,7 @@ class _Arrangement:
         query_start, slots_on_device: as in the batch.
         last_row, last_rows: `[S]` int64, each request's last row, on the host and on the device.
         staging: the batch's other tensors.
+        steady: what writes them, if each request has one row; None where `BatchBuilder` does.
         slots, counts, starts: as in `Rows`.
     """
 
@@ -68,6 +71,7 @@ class _Arrangement:
     last_row: NDArray[np.int64]
     last_rows: torch.Tensor
     staging: Staging
+    steady: SteadyRows | None
     slots: list[int]
     counts: list[int]
     starts: list[int]
@@ -105,32 +109,17 @@ class BatchBuilder:
         table = self._table
         who = self._arrange(slots, counts, fill_to)
         fill = max(fill_to - len(who.slots), 0)
-        computed = positions = table.computed[who.slot]  # [S], a copy
-        if who.row is not None:
-            positions = table.computed[who.row_slot] + who.row  # [T]
-        seq_lens = computed + who.count  # [S]
-        block, offset = np.divmod(positions, table.block_size)  # [T] each
-        lengths: list[int] = seq_lens.tolist()
-        max_seq_len = max(lengths)
-
-        computed_now, query_lens = lengths, who.counts
-        known: list[int] = table.num_tokens[who.slot].tolist()
+        lengths = self._write(who) if who.steady is None else who.steady.write()
+        computed, query_lens, max_seq_len = lengths, who.counts, max(lengths)
+        known = table.num_tokens_view
         sampled, sampled_lengths, places = who.slots, lengths, None
-        if lengths != known:
-            places = [i for i, length in enumerate(lengths) if length == known[i]]
+        if any(map(ne, lengths, map(known.__getitem__, who.slots))):
+            places = [i for i, slot in enumerate(who.slots) if lengths[i] == known[slot]]
             sampled, sampled_lengths = [who.slots[i] for i in places], [lengths[i] for i in places]
 
-        staging = who.staging
-        staging.seq_lens[:] = seq_lens
-        staging.positions[:] = positions
-        staging.token_ids[:] = table.token_ids[who.row_slot, positions]
-        for group, (blocks, window) in enumerate(zip(table.tables, table.windows, strict=True)):
-            self._fill_block_table(staging, group, window, who, seq_lens, max_seq_len)
-            starts = blocks[who.row_slot, block] * np.int64(table.block_size)  # [T], of each row's block
-            staging.slot_mappings[group][:] = starts + offset
         # One way to the device for all of them.
         last_rows = () if places is None else (who.last_row[places],)
-        seq_lens_there, positions_there, token_ids, *rest = staging.upload(self._device, *last_rows)
+        seq_lens_there, positions_there, token_ids, *rest = who.staging.upload(self._device, *last_rows)
         if fill:
             lengths, query_lens = lengths + [0] * fill, who.counts + [1] * fill
         groups = tuple(
@@ -158,10 +147,10 @@ class BatchBuilder:
             slots=who.slots,
             counts=who.counts,
             starts=who.starts,
-            computed=computed_now,
+            computed=computed,
             sampled=sampled,
             lengths=sampled_lengths,
-            whole=len(sampled) == len(positions),
+            whole=places is None and who.row is None,
         )
         return batch, rows
 
@@ -187,6 +176,10 @@ class BatchBuilder:
         query_start_there, slots_there, last_rows = self._put(
             np.concatenate((query_start, num_rows + fill)), _filled(slot, len(fill), -1), last_row
         )
+        staging = Staging(len(slot), num_rows, len(self._table.tables), len(fill))
+        steady = None
+        if decoding and len(slot) <= MOST_REQUESTS and not any(self._table.windows):
+            steady = SteadyRows(self._table, staging, slot.tolist())
         self._last = _Arrangement(
             key=key,
             slot=slot,
@@ -197,30 +190,41 @@ class BatchBuilder:
             slots_on_device=slots_there,
             last_row=last_row,
             last_rows=last_rows,
-            staging=Staging(len(slot), num_rows, len(self._table.tables), len(fill)),
+            staging=staging,
+            steady=steady,
             slots=slot.tolist(),
             counts=count.tolist(),
             starts=starts.tolist(),
         )
         return self._last
 
-    def _fill_block_table(
-        self,
-        staging: Staging,
-        group: int,
-        window: int | None,
-        who: _Arrangement,
-        seq_lens: NDArray[np.int64],
-        max_seq_len: int,
-    ) -> None:
-        table = self._table
-        width = -(-max_seq_len // table.block_size)
-        block_table = staging.block_table(group, width)
-        block_table[:] = table.tables[group][who.slot, :width]
-        if window is not None:
-            # What no row of this step sees may belong to somebody else by now: nobody is to read it.
-            first = np.maximum(seq_lens - who.count - window + 1, 0) // table.block_size  # [S]
-            block_table[np.arange(width) < first[:, None]] = 0
+    def _write(self, who: _Arrangement) -> list[int]:
+        """Write the staging, whatever its rows.
+
+        Returns:
+            Tokens of each request with those that are computed.
+        """
+        table, staging = self._table, who.staging
+        computed = positions = table.computed[who.slot]  # [S], a copy
+        if who.row is not None:
+            positions = table.computed[who.row_slot] + who.row  # [T]
+        seq_lens = computed + who.count  # [S]
+        block, offset = np.divmod(positions, table.block_size)  # [T] each
+        lengths: list[int] = seq_lens.tolist()
+        staging.seq_lens[:] = seq_lens
+        staging.positions[:] = positions
+        staging.token_ids[:] = table.token_ids[who.row_slot, positions]
+        width = -(-max(lengths) // table.block_size)
+        for group, (blocks, window) in enumerate(zip(table.tables, table.windows, strict=True)):
+            starts = blocks[who.row_slot, block] * np.int64(table.block_size)  # [T], of each row's block
+            staging.slot_mappings[group][:] = starts + offset
+            block_table = staging.block_table(group, width)
+            block_table[:] = blocks[who.slot, :width]
+            if window is not None:
+                # What no row of this step sees may belong to somebody else by now: nobody is to read it.
+                first = np.maximum(computed - window + 1, 0) // table.block_size  # [S]
+                block_table[np.arange(width) < first[:, None]] = 0
+        return lengths
 
     def _drawn(self, token_ids: torch.Tensor) -> torch.Tensor:
         """`[T]`: with what the host does not know yet, from where the step before has left it."""

@@ -48,6 +48,9 @@ class SlotTable:
         windows: per KV group its sliding window in tokens, None for none.
         tables: per KV group `[slots, max_blocks]` int32 block ids, 0 (the null block) past the end. Ids
             out of the window may be another's by now: `BatchBuilder` hides them.
+        token_ids_view, num_tokens_view, computed_view, table_views: the same memory, element by element.
+        version: of the tables of those that stay seated: how often some have grown.
+        grown: what made that version of the last: KV group, slot, first place and block ids.
         info: the seated requests.
         with_logprobs, with_prompt_logprobs: slots whose request asked for log probabilities of its tokens.
         num_seated: counts the requests that have taken a slot so far.
@@ -68,8 +71,11 @@ class SlotTable:
         self.tables: list[NDArray[np.int32]] = [
             np.zeros((num_slots, max_blocks), dtype=np.int32) for _ in range(num_groups)
         ]
-        self._token_ids, self._num_tokens = self.token_ids.data, self.num_tokens.data
-        self._computed = self.computed.data
+        self.token_ids_view, self.num_tokens_view = self.token_ids.data, self.num_tokens.data
+        self.computed_view = self.computed.data
+        self.table_views = [table.data for table in self.tables]
+        self.version = 0
+        self.grown: list[tuple[int, int, int, list[int]]] = []
         self.info: dict[int, SlotInfo] = {}
         self.generation: dict[int, int] = {}
         self.with_logprobs: set[int] = set()
@@ -110,28 +116,35 @@ class SlotTable:
 
     def extend(self, plan: StepPlan) -> None:
         """Append the plan's new blocks."""
+        if plan.new_blocks:
+            self.version += 1
+            self.grown = []
         for slot, blocks in plan.new_blocks:
-            self._append(slot, blocks)
+            self.grown += self._append(slot, blocks)
 
     # Written element by element: where a step's weights have driven numpy's code out of the caches, to write
     # by an array of indices takes it 20 to 30 us for 32 requests, and a loop a few.
 
     def advance(self, slots: Sequence[int], computed: Sequence[int]) -> None:
         """Of slot `slots[i]`, `computed[i]` tokens are in the cache now."""
-        of = self._computed
+        of = self.computed_view
         for slot, count in zip(slots, computed, strict=True):
             of[slot] = count
 
     def append(self, slots: Sequence[int], positions: Sequence[int], tokens: Sequence[int]) -> None:
         """The last token of slot `slots[i]` is `tokens[i]`, at `positions[i]`."""
-        ids, lengths = self._token_ids, self._num_tokens
+        ids, lengths = self.token_ids_view, self.num_tokens_view
         for slot, position, token in zip(slots, positions, tokens, strict=True):
             ids[slot, position] = token
             lengths[slot] = position + 1
 
-    def _append(self, slot: int, blocks: tuple[list[int], ...]) -> None:
+    def _append(self, slot: int, blocks: tuple[list[int], ...]) -> list[tuple[int, int, int, list[int]]]:
+        """Put blocks behind a slot's; returns them as in `grown`."""
+        grown = []
         for group, ids in enumerate(blocks):
             if ids:
-                first = self.num_blocks[group, slot]
+                first = int(self.num_blocks[group, slot])
                 self.tables[group][slot, first : first + len(ids)] = ids
                 self.num_blocks[group, slot] = first + len(ids)
+                grown.append((group, slot, first, ids))
+        return grown
