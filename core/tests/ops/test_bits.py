@@ -16,13 +16,14 @@ BITS = st.sampled_from([2, 3, 4, 8])
 
 def pack(fields: np.ndarray, bits: int) -> torch.Tensor:
     """Fields along axis 0 into int32 words, the last one padded with zeros."""
-    stream = np.unpackbits(fields[..., None], axis=-1, bitorder="little", count=bits)  # [n, ..., bits]
-    stream = np.moveaxis(stream, -1, 1).reshape(bits * len(fields), *fields.shape[1:])
-    stream = np.pad(stream, [(0, -len(stream) % 32), *([(0, 0)] * (stream.ndim - 1))])
-    packed = np.packbits(
-        stream.reshape(len(stream) // 32, 32, *fields.shape[1:]), axis=1, bitorder="little"
-    )  # [W, 4, ...]
-    return torch.from_numpy(np.ascontiguousarray(np.moveaxis(packed, 1, -1)).view("<i4")[..., 0])
+    count, columns = fields.shape
+    words = -(-count * bits // 32)
+    stream = np.zeros((words * 32, columns), dtype=np.uint8)
+    for bit in range(bits):
+        stream[bit : count * bits : bits] = fields >> bit & 1
+    packed = np.packbits(stream.reshape(words, 32, columns), axis=1, bitorder="little")  # [W, 4, columns]
+    packed = np.ascontiguousarray(np.moveaxis(packed, 1, -1))
+    return torch.from_numpy(packed.view("<i4").reshape(words, columns).copy())
 
 
 @settings(deadline=None)  # the first call warms torch up
