@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 import torch
+
+from quire.contracts import TensorHeader
 
 Integers = npt.NDArray[np.int64]
 
@@ -82,3 +87,46 @@ def _registers(part: Integers) -> Integers:
 
 
 PACKERS = {"gemm": pack_gemm, "gemv": pack_gemv, "gemv_fast": pack_gemv_fast}
+
+_DTYPES = {torch.int16: "I16", torch.int32: "I32", torch.float16: "F16", torch.float32: "F32"}
+
+
+def headers_of(module: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, TensorHeader]:
+    """As a checkpoint would describe a module's tensors, by suffix."""
+    return {
+        f"{module}.{suffix}": TensorHeader(_DTYPES[tensor.dtype], tuple(tensor.shape), "model.safetensors")
+        for suffix, tensor in tensors.items()
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Quantized:
+    """A matrix in 4 bits, before it is packed.
+
+    Attributes:
+        codes: `[K, N]` int64.
+        zeros: `[G, N]` int64.
+        scales: `[G, N]` fp32 with the values of fp16.
+    """
+
+    codes: torch.Tensor
+    zeros: torch.Tensor
+    scales: torch.Tensor
+
+    def weight(self) -> torch.Tensor:
+        """`[N, K]` fp32, what it stands for."""
+        each = self.codes.shape[0] // self.scales.shape[0]
+        zeros, scales = (part.repeat_interleave(each, 0) for part in (self.zeros, self.scales))
+        return ((self.codes - zeros) * scales).t()
+
+
+def quantize(weight: torch.Tensor, group_size: int) -> Quantized:
+    """Round `[N, K]` to the nearest of 16 values per group of inputs, zero among them."""
+    outputs, inputs = weight.shape
+    size = inputs if group_size == -1 else group_size
+    groups = weight.float().t().reshape(-1, size, outputs)  # [G, size, N]
+    low, high = groups.amin(1).clamp_max(0), groups.amax(1).clamp_min(0)
+    scales = ((high - low) / 15).clamp_min(1e-4).half().float()
+    zeros = (-low / scales).round().clamp(0, 15).long()
+    codes = (groups / scales.unsqueeze(1)).round().long() + zeros.unsqueeze(1)
+    return Quantized(codes.clamp(0, 15).reshape(inputs, outputs), zeros, scales)

@@ -130,7 +130,8 @@ class Packed(StoredModule):
         natural = torch.arange(
             self.inp.start, self.inp.stop, dtype=torch.int32, device=stored.device
         ) // size
-        if bool((stored == -1).all()):  # how its writer says that groups are in order
+        # All -1 is how its writer says that groups are in order; made-up weights have made-up indices.
+        if self.header("weight_g_idx") is None or bool((stored == -1).all()):
             stored = natural
         wrong = (stored < 0) | (stored >= groups)
         if bool(wrong.any()):
