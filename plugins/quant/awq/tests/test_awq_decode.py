@@ -55,9 +55,7 @@ def test_any_share_of_any_layout_decodes_to_what_was_packed(
     made = module.decode(raw)
     assert torch.equal(made.codes.long(), codes[inp.start : inp.stop, out.start : out.stop])
     assert made.codes.dtype == torch.uint8
-    each = scales.float().repeat_interleave(group_size, 0) * (
-        codes - zeros.repeat_interleave(group_size, 0)
-    )
+    each = scales.float().repeat_interleave(group_size, 0) * (codes - zeros.repeat_interleave(group_size, 0))
     # gemv_fast has the product of scale and zero, rounded to fp16.
     rounding = 0.0 if layout != "gemv_fast" else 2.0**-11 * 16 * 1.01
     torch.testing.assert_close(
@@ -99,7 +97,10 @@ def test_symmetric_weights_need_no_zeros_in_the_file(layout: str) -> None:
         LinearPart(NAME, Span.whole(8)), Span.whole(128), headers, group_size=64, zero_point=False
     )
     module.check_headers()
-    raw = {name: tensor[: 2 if name == "scales" and layout != "gemv" else None] for name, tensor in stored.items()}
+    raw = {
+        name: tensor[: 2 if name == "scales" and layout != "gemv" else None]
+        for name, tensor in stored.items()
+    }
     if layout == "gemv":
         raw["scales"] = raw["scales"][:, :2]
     assert torch.equal(dequantize(module.decode(raw)), codes.float() - 8)

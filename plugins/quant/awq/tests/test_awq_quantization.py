@@ -194,4 +194,4 @@ def test_what_it_reads_and_what_opening_reports_is_not_rejected() -> None:
 )
 def test_absurd_settings_are_refused(config: dict[str, object], message: str) -> None:
     with pytest.raises(CheckpointError, match=message):
-        opened(**config)
+        opened({}, **config)

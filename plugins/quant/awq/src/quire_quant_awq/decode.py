@@ -1,7 +1,7 @@
 """The orders in which AWQ's words hold their 4-bit fields. Knows bits and orders; no layers, no files.
 
-The layouts are those of AutoAWQ's modules `WQLinear_GEMM`, `WQLinear_GEMV` and `WQLinear_GEMVFast`. AWQ: Lin et
-al., 2023, https://arxiv.org/abs/2306.00978.
+The layouts are those of AutoAWQ's modules `WQLinear_GEMM`, `WQLinear_GEMV` and `WQLinear_GEMVFast`. The
+method: Lin et al., AWQ, 2023, https://arxiv.org/abs/2306.00978.
 """
 
 from __future__ import annotations
@@ -35,14 +35,15 @@ def columns(words: torch.Tensor) -> torch.Tensor:
         `[R, 8 W]` uint8, the columns in their natural order.
     """
     fields = unpack_fields(words, BITS, WORD * words.shape[1], dim=1)
-    return fields.unflatten(1, (-1, WORD))[..., list(FIELD_OF_COLUMN)].flatten(1)
+    return fields.view(len(fields), -1, WORD)[..., list(FIELD_OF_COLUMN)].flatten(1)
 
 
 def interleaved(words: torch.Tensor) -> torch.Tensor:
     """gemv_fast: what words of 16 bits hold, four outputs interleaved.
 
-    A stretch of 64 words holds 64 inputs of 4 outputs, output by output, 4 fields to a word. Of an output's 64
-    fields, field `32 b + 8 g + u` is input `32 b + 8 (u % 4) + 2 g + u // 4`: as the kernel's registers want them.
+    A stretch of 64 words holds 64 inputs of 4 outputs, output by output, 4 fields to a word. Of an output's
+    64 fields, field `32 b + 8 g + u` is input `32 b + 8 (u % 4) + 2 g + u // 4`: as the kernel's registers
+    want them.
 
     Args:
         words: `[N / 4, K]` int16, K a multiple of 64.
@@ -53,7 +54,8 @@ def interleaved(words: torch.Tensor) -> torch.Tensor:
     outputs, inputs = words.shape[0] * ROWS, words.shape[1]
     pairs = words.contiguous().view(torch.int32)  # the stream is little-endian: the same fields in order
     fields = unpack_fields(pairs, BITS, ROWS * inputs, dim=1)  # [N / 4, 4 K]
-    # Digits of a field's place: stretch, output, b, g, u // 4, u % 4; of its input: stretch, b, u % 4, g, u // 4.
+    # Digits of a field's place: stretch, output, b, g, u // 4, u % 4;
+    # of its input: stretch, b, u % 4, g, u // 4.
     digits = fields.reshape(-1, inputs // STRIDE, ROWS, 2, 4, 2, 4)
     return digits.permute(0, 2, 1, 3, 6, 4, 5).reshape(outputs, inputs)
 

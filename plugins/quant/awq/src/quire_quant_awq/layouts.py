@@ -1,4 +1,4 @@
-"""The three ways in which AWQ stores a module: which tensors, which part of them is a worker's, how they decode."""
+"""The three ways in which AWQ stores a module: its tensors, a worker's part of them, how they decode."""
 
 from __future__ import annotations
 
@@ -52,11 +52,14 @@ class Layout(StoredModule):
                 f"{self.where('qweight')}: its {inp.full} inputs do not divide into groups of {group_size} "
                 "(group_size of quantization_config), expected a divisor of them."
             )
-        for axis, full, multiple in (("outputs", part.out.full, WORD), ("inputs", inp.full, self.inputs_multiple)):
+        for axis, full, multiple in (
+            ("outputs", part.out.full, WORD),
+            ("inputs", inp.full, self.inputs_multiple),
+        ):
             if full % multiple:
                 raise CheckpointError(
-                    f"{self.where('qweight')}: the {self.version} layout has {axis} in multiples of {multiple}, "
-                    f"and this module has {full}."
+                    f"{self.where('qweight')}: the {self.version} layout has {axis} in multiples of "
+                    f"{multiple}, and this module has {full}."
                 )
         self._group_size = size
         self._zero_point = zero_point

@@ -22,7 +22,10 @@ _HEAD = "lm_head"
 
 
 class AWQ(Quantization):
-    """Reads what AutoAWQ, llm-awq and GPTQModel wrote. A module's own tensors say whether and how it is quantized."""
+    """Reads what AutoAWQ, llm-awq and GPTQModel wrote.
+
+    A module's own tensors say whether and how it is quantized.
+    """
 
     @classmethod
     def reject(cls, need: QuantizationNeed) -> str | None:

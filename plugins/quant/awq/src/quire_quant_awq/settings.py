@@ -1,4 +1,4 @@
-"""What a checkpoint's settings say about AWQ, under either of the names that tools give it. Knows no tensors."""
+"""What a checkpoint's settings say about AWQ, in either of the tools' words for it. Knows no tensors."""
 
 from __future__ import annotations
 
@@ -73,8 +73,9 @@ def _first(config: Mapping[str, Any], names: tuple[str, ...], default: object) -
     """The first of these that is set, and its name."""
     found = [name for name in names if config.get(name) is not None]
     if len({repr(config[name]).lower() for name in found}) > 1:
+        both = " and ".join(f"{name}: {config[name]!r}" for name in found)
         raise CheckpointError(
-            f"quantization_config of the checkpoint has {' and '.join(f'{n}: {config[n]!r}' for n in found)}, "
+            f"quantization_config of the checkpoint has {both}, "
             "two names for one setting. Remove the wrong one."
         )
     return (found[0], config[found[0]]) if found else (names[0], default)

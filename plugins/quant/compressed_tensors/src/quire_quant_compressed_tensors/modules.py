@@ -22,7 +22,7 @@ _INDICES = frozenset({"I32", "I64"})
 
 
 class Packed(StoredModule):
-    """`pack-quantized`: integers of 4 or 8 bits, shifted to be positive, packed along the inputs into 32-bit words."""
+    """`pack-quantized`: integers of 4 or 8 bits, shifted to be positive, packed along the inputs."""
 
     def __init__(
         self, part: LinearPart, inp: Span, headers: Mapping[str, TensorHeader], scheme: Scheme
@@ -30,7 +30,8 @@ class Packed(StoredModule):
         """See `StoredModule`.
 
         Raises:
-            CheckpointError: a tensor is missing, of another shape or dtype, or the groups do not divide the inputs.
+            CheckpointError: a tensor is missing, or of another shape or dtype; the groups do not divide the
+                inputs.
         """
         super().__init__(part, inp, headers)
         size = inp.full if scheme.group_size is None else scheme.group_size
@@ -127,9 +128,7 @@ class Packed(StoredModule):
         """
         groups = self._groups.full
         size = self.inp.full // groups
-        natural = torch.arange(
-            self.inp.start, self.inp.stop, dtype=torch.int32, device=stored.device
-        ) // size
+        natural = torch.arange(self.inp.start, self.inp.stop, dtype=torch.int32, device=stored.device) // size
         # All -1 is how its writer says that groups are in order; made-up weights have made-up indices.
         if self.header("weight_g_idx") is None or bool((stored == -1).all()):
             stored = natural
@@ -137,8 +136,8 @@ class Packed(StoredModule):
         if bool(wrong.any()):
             at = int(wrong.nonzero()[0])
             raise CheckpointError(
-                f"{self.where('weight_g_idx')} has {int(stored[at])} at {self.inp.start + at}, expected a group from 0 "
-                f"to {groups - 1}."
+                f"{self.where('weight_g_idx')} has {int(stored[at])} at {self.inp.start + at}, "
+                f"expected a group from 0 to {groups - 1}."
             )
         return None if self.inp.is_full and torch.equal(stored, natural) else stored
 
@@ -146,7 +145,9 @@ class Packed(StoredModule):
         expected = [self.part.out.full, self.inp.full]
         # Made-up weights have made-up shapes.
         if self.header("weight_shape") is not None and stored.tolist() != expected:
-            raise CheckpointError(f"{self.where('weight_shape')} says {stored.tolist()}, expected {expected}.")
+            raise CheckpointError(
+                f"{self.where('weight_shape')} says {stored.tolist()}, expected {expected}."
+            )
 
 
 class _Plain(StoredModule, ABC):
@@ -174,9 +175,11 @@ class _Plain(StoredModule, ABC):
         forms: Sequence[tuple[Span, ...]]
         forms = ((whole,), (), (whole, whole)) if self._scheme.per_tensor else ((out, whole), (out,))
         header = self.header("weight_scale")
-        found = [] if header is None else [
-            form for form in forms if tuple(span.full for span in form) == header.shape
-        ]
+        found = (
+            []
+            if header is None
+            else [form for form in forms if tuple(span.full for span in form) == header.shape]
+        )
         take = (found or forms)[0]
         return StoredTensor(suffix="weight_scale", shape=tuple(span.full for span in take), take=take)
 

@@ -23,7 +23,10 @@ _QUANTIZED = frozenset({"I8", "F8_E4M3", "F8_E5M2", "U8"})
 
 
 class CompressedTensors(Quantization):
-    """Reads what llm-compressor wrote. A module's own tensors say whether it is quantized, the settings how."""
+    """Reads what llm-compressor wrote.
+
+    A module's own tensors say whether it is quantized, the settings how.
+    """
 
     @classmethod
     def reject(cls, need: QuantizationNeed) -> str | None:

@@ -29,8 +29,8 @@ class Scheme:
 
     Attributes:
         group: the group's name in the settings, for messages.
-        kind: "packed" (integers in words, activations as they are), "int8" or "fp8" (8-bit weights and dynamic
-            activations per token).
+        kind: "packed" (integers in words, activations as they are), "int8" or "fp8" (8-bit weights, and
+            dynamic activations per token).
         bits: of a weight.
         group_size: inputs that share a scale; None if an output's inputs all do.
         per_tensor: whether all outputs share one scale too.
@@ -120,9 +120,10 @@ def _scheme(name: str, group: Mapping[str, Any], stored: object) -> Scheme | Non
     scheme = None if weights is None or outputs is not None else _known(name, weights, activations)
     if scheme is None or stored not in _STORED[scheme.kind]:
         raise UnsupportedModelError(
-            f"config_groups.{name} of the checkpoint asks for weights in {_described(weights)} and activations "
-            f"in {_described(activations)}, stored as {stored!r}"
-            f"{'' if outputs is None else ', with quantized outputs'}: this scheme is not implemented. {_WAY_OUT}"
+            f"config_groups.{name} of the checkpoint asks for weights in {_described(weights)} and "
+            f"activations in {_described(activations)}, stored as {stored!r}"
+            f"{'' if outputs is None else ', with quantized outputs'}: "
+            f"this scheme is not implemented. {_WAY_OUT}"
         )
     return scheme
 
@@ -179,7 +180,7 @@ def _known(name: str, weights: Mapping[str, Any], activations: Mapping[str, Any]
 
 
 def _is_per_token(activations: Mapping[str, Any], kind: str) -> bool:
-    """Whether activations are in 8 bits of the weights' kind, symmetric, scaled token by token as they come."""
+    """Whether activations are in 8 bits of the weights' kind, symmetric, scaled token by token."""
     return (
         activations.get("type", "int") == kind
         and activations.get("num_bits", 8) == 8
@@ -205,7 +206,11 @@ def _described(table: Mapping[str, Any] | None) -> str:
 
 def _strings(value: object, what: str) -> tuple[str, ...]:
     """A list of names and patterns, whose patterns are valid."""
-    if not isinstance(value, Sequence) or isinstance(value, str) or not all(isinstance(v, str) for v in value):
+    if (
+        not isinstance(value, Sequence)
+        or isinstance(value, str)
+        or not all(isinstance(v, str) for v in value)
+    ):
         raise _wrong(what, value, "a list of names")
     for entry in value:
         if entry.startswith(_PATTERN):
@@ -226,4 +231,6 @@ def _short(value: object) -> str:
 
 
 def _wrong(what: str, value: object, expected: str) -> CheckpointError:
-    return CheckpointError(f"quantization_config.{what} of the checkpoint is {_short(value)}, expected {expected}.")
+    return CheckpointError(
+        f"quantization_config.{what} of the checkpoint is {_short(value)}, expected {expected}."
+    )
