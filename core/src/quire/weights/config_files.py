@@ -1,4 +1,4 @@
-"""The JSON files that describe a model: config.json, generation_config.json and what older tools wrote beside.
+"""The JSON files that describe a model: config.json, generation_config.json, older tools' own.
 
 Knows their forms and which keys mean a context length; knows no architecture.
 """

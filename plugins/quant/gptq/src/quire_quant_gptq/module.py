@@ -146,11 +146,13 @@ class GptqModule(StoredModule):
                 raise CheckpointError(
                     f"{self.where('qweight')} has shape {list(qweight.shape)}, which is {shown[0]} bits for "
                     f"{self.inp.full} inputs; the settings say {self.bits} bits, expected "
-                    f"{[self._rows.full, self.part.out.full]}. Correct bits (or dynamic) in quantization_config."
+                    f"{[self._rows.full, self.part.out.full]}. Correct bits (or dynamic) in "
+                    "quantization_config."
                 )
         if scales is not None and len(scales.shape) == 2 and scales.shape[0] != self._groups:
             raise CheckpointError(
                 f"{self.where('scales')} has {scales.shape[0]} groups; group_size {settings.group_size} and "
                 f"{self.inp.full} inputs make {self._groups}, expected shape "
-                f"{[self._groups, self.part.out.full]}. Correct group_size (or dynamic) in quantization_config."
+                f"{[self._groups, self.part.out.full]}. Correct group_size (or dynamic) in "
+                "quantization_config."
             )

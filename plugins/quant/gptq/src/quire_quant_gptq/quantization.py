@@ -53,8 +53,8 @@ class Gptq(Quantization):
             stored = f"{part.name}.qweight" in headers
             if not stored and f"{part.name}.weight" not in headers:
                 raise CheckpointError(
-                    f"Missing tensor {part.name + '.qweight'!r} (or {part.name + '.weight'!r}, if the module was "
-                    "left unquantized). Fetch the checkpoint's files again."
+                    f"Missing tensor {part.name + '.qweight'!r} (or {part.name + '.weight'!r}, if the module "
+                    "was left unquantized). Fetch the checkpoint's files again."
                 )
         if not stored:
             return None

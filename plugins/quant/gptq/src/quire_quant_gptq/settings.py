@@ -51,9 +51,9 @@ class GptqSettings:
         default: for modules that no rule matches.
         rules: `dynamic`, in order; the first that matches counts.
         lm_head: whether the head is quantized.
-        stored_zeros: how a zero z is stored: "z" (format `gptq_v2`); "z-1" (`gptq`), each field modulo 2^bits;
-            or "word-ones" (`gptq` by GPTQModel), where ones were subtracted from all fields of a 32-bit
-            word at once, so that a z of 0 borrows from the next.
+        stored_zeros: how a zero z is stored: "z" (format `gptq_v2`); "z-1" (`gptq`), each field modulo
+            2^bits; or "word-ones" (`gptq` by GPTQModel), where ones were subtracted from all fields of a
+            32-bit word at once, so that a z of 0 borrows from the next.
     """
 
     default: ModuleSettings
@@ -71,8 +71,8 @@ class GptqSettings:
         stored_format = config.get("checkpoint_format") or config.get("format") or "gptq"
         if _flag(config, "is_marlin_format") or stored_format == "marlin":
             raise CheckpointError(
-                f"{_WHERE} says that the weights are in Marlin's layout, which is made for one kernel and not "
-                "read here. Use the checkpoint in the format 'gptq' that it was made from."
+                f"{_WHERE} says that the weights are in Marlin's layout, which is made for one kernel and "
+                "not read here. Use the checkpoint in the format 'gptq' that it was made from."
             )
         if stored_format not in _FORMATS:
             raise CheckpointError(
