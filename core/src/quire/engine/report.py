@@ -76,7 +76,8 @@ class StartupReport:
             "plugins": chosen,
             "threads": self.threads,
             "memory": f"weights {size(memory.weights)}{self._saved()}, "
-            f"activations {size(memory.activations)} (from a step of {self.measured_rows} tokens), {captured}KV cache {size(memory.kv)}, "
+            f"activations {size(memory.activations)} "
+            f"(from a step of {self.measured_rows} tokens), {captured}KV cache {size(memory.kv)}, "
             f"left {size(memory.left)} of {size(memory.total)}",
             "graphs": "" if self.graphs is None else _of_graphs(self.graphs, self.graphs_set_aside),
             "capacity": f"{memory.tokens} tokens in {memory.num_blocks - 1} blocks; "
