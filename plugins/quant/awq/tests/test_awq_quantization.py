@@ -174,7 +174,10 @@ def test_variants_that_are_not_implemented_are_refused(config: dict[str, object]
 
 
 def test_what_it_reads_and_what_opening_reports_is_not_rejected() -> None:
-    for config in (CONFIG, {**CONFIG, "version": "exllama"}, {**CONFIG, "bits": "four"}):
+    for version in ("GEMM", "exllama", "llm-awq", None):
+        config = {**CONFIG, "version": version}
+        assert AWQ.reject(QuantizationNeed(device="cpu", dtype="float32", config=config)) is None
+    for config in (CONFIG, {**CONFIG, "bits": "four"}):
         assert AWQ.reject(QuantizationNeed(device="cpu", dtype="float32", config=config)) is None
 
 

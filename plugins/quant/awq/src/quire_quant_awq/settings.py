@@ -10,8 +10,8 @@ from quire.errors import CheckpointError, UnsupportedModelError
 from quire_quant_awq.decode import BITS
 from quire_quant_awq.layouts import LAYOUTS
 
-_ON_DISK_GEMM = ("exllama", "exllamav2", "ipex")
-"""Versions that say how to compute, for files in the gemm layout."""
+_ON_DISK = {"exllama": "gemm", "exllamav2": "gemm", "ipex": "gemm", "llm-awq": "gemv_fast"}
+"""Versions that say how to compute, or who wrote a file, and the layout that the file is in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +55,7 @@ class Settings:
         name, version = _first(config, ("version", "format"), "gemm")
         if not isinstance(version, str):
             raise _wrong(name, version, "the name of a layout")
-        version = version.lower()
-        if version in _ON_DISK_GEMM:
-            version = "gemm"
+        version = _ON_DISK.get(version.lower(), version.lower())
         if version not in LAYOUTS:
             raise UnsupportedModelError(
                 f"The checkpoint is in AWQ's layout {version!r} ({name}), which is not implemented. "
