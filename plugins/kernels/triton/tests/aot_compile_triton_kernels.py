@@ -22,7 +22,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import JITFunction, mangle_type
 
-from quire.contracts import KernelsInit, KernelsNeed
+from quire.contracts import KernelsInit, KernelsNeed, QuantizedWeight
 from quire.ops.slots import SlotShapes
 from quire_kernels_triton.kernels import TritonKernels
 
@@ -67,10 +67,55 @@ def _launch_everything() -> None:
         kernels.gelu_and_mul(torch.zeros(3, 28672, dtype=dtype), "tanh")
         kernels.embedding(torch.zeros(3, dtype=torch.int64), torch.zeros(9, 4096, dtype=dtype))
         _sample(kernels, dtype, 3, 128256)
+    _multiply(kernels)
     # Numbers of 1 become constants: one row, and a vocabulary of one chunk.
     alone, weight = torch.zeros(1, 4096, dtype=DTYPES[0]), torch.zeros(4096, dtype=DTYPES[0])
     kernels.add_rms_norm(alone, alone, weight, 1e-5)
     _sample(kernels, torch.float32, 1, 463)
+
+
+def _multiply(kernels: TritonKernels) -> None:
+    """Rows of the tables, split along K and not; zero points of each kind; groups of a part of a tile."""
+    launches = [
+        # dtype, rows, bits, K, groups, zeros, act-order
+        (torch.bfloat16, 1, 4, 4096, 32, None, False),
+        (torch.bfloat16, 1, 4, 256, 2, torch.int32, False),
+        (torch.float16, 16, 4, 4096, 32, torch.int32, True),
+        (torch.bfloat16, 17, 4, 4096, 32, None, False),
+        (torch.bfloat16, 64, 4, 4096, 32, torch.int32, False),
+        (torch.float16, 64, 8, 4096, 32, None, False),
+        (torch.float16, 1, 8, 4096, 128, torch.int32, False),
+        (torch.bfloat16, 1, 4, 4096, 64, torch.float32, False),
+        (torch.float32, 3, 4, 4096, 32, torch.int32, False),
+        (torch.bfloat16, 65, 4, 4096, 32, None, False),
+        (torch.float16, 65, 8, 4096, 32, torch.int32, True),
+    ]
+    for dtype, rows, bits, inputs, groups, zeros, ordered in launches:
+        index = torch.arange(inputs, dtype=torch.int32) % groups if ordered else None
+        weight = QuantizedWeight(
+            codes=torch.zeros(inputs, 256, dtype=torch.uint8),
+            bits=bits,
+            scales=torch.zeros(groups, 256, dtype=torch.float16),
+            zeros=torch.full((groups, 256), 1 << (bits - 1))
+            if zeros is None
+            else torch.full((groups, 256), 2.5).to(zeros),
+            group_index=index,
+            bias=torch.zeros(256, dtype=dtype) if rows == 1 else None,
+        )
+        kernels.wna16_linear(torch.zeros(rows, inputs, dtype=dtype), kernels.pack_wna16(weight))
+    for activation, dtype, rows in (
+        ("int8_per_token", torch.bfloat16, 1),
+        ("int8_per_token", torch.bfloat16, 64),
+        ("int8_per_token", torch.float16, 129),
+        ("fp8_per_token", torch.bfloat16, 1),
+    ):
+        weight = QuantizedWeight(
+            codes=torch.zeros(4096, 256, dtype=torch.int8),
+            bits=8,
+            scales=torch.zeros(1, 256),
+            activation=activation,
+        )
+        kernels.w8a8_linear(torch.zeros(rows, 4096, dtype=dtype), kernels.pack_w8a8(weight))
 
 
 def _sample(kernels: TritonKernels, dtype: torch.dtype, rows: int, vocab: int) -> None:
