@@ -113,7 +113,7 @@ def _multiply(kernels: TritonKernels) -> None:
             codes=torch.zeros(4096, 256, dtype=torch.int8),
             bits=8,
             scales=torch.zeros(1, 256),
-            activation=activation,
+            activation=activation,  # type: ignore[arg-type] # a plain string
         )
         kernels.w8a8_linear(torch.zeros(rows, 4096, dtype=dtype), kernels.pack_w8a8(weight))
 

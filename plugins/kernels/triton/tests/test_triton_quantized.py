@@ -106,7 +106,7 @@ def eight_bits(activation: str, inputs: int = 640, outputs: int = 48, **changes:
         "activation": activation,
         "bias": torch.randn(outputs, device=DEVICE),
     }
-    return QuantizedWeight(**{**fields, **changes})  # type: ignore[arg-type] # by keyword
+    return QuantizedWeight(**{**fields, **changes})
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
