@@ -7,11 +7,11 @@
 `decode` and `prefill` are in `quire_attn_triton.tables`; `wna16`, `w8a8` and `dequantize` in
 `quire_kernels_triton.product_tables`. For each row of the tables it times the row's neighbours (tile, warps,
 stages; for decode and products also how the work is cut; for prefill also the rows of a program) at a batch
-and context, or sizes of an 8B model's projections, for which the row is used, and prints the fastest, with the
-bytes per second that decode reaches, the FLOP/s of prefill, or times. `dequantize` finds the rows above which
-weights are dequantized. Inputs are random and rotate among copies, so that none is read from the L2 cache;
-times are medians of replayed graphs. A neighbour that does not compile, or needs more shared memory than
-there is, is left out.
+and context, or sizes of an 8B model's projections, for which the row is used, and prints the fastest, with
+the bytes per second that decode reaches, the FLOP/s of prefill, or times. `dequantize` finds the rows above
+which weights are dequantized. Inputs are random and rotate among copies, so that none is read from the L2
+cache; times are medians of replayed graphs. A neighbour that does not compile, or needs more shared memory
+than there is, is left out.
 """
 
 from __future__ import annotations
@@ -304,7 +304,7 @@ class ProductBench:
 
 
 def weight(inputs: int, outputs: int, bits: int, activation: Any) -> QuantizedWeight:
-    """Random codes: groups of 128 with zero points; one scale for each output if activations are quantized."""
+    """Random codes: groups of 128 with zero points; a scale for each output if activations are quantized."""
     groups = inputs // 128 if activation is None else 1
     codes = torch.randint(1 << bits, (inputs, outputs), dtype=torch.uint8, device=DEVICE)
     return QuantizedWeight(

@@ -4,7 +4,8 @@
 
 Operations run on tensors of the host with launches caught on their way to the driver, so what is
 compiled is what they launch: signature, constants, warps, and what Triton knows of alignment. One line per
-kernel, configuration and target: registers, bytes of shared memory, bytes spilled.
+kernel, configuration and target: registers, bytes of shared memory, bytes spilled, and how many instructions
+there are for matrices of 16 rows, and for copies of 16 bytes to shared memory.
 """
 
 from __future__ import annotations
@@ -171,6 +172,8 @@ def _compile(launch: Launch, capability: int) -> dict[str, Any]:
         "signature": {name: kind for name, kind in signature.items() if kind.startswith("*")},
         "warps": warps,
         "shared": made.metadata.shared,
+        "mma": len(re.findall(r"\bmma\.sync", made.asm["ptx"])),
+        "wide_copies": len(re.findall(r"cp\.async\.cg\.\S+ \[.*\], \[.*\], 0x10", made.asm["ptx"])),
         **usage,
     }
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
@@ -176,6 +178,14 @@ def test_bad_rows_are_seen(ours: TritonKernels, activation: str, flaw: float) ->
     x = torch.randn(4, 64, device=DEVICE)
     x[2, 5] = flaw
     assert ours.w8a8_linear(x, packed).isnan().all(1).tolist() == [False, False, True, False]
+
+
+def test_codes_that_are_floats_are_the_references(ours: TritonKernels) -> None:
+    weight = eight_bits("fp8_per_token", 64, 16)
+    floats = replace(weight, codes=(weight.codes.float() * 1.125).to(FP8), activation=None)
+    x = torch.randn(3, 64, device=DEVICE)
+    out = ours.wna16_linear(x, ours.pack_wna16(floats))
+    torch.testing.assert_close(out.double(), expected(x, floats), rtol=2e-5, atol=2e-5)
 
 
 @pytest.mark.parametrize(("inputs", "outputs"), [(0, 8), (32, 0)])

@@ -41,7 +41,8 @@ class TritonQuantizedOps(QuantizedOps):
         The memory that dequantizing needs grows with the largest layer, and is counted as that layer's.
         """
         checked = super().pack_wna16(weight)
-        if 0 in weight.codes.shape:
+        signed = weight.codes.dtype == torch.int8 and weight.bits == 8 and weight.zeros is None
+        if 0 in weight.codes.shape or not (signed or weight.codes.dtype == torch.uint8):
             return checked
         packed = pack(weight)
         element = getattr(torch, self.init.need.dtype).itemsize

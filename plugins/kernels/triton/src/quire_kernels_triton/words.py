@@ -149,7 +149,7 @@ def _zeros(weight: QuantizedWeight, bits: int, signed: bool, which: torch.Tensor
             return None
         zeros = torch.zeros_like(weight.scales, dtype=torch.float32)
     else:
-        zeros = weight.zeros.float() + (centre if signed else 0)
+        zeros = weight.zeros.float()
     zeros = zeros - centre
     if not bool(zeros.any()):
         return None
