@@ -342,7 +342,7 @@ def tune_dequantize(_: int | None) -> None:
     """Print `DEQUANTIZE_ABOVE`: the most rows at which products of all sizes together are faster unpacked."""
     found = {}
     for bits in list(product_tables.DEQUANTIZE_ABOVE):
-        bench = ProductBench(torch.bfloat16, bits)
+        bench, found[bits] = ProductBench(torch.bfloat16, bits), 0
         for rows in (16, 32, 48, 64, 96, 128, 192, 256):
             steps = [Product(rows, *size) for size in PRODUCTS]
             product_tables.DEQUANTIZE_ABOVE[bits] = product_tables.ANY

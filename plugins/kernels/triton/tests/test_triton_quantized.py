@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
+import triton
+import triton.language as tl
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -197,6 +200,24 @@ def test_a_weight_of_nothing(ours: TritonKernels, inputs: int, outputs: int) -> 
     )
     out = ours.wna16_linear(torch.randn(3, inputs, device=DEVICE), ours.pack_wna16(weight))
     assert torch.equal(out, torch.zeros(3, outputs, device=DEVICE))
+
+
+@triton.jit
+def _raise_codes(out: Any, COUNT: tl.constexpr, POWER: tl.constexpr, DTYPE: tl.constexpr) -> None:
+    code = tl.arange(0, COUNT)
+    tl.store(out + code, wna16.raised(code, POWER, DTYPE))
+
+
+@pytest.mark.parametrize(
+    ("count", "power", "dtype", "named"),
+    [(16, 128, torch.bfloat16, tl.bfloat16), (256, 1024, torch.float16, tl.float16)],
+)
+def test_codes_are_written_into_floats(count: int, power: int, dtype: torch.dtype, named: Any) -> None:
+    """bf16 too, which the interpreter does not compute with: its products above are of converted codes."""
+    out = torch.zeros(count, dtype=dtype, device=DEVICE)
+    launch: Any = _raise_codes
+    launch[(1,)](out, COUNT=count, POWER=power, DTYPE=named)
+    assert torch.equal(out.float().cpu(), power + torch.arange(float(count)))
 
 
 def test_every_float_has_a_config() -> None:

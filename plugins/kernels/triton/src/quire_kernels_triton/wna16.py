@@ -17,18 +17,23 @@ DEQUANTIZE_COLUMNS, DEQUANTIZE_WARPS = 64, 4
 
 
 @triton.jit
+def raised(code, POWER: tl.constexpr, DTYPE: tl.constexpr):  # type: ignore[no-untyped-def]
+    """POWER + code in 16 bits, by writing the code into the low bits of 1024 in fp16 or 128 in bf16."""
+    SAME: tl.constexpr = 0x6400 if POWER == 1024 else 0x4300
+    return (code | SAME).to(tl.int16).to(DTYPE, bitcast=True)
+
+
+@triton.jit
 def centred(word, SHIFT: tl.constexpr, BITS: tl.constexpr, POWER: tl.constexpr, DTYPE: tl.constexpr):  # type: ignore[no-untyped-def]
     """`code - centre` of the codes at one place of words, exact in DTYPE.
 
-    16-bit floats are made of codes by writing them into the low bits of POWER, 1024 in fp16 and 128 in bf16,
-    which is then subtracted: a shift, a mask and one subtraction of two numbers at a time. POWER is 0 where
-    codes are converted: bytes in bf16, and fp32.
+    With a POWER that is a shift, a mask and one subtraction of two numbers at a time. It is 0 where codes are
+    converted: bytes in bf16, and fp32.
     """
     CENTRE: tl.constexpr = 1 << (BITS - 1)
     code = (word >> SHIFT) & ((1 << BITS) - 1)
     if POWER != 0:
-        SAME: tl.constexpr = 0x6400 if POWER == 1024 else 0x4300
-        value = (code | SAME).to(tl.int16).to(DTYPE, bitcast=True) - tl.full([1, 1], POWER + CENTRE, DTYPE)
+        value = raised(code, POWER, DTYPE) - tl.full([1, 1], POWER + CENTRE, DTYPE)
     else:
         value = (code - CENTRE).to(tl.float32).to(DTYPE)
     return value
