@@ -5,10 +5,10 @@
 
 Copy bandwidth and bf16 GEMM rate come first, and all else is held against them: decode steps of models in
 the shapes of Llama-3.1-8B and Llama-3.2-1B (random weights, drawn on the device), attention alone beside
-PyTorch's flash kernel, the device's idle time between steps, prompts, 256 ragged requests, and transformers
-on the same weights. Every group of parts has a process of its own: one that breaks or takes too long is
-reported and ended, and the others go on. The report is Markdown, on standard output. Exit status: 0 all was
-measured, whatever the aims say; 1 a part failed; 2 it cannot run.
+PyTorch's flash kernel, products with 4-bit weights beside bf16, the device's idle time between steps,
+prompts, 256 ragged requests, and transformers on the same weights. Every group of parts has a process of its
+own: one that breaks or takes too long is reported and ended, and the others go on. The report is Markdown, on
+standard output. Exit status: 0 all was measured, whatever the aims say; 1 a part failed; 2 it cannot run.
 """
 
 from __future__ import annotations

@@ -1,14 +1,17 @@
-"""Finds the launch parameters of `quire_attn_triton.tables` on the GPU that is here, and prints the tables.
+"""Finds the launch parameters of Triton's kernels on the GPU that is here, and prints their tables.
 
-    python tools/tune_triton.py                 # all rows: some minutes, most of them the compiler's
+    python tools/tune_triton.py                 # all tables; most of the time is the compiler's
     python tools/tune_triton.py decode --dim 128
+    python tools/tune_triton.py wna16
 
-For each row of the tables it times the row's neighbours (tile, warps, stages; for decode also the programs
-per multiprocessor and the fewest keys of a split; for prefill also the rows of a program) at a batch and
-context for which the row is used, and prints the fastest, with the bytes per second that decode reaches, or
-the FLOP/s of prefill. Inputs are random and rotate among copies, so that none is read from the L2 cache;
-times are medians of replayed graphs. A neighbour that does not compile, or needs more shared memory than
-there is, is left out.
+`decode` and `prefill` are in `quire_attn_triton.tables`; `wna16`, `w8a8` and `dequantize` in
+`quire_kernels_triton.product_tables`. For each row of the tables it times the row's neighbours (tile, warps,
+stages; for decode and products also how the work is cut; for prefill also the rows of a program) at a batch
+and context, or sizes of an 8B model's projections, for which the row is used, and prints the fastest, with
+the bytes per second that decode reaches, the FLOP/s of prefill, or times. `dequantize` finds the rows above
+which weights are dequantized. Inputs are random and rotate among copies, so that none is read from the L2
+cache; times are medians of replayed graphs. A neighbour that does not compile, or needs more shared memory
+than there is, is left out.
 """
 
 from __future__ import annotations
@@ -18,15 +21,28 @@ import itertools
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from functools import partial
+from typing import Any, Protocol
 
 import torch
 import triton
 
-from quire.contracts import AttentionBatch, AttentionInit, AttentionLayer, AttentionNeed, CacheKind, CacheSpec
+from quire.contracts import (
+    AttentionBatch,
+    AttentionInit,
+    AttentionLayer,
+    AttentionNeed,
+    CacheKind,
+    CacheSpec,
+    KernelsInit,
+    KernelsNeed,
+    QuantizedWeight,
+)
 from quire_attn_triton import tables, work
 from quire_attn_triton.backend import TritonAttention
 from quire_attn_triton.tables import DecodeKey, Elements, PrefillKey
+from quire_kernels_triton import product_tables
+from quire_kernels_triton.kernels import TritonKernels
 
 DEVICE = "cuda"
 KV_HEADS, RATIO, BLOCK_SIZE = 8, 4, 16
@@ -40,6 +56,10 @@ DECODE_STEPS = {8: [(1, 1024), (1, 8192), (8, 4096)], tables.ANY: [(64, 2048), (
 """Batches and contexts that a row of `DECODE` is timed at, by the batch it holds up to."""
 PREFILL_STEPS = {64: [(64, 2048)], tables.ANY: [(2048, 2048), (2048, 8192)]}
 """Rows and contexts that a row of `PREFILL` is timed at, by the rows it holds up to."""
+
+PRODUCTS = [(4096, 4096), (4096, 28672), (14336, 4096)]
+PRODUCT_ROWS = {16: [1, 16], 64: [32, 64], product_tables.ANY: [32, 64]}
+"""Rows that a row of `WNA16` or `W8A8` is timed at, by the rows it holds up to; int8 has more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,8 +160,16 @@ def neighbours(config: Any, choices: Mapping[str, list[int]]) -> Iterator[Any]:
             yield other
 
 
+class Timed(Protocol):
+    """What takes a table's parameters and times a step with them."""
+
+    def time(self, step: Any) -> float:
+        """Median seconds."""
+        ...
+
+
 def fastest(
-    bench: Bench, row: dict[Any, Any], key: Any, configs: Iterator[Any], steps: list[Step]
+    bench: Timed, row: dict[Any, Any], key: Any, configs: Iterator[Any], steps: list[Any]
 ) -> tuple[Any, list[float]]:
     """The config with the least sum of times, each relative to those of the table's own, and its times."""
     own = row[key]
@@ -219,19 +247,136 @@ def tune_prefill(dim: int | None) -> None:
     print("}")
 
 
+@dataclass(frozen=True, slots=True)
+class Product:
+    """A product to be timed.
+
+    Attributes:
+        rows, inputs, outputs: its size.
+    """
+
+    rows: int
+    inputs: int
+    outputs: int
+
+
+class ProductBench:
+    """Weights of one kind in every size of `PRODUCTS`, enough of each to outlast the L2 cache.
+
+    Args:
+        dtype: of activations.
+        bits: of a code, 4 or 8.
+        activation: how activations are quantized, None for `wna16`.
+    """
+
+    def __init__(self, dtype: torch.dtype, bits: int, activation: Any = None) -> None:
+        need = KernelsNeed(device=DEVICE, dtype=str(dtype).removeprefix("torch."))
+        reason = TritonKernels.reject(need)
+        if reason is not None:
+            sys.exit(f"error: kernels.triton {reason}")
+        kernels = TritonKernels(KernelsInit(need=need, device=DEVICE))
+        pack, self.product = kernels.pack_wna16, kernels.wna16_linear
+        if activation is not None:
+            pack, self.product = kernels.pack_w8a8, kernels.w8a8_linear
+        l2 = torch.cuda.get_device_properties(DEVICE).L2_cache_size
+        self.dtype = dtype
+        self.packed = {
+            (inputs, outputs): [
+                pack(weight(inputs, outputs, bits, activation))
+                for _ in range(max(1, min(32, round(4 * l2 / (inputs * outputs * bits / 8)))))
+            ]
+            for inputs, outputs in PRODUCTS
+        }
+
+    def time(self, step: Product) -> float:
+        """Median seconds of one product."""
+        packed = self.packed[step.inputs, step.outputs]
+        x = torch.randn(step.rows, step.inputs, device=DEVICE, dtype=self.dtype)
+
+        def run() -> None:
+            for one in packed:
+                self.product(x, one)
+
+        run()
+        torch.cuda.synchronize()
+        milliseconds: float = triton.testing.do_bench_cudagraph(run, return_mode="median")
+        return milliseconds / 1e3 / len(packed)
+
+
+def weight(inputs: int, outputs: int, bits: int, activation: Any) -> QuantizedWeight:
+    """Random codes: groups of 128 with zero points; a scale for each output if activations are quantized."""
+    groups = inputs // 128 if activation is None else 1
+    codes = torch.randint(1 << bits, (inputs, outputs), dtype=torch.uint8, device=DEVICE)
+    return QuantizedWeight(
+        codes=codes if activation is None else codes.view(torch.int8),
+        bits=bits,
+        scales=torch.rand(groups, outputs, device=DEVICE).half(),
+        zeros=torch.randint(1 << bits, (groups, outputs), device=DEVICE) if activation is None else None,
+        activation=activation,
+    )
+
+
+def tune_products(name: str, _: int | None) -> None:
+    """Print `WNA16` or `W8A8`."""
+    table = getattr(product_tables, name)
+    print(f"{name}: Table = {{")
+    shapes = {"columns": [32, 64, 128, 256], "warps": [2, 4, 8], "stages": [2, 3, 4, 5]}
+    cuts = {"rows": [16, 32, 64, 128], "waves": [1, 2, 4, 8], "fewest": [1, 2, 4, 8]}
+    for (element, most), config in list(table.items()):
+        if name == "W8A8":
+            bench = ProductBench(torch.bfloat16, 8, "int8_per_token")
+            rows = PRODUCT_ROWS[most] if most <= 64 else [128, 1024]
+        else:
+            bench = ProductBench({2: torch.bfloat16, 4: torch.float32}[element], 4)
+            rows = PRODUCT_ROWS[most]
+        steps = [Product(count, *size) for size in PRODUCTS for count in rows]
+        found, _times = fastest(bench, table, (element, most), neighbours(config, shapes), steps)
+        found, times = fastest(bench, table, (element, most), neighbours(found, cuts), steps)
+        bound = "ANY" if most == product_tables.ANY else most
+        took = ", ".join(f"{1e6 * time:.1f}" for time in times)
+        print(f"    ({element}, {bound}): {found!r},  # {took} us", flush=True)
+    print("}")
+
+
+def tune_dequantize(_: int | None) -> None:
+    """Print `DEQUANTIZE_ABOVE`: the most rows at which products of all sizes together are faster unpacked."""
+    found = {}
+    for bits in list(product_tables.DEQUANTIZE_ABOVE):
+        bench, found[bits] = ProductBench(torch.bfloat16, bits), 0
+        for rows in (16, 32, 48, 64, 96, 128, 192, 256):
+            steps = [Product(rows, *size) for size in PRODUCTS]
+            product_tables.DEQUANTIZE_ABOVE[bits] = product_tables.ANY
+            unpacked = sum(bench.time(step) for step in steps)
+            product_tables.DEQUANTIZE_ABOVE[bits] = 0
+            dequantized = sum(bench.time(step) for step in steps)
+            print(
+                f"#   {bits} bits, {rows} rows: {dequantized / unpacked:.2f} times the time", file=sys.stderr
+            )
+            if unpacked > dequantized:
+                break
+            found[bits] = rows
+    print(f"DEQUANTIZE_ABOVE = {found}")
+
+
 def name_of(key: DecodeKey | PrefillKey) -> str:
     """The key as the table spells it."""
     bound = "ANY" if key[2] == tables.ANY else str(key[2])
     return f"{type(key).__name__}(_{key.elements.name}, {key.dim}, {bound})"
 
 
-TABLES: dict[str, Callable[[int | None], None]] = {"decode": tune_decode, "prefill": tune_prefill}
+TABLES: dict[str, Callable[[int | None], None]] = {
+    "decode": tune_decode,
+    "prefill": tune_prefill,
+    "wna16": partial(tune_products, "WNA16"),
+    "w8a8": partial(tune_products, "W8A8"),
+    "dequantize": tune_dequantize,
+}
 
 
 def main() -> int:
     """Tune what the command line names; returns the exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("table", nargs="?", choices=sorted(TABLES), help="which to tune; both if not given")
+    parser.add_argument("table", nargs="?", choices=sorted(TABLES), help="which to tune; all if not given")
     parser.add_argument("--dim", type=int, choices=(64, 128, 256), help="padded head size; all if not given")
     arguments = parser.parse_args()
     if not torch.cuda.is_available():

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from gpu_bench.record import Label, Report
 
+PRODUCTS = ((4096, 4096), (4096, 28672), (14336, 4096))
+"""Inputs and outputs of products that the 4-bit ones are aimed at: projections of an 8B model."""
+
 
 @dataclass(frozen=True, slots=True)
 class Aim:
@@ -51,6 +54,12 @@ def _ahead(title: str, way: str, bound: float) -> Aim:
     return Aim(title, "transformers", labels, "ahead", bound)
 
 
+def _quantized(rows: int, size: tuple[int, int], bound: float) -> Aim:
+    product = f"{size[0]} x {size[1]}"
+    labels: dict[str, Label] = {"product": product, "rows": rows, "kernel": "W4A16"}
+    return Aim(f"W4A16, {rows} by {product}, times bf16", "wna16", labels, "ahead", bound)
+
+
 AIMS = (
     _decode("8B decode, 1 request at 1k", "8b", 1, 1024, 0.85),
     _decode("8B decode, 64 requests at 2k", "8b", 64, 2048, 0.80),
@@ -62,6 +71,8 @@ AIMS = (
         "copy",
         0.80,
     ),
+    *(_quantized(1, size, 2.2) for size in PRODUCTS),
+    *(_quantized(16, size, 1.3) for size in PRODUCTS),
     Aim("8B prefill of 8k", "prefill", {"model": "8b", "tokens": 8192}, "gemm", 0.65),
     Aim("8B, 64 requests: GPU idle between steps", "idle", {"model": "8b", "batch": 64}, "idle", 0.03, True),
     _ahead("1B, times transformers one by one", "one by one", 10.0),

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from gpu_bench.bench import Bench
 
 ENGINE_PARTS = ("decode", "idle", "prefill", "workload")
-PARTS = ("limits", "attention", *ENGINE_PARTS, "transformers")
+PARTS = ("limits", "attention", "wna16", *ENGINE_PARTS, "transformers")
 
 Part = Callable[[Bench], None]
 
@@ -37,15 +37,16 @@ class Group:
 def groups(parts: tuple[str, ...], toy: bool) -> list[Group]:
     """What to run for these parts, together under eight minutes."""
     if toy:
-        found = [Group("", ("limits",), 60), Group("", ("attention",), 60), Group("toy", ENGINE_PARTS, 60)]
-        found.append(Group("toy", ("transformers",), 60))
+        found = [Group("", (part,), 60) for part in ("limits", "attention", "wna16")]
+        found += [Group("toy", ENGINE_PARTS, 60), Group("toy", ("transformers",), 60)]
     else:
         found = [
             Group("", ("limits",), 40),
-            Group("", ("attention",), 80),
-            Group("8b", ENGINE_PARTS, 150),
-            Group("1b", ENGINE_PARTS, 100),
-            Group("1b", ("transformers",), 100),
+            Group("", ("attention",), 70),
+            Group("", ("wna16",), 40),
+            Group("8b", ENGINE_PARTS, 145),
+            Group("1b", ENGINE_PARTS, 95),
+            Group("1b", ("transformers",), 85),
         ]
     chosen = [
         Group(one.model, tuple(part for part in one.parts if part in parts or part == "limits"), one.seconds)
@@ -57,7 +58,7 @@ def groups(parts: tuple[str, ...], toy: bool) -> list[Group]:
 @contextmanager
 def runners(group: Group, bench: Bench) -> Iterator[dict[str, Part]]:
     """The group's parts, with what they need open; heavy imports and engines come here."""
-    from gpu_bench import attention, decode, limits, serving, transformers_part
+    from gpu_bench import attention, decode, limits, products, serving, transformers_part
     from gpu_bench.engine import opened
     from gpu_bench.shapes import MODELS
 
@@ -74,5 +75,6 @@ def runners(group: Group, bench: Bench) -> Iterator[dict[str, Part]]:
     yield {
         "limits": limits.run,
         "attention": attention.run,
+        "wna16": products.run,
         "transformers": lambda bench: transformers_part.run(bench, MODELS[group.model]),
     }

@@ -13,6 +13,8 @@ TITLES = {
     "attention": "One layer's attention alone. Decode by bytes of K and V, prefill by the visible half's "
     "operations. Quire's write K and V and follow block tables; PyTorch's flash kernel (`sdpa`) is given "
     "them contiguous, with nothing to write. Caches take turns, so that none is read from L2.",
+    "wna16": "Products of rows in bf16 with a weight of 4 bits (groups of 128, zero points), and with one in "
+    "bf16 by cuBLAS. Bytes are the weight's as packed. Weights take turns, so that none is read from L2.",
     "decode": "A decode step of the whole engine, median time between tokens. Of the roofline: max((weights "
     "+ K and V of the context) / copy bandwidth, operations / GEMM rate) / time.",
     "idle": "The device between decode steps, by the profiler's timeline of kernels and copies: the share in "

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from gpu_bench import attention, attention_kernels, decode, limits, serving, transformers_part
+from gpu_bench import attention, attention_kernels, decode, limits, products, serving, transformers_part
 from gpu_bench.attention_cases import Case, cases
 from gpu_bench.bench import Bench
 from gpu_bench.engine import hollow, opened, worker_of
@@ -90,9 +90,27 @@ def test_a_kernel_that_breaks_costs_its_row(
     assert notes["torch"] == ""
 
 
+def test_products(bench: Bench, rows: list[Row]) -> None:
+    products.run(bench)
+    for plain, quantized in zip(rows[::2], rows[1::2], strict=True):
+        assert (plain.labels["kernel"], quantized.labels["kernel"]) == ("bf16", "W4A16")
+        assert plain.labels["rows"] == quantized.labels["rows"]
+        assert quantized.figures["ahead"] == pytest.approx(plain.figures["ms"] / quantized.figures["ms"])
+        assert "ahead" not in plain.figures
+    assert [row.labels["rows"] for row in rows] == [1, 1, 16, 16]
+
+
+def test_weights_take_turns_that_are_not_the_same(bench: Bench) -> None:
+    found = products.nibbles(products.kernels("cpu"), 128, 32, bench)
+    x = torch.randn(1, 128).bfloat16()
+    one, other = (product(x) for product in found.products)
+    assert not torch.equal(one, other)
+
+
 def test_what_is_late_is_left_out(bench: Bench, rows: list[Row], llm: LLM) -> None:
     bench.budget = -1.0
     attention.run(bench)
+    products.run(bench)
     decode.run(bench, llm, TOY)
     assert all(row.note.startswith("left out") and not row.figures for row in rows)
 
@@ -198,10 +216,12 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.slow
 def test_the_command(tmp_path: Path) -> None:
-    done = command("--device", "cpu", "--toy", "--only", "prefill,attention", "--json", str(tmp_path / "r"))
+    done = command(
+        "--device", "cpu", "--toy", "--only", "prefill,wna16,attention", "--json", str(tmp_path / "r")
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     report = Report.model_validate_json((tmp_path / "r").read_text())
-    assert [one.part for one in report.parts] == ["limits", "attention", "prefill"]
+    assert [one.part for one in report.parts] == ["limits", "attention", "wna16", "prefill"]
     assert "of GEMM rate" in done.stdout
 
 

@@ -4,7 +4,8 @@
 
 Operations run on tensors of the host with launches caught on their way to the driver, so what is
 compiled is what they launch: signature, constants, warps, and what Triton knows of alignment. One line per
-kernel, configuration and target: registers, bytes of shared memory, bytes spilled.
+kernel, configuration and target: registers, bytes of shared memory, bytes spilled, and how many instructions
+there are for matrices of 16 rows, and for copies of 16 bytes to shared memory.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import JITFunction, mangle_type
 
-from quire.contracts import KernelsInit, KernelsNeed
+from quire.contracts import KernelsInit, KernelsNeed, QuantizedWeight
 from quire.ops.slots import SlotShapes
 from quire_kernels_triton.kernels import TritonKernels
 
@@ -67,10 +68,55 @@ def _launch_everything() -> None:
         kernels.gelu_and_mul(torch.zeros(3, 28672, dtype=dtype), "tanh")
         kernels.embedding(torch.zeros(3, dtype=torch.int64), torch.zeros(9, 4096, dtype=dtype))
         _sample(kernels, dtype, 3, 128256)
+    _multiply(kernels)
     # Numbers of 1 become constants: one row, and a vocabulary of one chunk.
     alone, weight = torch.zeros(1, 4096, dtype=DTYPES[0]), torch.zeros(4096, dtype=DTYPES[0])
     kernels.add_rms_norm(alone, alone, weight, 1e-5)
     _sample(kernels, torch.float32, 1, 463)
+
+
+def _multiply(kernels: TritonKernels) -> None:
+    """Rows of the tables, split along K and not; zero points of each kind; groups of a part of a tile."""
+    launches = [
+        # dtype, rows, bits, K, groups, zeros, act-order
+        (torch.bfloat16, 1, 4, 4096, 32, None, False),
+        (torch.bfloat16, 1, 4, 256, 2, torch.int32, False),
+        (torch.float16, 16, 4, 4096, 32, torch.int32, True),
+        (torch.bfloat16, 17, 4, 4096, 32, None, False),
+        (torch.bfloat16, 64, 4, 4096, 32, torch.int32, False),
+        (torch.float16, 64, 8, 4096, 32, None, False),
+        (torch.float16, 1, 8, 4096, 128, torch.int32, False),
+        (torch.bfloat16, 1, 4, 4096, 64, torch.float32, False),
+        (torch.float32, 3, 4, 4096, 32, torch.int32, False),
+        (torch.bfloat16, 65, 4, 4096, 32, None, False),
+        (torch.float16, 65, 8, 4096, 32, torch.int32, True),
+    ]
+    for dtype, rows, bits, inputs, groups, zeros, ordered in launches:
+        index = torch.arange(inputs, dtype=torch.int32) % groups if ordered else None
+        weight = QuantizedWeight(
+            codes=torch.zeros(inputs, 256, dtype=torch.uint8),
+            bits=bits,
+            scales=torch.zeros(groups, 256, dtype=torch.float16),
+            zeros=torch.full((groups, 256), 1 << (bits - 1))
+            if zeros is None
+            else torch.full((groups, 256), 2.5).to(zeros),
+            group_index=index,
+            bias=torch.zeros(256, dtype=dtype) if rows == 1 else None,
+        )
+        kernels.wna16_linear(torch.zeros(rows, inputs, dtype=dtype), kernels.pack_wna16(weight))
+    for activation, dtype, rows in (
+        ("int8_per_token", torch.bfloat16, 1),
+        ("int8_per_token", torch.bfloat16, 64),
+        ("int8_per_token", torch.float16, 129),
+        ("fp8_per_token", torch.bfloat16, 1),
+    ):
+        weight = QuantizedWeight(
+            codes=torch.zeros(4096, 256, dtype=torch.int8),
+            bits=8,
+            scales=torch.zeros(1, 256),
+            activation=activation,  # type: ignore[arg-type] # a plain string
+        )
+        kernels.w8a8_linear(torch.zeros(rows, 4096, dtype=dtype), kernels.pack_w8a8(weight))
 
 
 def _sample(kernels: TritonKernels, dtype: torch.dtype, rows: int, vocab: int) -> None:
@@ -126,6 +172,8 @@ def _compile(launch: Launch, capability: int) -> dict[str, Any]:
         "signature": {name: kind for name, kind in signature.items() if kind.startswith("*")},
         "warps": warps,
         "shared": made.metadata.shared,
+        "mma": len(re.findall(r"\bmma\.sync", made.asm["ptx"])),
+        "wide_copies": len(re.findall(r"cp\.async\.cg\.\S+ \[.*\], \[.*\], 0x10", made.asm["ptx"])),
         **usage,
     }
 

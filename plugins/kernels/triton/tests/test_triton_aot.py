@@ -51,3 +51,13 @@ def test_kernels_fit_the_device_and_spill_nothing(report: Report) -> None:
         assert one["shared"] <= SHARED[one["target"]], one
         # Registers are given to a warp eight to a thread at a time.
         assert one["warps"] * 32 * -(-one["registers"] // 8) * 8 <= REGISTERS_OF_A_BLOCK, one
+
+
+def test_words_are_copied_by_sixteen_bytes_and_met_from_registers(report: Report) -> None:
+    """On Hopper too: its own matrix instruction would take unpacked weights from shared memory."""
+    products = [one for one in report if one["kernel"] == "wna16_kernel" and one["signature"]["x"] != "*fp32"]
+    assert products
+    for one in products:
+        if one["target"] in (80, 90):
+            assert one["mma"] > 0, one
+        assert one["wide_copies"] > 0, one

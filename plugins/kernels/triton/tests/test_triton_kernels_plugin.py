@@ -64,5 +64,14 @@ def test_no_kernel_module_is_imported_where_a_reason_is_made() -> None:
     """Every module that holds kernels is behind the guard in `kernels` and `sampling`."""
     for path in Path(availability.__file__).parent.glob("*.py"):
         first = path.read_text().split("if TYPE_CHECKING or INSTALLED")[0]
-        if path.stem in ("__init__", "availability", "kernels", "sampling", "rows"):
+        if path.stem in (
+            "__init__",
+            "availability",
+            "kernels",
+            "sampling",
+            "quantized",
+            "words",
+            "product_tables",
+            "rows",
+        ):
             assert "\nimport triton" not in first, path.name

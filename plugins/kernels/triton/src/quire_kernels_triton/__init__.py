@@ -16,5 +16,5 @@ def quire_kernels() -> Iterable[KernelsSpec]:
         target="quire_kernels_triton.kernels:TritonKernels",
         devices=frozenset({"cuda"}),
         priority=50,
-        summary="Triton: norms, rotary, gates, gathers, sampling on the device",
+        summary="Triton: norms, rotary, gates, gathers, quantized products, sampling on the device",
     )

@@ -12,13 +12,14 @@ import torch
 from quire.contracts import KernelsNeed
 from quire.ops import Kernels
 from quire_kernels_triton.availability import INSTALLED, unavailable
+from quire_kernels_triton.quantized import TritonQuantizedOps
 from quire_kernels_triton.sampling import TritonSamplingOps
 
 if TYPE_CHECKING or INSTALLED:  # without Triton nothing is ever made but a reason
     from quire_kernels_triton import gates, gather, norms, rotary
 
 
-class TritonKernels(TritonSamplingOps, Kernels):
+class TritonKernels(TritonSamplingOps, TritonQuantizedOps, Kernels):
     """fp32, fp16 and bf16 in Triton; other dtypes, and what is not overridden, in plain PyTorch."""
 
     @classmethod
