@@ -20,6 +20,7 @@ from quire_native_cpu.int8 import NativeInt8
 from quire_native_cpu.layer import ACTIVATIONS, PHASES, Layer, LayerCall, Norm, Projection
 from quire_native_cpu.linear import NativeLinear
 from quire_native_cpu.memory import Memory
+from quire_native_cpu.wna16 import NativeWna16
 
 
 def describe(parts: DecoderLayerParts, library: Library) -> Layer | None:
@@ -157,6 +158,8 @@ def _projection(parts: ProjectionParts, dtype: int) -> Projection | None:
         return Projection(plain=first.native) if first.native.dtype == dtype else None
     if isinstance(first, PackedQuantized) and isinstance(first.data, NativeInt8):
         return Projection(int8=first.data.native)
+    if isinstance(first, PackedQuantized) and isinstance(first.data, NativeWna16):
+        return Projection(wna16=first.data.native)
     return None
 
 

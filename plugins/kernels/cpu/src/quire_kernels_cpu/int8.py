@@ -50,11 +50,6 @@ class Int8Ops(QuantizedOps):
             return multiply(self._library, x.float(), weight).to(x.dtype)
         return multiply(self._library, x, weight)
 
-    def wna16_linear(self, x: torch.Tensor, packed: PackedQuantized) -> torch.Tensor:
-        """As the reference."""
-        reference = super().wna16_linear
-        return self._by_reference(x, lambda rows: reference(rows, packed))
-
     def _by_reference(self, x: torch.Tensor, product: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
         """The reference's product; row by row where bits count, for it sums in an order that rows change."""
         if not self.init.need.deterministic or x.numel() == 0:

@@ -20,6 +20,7 @@ from quire_kernels_cpu.decoder_stack import CpuDecoderStack
 from quire_kernels_cpu.int8 import Int8Ops
 from quire_kernels_cpu.options import CpuKernelsOptions
 from quire_kernels_cpu.sampling import NativeSamplingOps
+from quire_kernels_cpu.wna16 import Wna16Ops
 from quire_native_cpu import UnavailableError, load
 from quire_native_cpu.arena import Arena
 from quire_native_cpu.dtypes import DTYPES
@@ -30,8 +31,8 @@ from quire_native_cpu.memory import Memory
 _NAMES = [str(dtype).removeprefix("torch.") for dtype in DTYPES]
 
 
-class CpuKernels(Int8Ops, NativeSamplingOps, Kernels):
-    """fp32, bf16 and int8 in C++; other dtypes, and what is not overridden here, in plain PyTorch."""
+class CpuKernels(Int8Ops, Wna16Ops, NativeSamplingOps, Kernels):
+    """fp32, bf16 and quantized in C++; other dtypes, and what is not overridden here, in plain PyTorch."""
 
     @classmethod
     def reject(cls, need: KernelsNeed) -> str | None:

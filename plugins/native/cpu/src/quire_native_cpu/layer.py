@@ -6,6 +6,7 @@ import ctypes
 
 from quire_native_cpu.int8 import Int8Weight
 from quire_native_cpu.linear import Weight
+from quire_native_cpu.wna16 import Wna16Weight
 
 PHASES = ("norm", "qkv", "rotary", "attention", "out", "gate_up", "down")
 """What `LayerCall.seconds` counts, in this order."""
@@ -21,9 +22,9 @@ class Norm(ctypes.Structure):
 
 
 class Projection(ctypes.Structure):
-    """`Projection` in `csrc/projection.h`: one of the two, and nothing in the other."""
+    """`Projection` in `csrc/projection.h`: one of the three, and nothing in the others."""
 
-    _fields_ = (("plain", Weight), ("int8", Int8Weight))
+    _fields_ = (("plain", Weight), ("int8", Int8Weight), ("wna16", Wna16Weight))
 
 
 class Layer(ctypes.Structure):

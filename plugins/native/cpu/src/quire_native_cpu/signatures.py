@@ -45,5 +45,9 @@ SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "quire_int8_bytes": (_L, [_I, _I]),
     "quire_int8_pack": (None, [_P, _I, _I, _P, _P, _I]),
     "quire_int8_linear": (None, [_P, _L, _I, _I, _P, _P, _I]),
+    # gemm_wna16.cpp
+    "quire_wna16_bytes": (_L, [_I, _I, _I]),
+    "quire_wna16_pack": (_B, [_P, _L, _B, _I, _P, _I]),
+    "quire_wna16_linear": (None, [_P, _L, _I, _I, _P, _P, _I]),
 }
 """Name -> (result, arguments)."""

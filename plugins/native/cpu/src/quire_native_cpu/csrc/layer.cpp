@@ -12,11 +12,11 @@ namespace {
 // part's phases hand on stays in one core's caches, and nobody waits for anybody, while weights are read by each.
 constexpr int ALONE = 256;  // rows for each thread from which on it computes them by itself
 
-// Memory between the phases. Rows that are multiplied next end in zeros up to the projection's padded K; their codes lie
-// in one place, for no two projections are computed at a time.
+// Memory between the phases. Rows that are multiplied next end in zeros up to the projection's padded K; what else is
+// wanted of them lies in one place, for no two projections are computed at a time.
 template <typename T>
 struct Scratch {
-    int64_t qkv_stride, raw_stride, code_bytes;
+    int64_t qkv_stride, raw_stride, aside_bytes;
     Rows<T> normed, mixed, gated;
     T *qkv, *raw;
     int64_t bytes;
@@ -31,8 +31,8 @@ struct Scratch {
     Scratch(const Layer& layer, int rows, void* base)
         : qkv_stride(layer.qkv.n()),
           raw_stride(layer.gates_at_once() ? 0 : layer.gate_up.n()),
-          code_bytes(round_up(int(std::max({layer.qkv.code_bytes(), layer.out.code_bytes(),
-                                            layer.gate_up.code_bytes(), layer.down.code_bytes()})), 64)) {
+          aside_bytes(round_up(int(std::max({layer.qkv.aside_bytes(), layer.out.aside_bytes(),
+                                            layer.gate_up.aside_bytes(), layer.down.aside_bytes()})), 64)) {
         const int64_t places = rows + rows / ALONE;  // threads' shares are rounded up by less than a row each
         int64_t at = 0;
         const auto take = [&](int64_t size) {
@@ -41,11 +41,11 @@ struct Scratch {
             return taken;
         };
         const auto values = [&](int64_t stride) { return reinterpret_cast<T*>(take(stride * int64_t(sizeof(T)))); };
-        uint8_t* const codes = reinterpret_cast<uint8_t*>(take(code_bytes));
+        uint8_t* const aside = reinterpret_cast<uint8_t*>(take(aside_bytes));
         float* const scales = reinterpret_cast<float*>(take(sizeof(float)));
         const auto operand = [&](int64_t width) {
             const int64_t stride = spread(width);
-            return Rows<T>{values(stride), stride, codes, scales, rows};
+            return Rows<T>{values(stride), stride, aside, scales, rows};
         };
         normed = operand(std::max(layer.qkv.padded_k(), layer.gate_up.padded_k()));
         mixed = operand(layer.out.padded_k());
@@ -136,13 +136,13 @@ template <typename T>
 void before_attention(const Layer& layer, const Tensors<T>& t, const Part& part, Team& team, Clock& clock) {
     const Scratch<T>& s = t.scratch;
     const int hidden = layer.hidden(), first = team.first(part.rows), last = team.last(part.rows);
-    const Rows<T> normed = s.normed.part(part.place, part.rows, part.place, s.code_bytes);
+    const Rows<T> normed = s.normed.part(part.place, part.rows, part.place, s.aside_bytes);
     for (int row = first; row < last; row++) {
         const int64_t at = int64_t(part.first + row) * hidden;
         if (t.residual != nullptr) add(t.x + at, t.residual + at, hidden, t.total + at);
         rms_norm(t.stream + at, static_cast<const T*>(layer.input_norm.weight), layer.input_norm.eps, hidden,
                  normed.row(row), int(normed.stride));
-        normed.quantize(layer.qkv, row);
+        normed.prepare(layer.qkv, row);
         zero_end(s.mixed, part.first + row, layer.heads_width());
         zero_end(s.gated, part.place + row, layer.intermediate());
     }
@@ -171,12 +171,12 @@ void after_attention(const Layer& layer, const Tensors<T>& t, const Part& part, 
     const Scratch<T>& s = t.scratch;
     const int hidden = layer.hidden(), intermediate = layer.intermediate();
     const int first = team.first(part.rows), last = team.last(part.rows);
-    const Rows<T> mixed = s.mixed.part(part.first, part.rows, part.place, s.code_bytes);
-    const Rows<T> normed = s.normed.part(part.place, part.rows, part.place, s.code_bytes);
-    const Rows<T> gated = s.gated.part(part.place, part.rows, part.place, s.code_bytes);
+    const Rows<T> mixed = s.mixed.part(part.first, part.rows, part.place, s.aside_bytes);
+    const Rows<T> normed = s.normed.part(part.place, part.rows, part.place, s.aside_bytes);
+    const Rows<T> gated = s.gated.part(part.place, part.rows, part.place, s.aside_bytes);
     T* const out = t.out + int64_t(part.first) * hidden;
 
-    mixed.quantize(layer.out, team);
+    mixed.prepare(layer.out, team);
     multiply(mixed, layer.out, false, layer.activation, out, hidden, team);
     team.barrier();
     clock.lap(OUT);
@@ -186,7 +186,7 @@ void after_attention(const Layer& layer, const Tensors<T>& t, const Part& part, 
         add(t.out + at, t.stream + at, hidden, t.total + at);
         rms_norm(t.total + at, static_cast<const T*>(layer.post_norm.weight), layer.post_norm.eps, hidden,
                  normed.row(row), int(normed.stride));
-        normed.quantize(layer.gate_up, row);
+        normed.prepare(layer.gate_up, row);
     }
     team.barrier();
     clock.lap(NORM);
@@ -194,14 +194,14 @@ void after_attention(const Layer& layer, const Tensors<T>& t, const Part& part, 
     if (layer.gates_at_once()) {
         multiply(normed, layer.gate_up, true, layer.activation, gated.values, gated.stride, team);
         team.barrier();
-        gated.quantize(layer.down, team);
+        gated.prepare(layer.down, team);
     } else {
         T* const raw = s.raw + part.place * s.raw_stride;
         multiply(normed, layer.gate_up, false, layer.activation, raw, s.raw_stride, team);
         team.barrier();
         for (int row = first; row < last; row++) {
             gate(raw + row * s.raw_stride, layer.activation, intermediate, gated.row(row), int(gated.stride));
-            gated.quantize(layer.down, row);
+            gated.prepare(layer.down, row);
         }
         team.barrier();
     }

@@ -16,7 +16,7 @@ struct Norm {
 struct Layer {
     Norm input_norm, post_norm, q_norm, k_norm;
     Projection qkv, out, gate_up, down;
-    DType dtype;  // of rows, norms and cache, and of weights that are not int8
+    DType dtype;  // of rows, norms and cache, and of weights that are not quantized
     int32_t q_heads, kv_heads, head_dim;
     float scale, soft_cap;  // soft_cap 0: none
     const float* cos_sin;   // null: no rotation
@@ -37,7 +37,7 @@ struct Layer {
     }
     // Gate and up meet before they are stored if both begin with a panel.
     bool gates_at_once() const {
-        static_assert(PANEL == INT8_COLUMNS, "both kinds of weight have the same panels");
+        static_assert(PANEL == INT8_COLUMNS, "all kinds of weight have the same panels");
         return intermediate() % PANEL == 0;
     }
 };
