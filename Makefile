@@ -1,4 +1,4 @@
-# Few verbs: demo  test  test-clients  lint  bench  docs  wheels  gpu-check  gpu-bench. All but the last two make .venv first if need be.
+# Few verbs: demo  test  test-clients  test-tools  lint  bench  docs  wheels  gpu-check  gpu-bench. All but the last two make .venv first if need be.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -21,7 +21,7 @@ GPU_BENCH ?=
 # Files by name: the others need what only developers have.
 GPU_TESTS = $(sort $(shell grep -rl --include='test_*.py' 'pytest\.mark\.gpu' core plugins server tests))
 
-.PHONY: demo test test-clients lint bench bench-parts docs wheels gpu-check gpu-bench clean
+.PHONY: demo test test-clients test-tools lint bench bench-parts docs wheels gpu-check gpu-bench clean
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/.native  ## generate text with the bundled model
@@ -34,6 +34,9 @@ test: lint  ## lint, types, import rules, all tests; WORKERS=4 where there are m
 
 test-clients: $(VENV)/.dev  ## real clients, in environments of their own, against a live server
 	$(BIN)/python -m pytest tests/clients
+
+test-tools: $(VENV)/.dev  ## AutoAWQ, AutoGPTQ, GPTQModel and llm-compressor write checkpoints, and Quire runs them; once in a while
+	$(BIN)/python -m pytest tests/writers
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

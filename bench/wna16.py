@@ -36,7 +36,9 @@ def wna16_side(
         codes=torch.randint(2**bits, (inputs, outputs), dtype=torch.uint8),
         bits=bits,
         scales=(torch.rand(groups, outputs) + 0.5) / 2**bits * inputs**-0.5,
-        zeros=torch.randint(2**bits, (groups, outputs)) if zeros else torch.full((groups, outputs), 1 << bits - 1),
+        zeros=torch.randint(2**bits, (groups, outputs))
+        if zeros
+        else torch.full((groups, outputs), 1 << bits - 1),
     )
     packs = [kernels.pack_wna16(weight) for _ in range(_copies(inputs, outputs))]
     turn = cycle(packs)
@@ -48,7 +50,10 @@ def torch_side(inputs: int, outputs: int, group: int, x: torch.Tensor) -> Callab
     codes = torch.randint(16, (outputs, inputs), dtype=torch.int32)
     scales = torch.rand(inputs // group, outputs, 2).bfloat16()
     packs = cycle(
-        [torch.ops.aten._convert_weight_to_int4pack_for_cpu(codes, 1) for _ in range(_copies(inputs, outputs))]
+        [
+            torch.ops.aten._convert_weight_to_int4pack_for_cpu(codes, 1)
+            for _ in range(_copies(inputs, outputs))
+        ]
     )
     multiply = torch.ops.aten._weight_int4pack_mm_for_cpu
     return lambda: multiply(x, next(packs), group, scales)
@@ -73,9 +78,15 @@ def main() -> None:
     many = torch.ones(256 << 20, dtype=torch.uint8).view(torch.int64)
     [limit] = median_times([many.sum], 1)
     limit = many.nbytes / limit / 1e3
-    print(f"torch {torch.__version__}, {options.threads} threads, groups of {options.group}; microseconds per call")
+    print(
+        f"torch {torch.__version__}, {options.threads} threads, groups of {options.group}; microseconds per call"
+    )
     names = ("bf16", "4 bit", "4 bit zeros", "8 bit", "torch 4 bit")
-    print(f"{'shape':>14} {'rows':>5}", *(f"{name:>12}" for name in names), f"{'bf16/4 bit':>11} {'GB/s':>6} of {limit:.1f}")
+    print(
+        f"{'shape':>14} {'rows':>5}",
+        *(f"{name:>12}" for name in names),
+        f"{'bf16/4 bit':>11} {'GB/s':>6} of {limit:.1f}",
+    )
     for shape in options.shapes:
         inputs, outputs = map(int, shape.split("x"))
         dense = (torch.randn(outputs, inputs) * inputs**-0.5).bfloat16()

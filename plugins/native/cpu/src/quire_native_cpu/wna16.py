@@ -129,7 +129,9 @@ def pack(library: Library, arena: Arena, weight: QuantizedWeight) -> NativeWna16
         "codes": codes,
         "scales": panels(weight.scales),
         "shifts": None if shifts is None else panels(shifts),
-        "bias": None if weight.bias is None else torch.nn.functional.pad(weight.bias.float(), (0, padded - n)),
+        "bias": None
+        if weight.bias is None
+        else torch.nn.functional.pad(weight.bias.float(), (0, padded - n)),
         "gather": spans.gather,
     }
     kept = {name: tensor for name, tensor in held.items() if tensor is not None}

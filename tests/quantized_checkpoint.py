@@ -1,0 +1,137 @@
+"""Holds a quantized checkpoint's engine against the reference that lies beside it.
+
+The reference is transformers in fp32 on the weights that the writing tool itself dequantizes (see
+`tools/checkpoint_recipes`): logits of three prompts, 24 greedy tokens of each and their top-2 margins.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from quire import LLM, RequestOutput, SamplingParams
+from quire.plugins import OK, discover
+
+TOLERANCES = {
+    ("float32", False): 5e-4,
+    ("float32", True): 3e-2,
+    ("bfloat16", False): 5e-2,
+    ("bfloat16", True): 5e-2,
+}
+"""Of the largest logit, by dtype and by whether activations are quantized (a value between two codes may
+then be rounded to either)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """What the checkpoint should compute.
+
+    Attributes:
+        prompts: token ids.
+        logits: per prompt `[T, V]` fp32.
+        greedy, margins: per prompt and step the token, and how far its logit is above the next one's.
+        activations: whether the format quantizes activations, too.
+    """
+
+    prompts: list[list[int]]
+    logits: list[torch.Tensor]
+    greedy: list[list[int]]
+    margins: list[list[float]]
+    activations: bool
+
+    @classmethod
+    def read(cls, directory: Path) -> Reference:
+        """What lies beside a checkpoint."""
+        told = json.loads((directory / "reference.json").read_text())
+        stored = load_file(directory / "reference.safetensors")
+        groups = quantization_config(directory).get("config_groups", {}).values()
+        return cls(
+            told["prompts"],
+            [stored[f"logits.{index}"] for index in range(len(told["prompts"]))],
+            told["greedy"],
+            told["margins"],
+            any(group.get("input_activations") for group in groups),
+        )
+
+
+def quantization_config(directory: Path) -> dict[str, Any]:
+    """`quantization_config` of config.json."""
+    found: dict[str, Any] = json.loads((directory / "config.json").read_text())["quantization_config"]
+    return found
+
+
+def skip_unless_readable(directory: Path) -> None:
+    """Skip the test where no installed plugin reads the checkpoint's format."""
+    config = json.loads((directory / "config.json").read_text())
+    method = config["quantization_config"].get("quant_method", "gptq")
+    plugins = discover().of_kind("quantization")
+    if not any(method in getattr(found.spec, "matches", ()) and found.status == OK for found in plugins):
+        pytest.skip(f"no installed plugin reads {method}")
+
+
+def assert_equals_reference(directory: Path, dtype: str) -> None:
+    """Logits within tolerance, greedy tokens equal where the margin allows, batched as alone.
+
+    Args:
+        directory: the checkpoint, with its reference.
+        dtype: what is computed in.
+    """
+    reference = Reference.read(directory)
+    tolerance = TOLERANCES[dtype, reference.activations]
+    llm = LLM(
+        str(directory),
+        dtype=dtype,
+        max_num_seqs=4,
+        max_logprobs=reference.logits[0].shape[1],
+        kv_cache_memory_bytes="4MiB",
+        enable_prefix_caching=False,
+        show_progress=False,
+    )
+    try:
+        alone = [_generate(llm, [prompt])[0] for prompt in reference.prompts]
+        batched = _generate(llm, reference.prompts)
+    finally:
+        llm.shutdown()
+    for outputs in (alone, batched):
+        _assert_prompts(reference, outputs, tolerance)
+        _assert_greedy(reference, outputs, tolerance)
+
+
+def _generate(llm: LLM, prompts: Sequence[list[int]]) -> list[RequestOutput]:
+    params = SamplingParams(temperature=0, max_tokens=24, ignore_eos=True, prompt_logprobs=100)
+    return llm.generate([{"prompt_token_ids": list(ids)} for ids in prompts], params, use_tqdm=False)
+
+
+def _assert_prompts(reference: Reference, outputs: Sequence[RequestOutput], tolerance: float) -> None:
+    """Log probabilities of the 100 likeliest tokens at every position, from the reference's logits."""
+    for logits, output in zip(reference.logits, outputs, strict=True):
+        assert output.prompt_logprobs is not None
+        expected = logits.log_softmax(-1)
+        limit = tolerance * float(logits.abs().max())
+        for row, entry in zip(expected[:-1], output.prompt_logprobs[1:], strict=True):
+            assert entry is not None
+            ids = list(entry)
+            ours = torch.tensor([entry[token].logprob for token in ids])
+            assert len(ids) >= 100
+            torch.testing.assert_close(ours, row[ids], rtol=0, atol=limit)
+
+
+def _assert_greedy(reference: Reference, outputs: Sequence[RequestOutput], tolerance: float) -> None:
+    compared = 0
+    for greedy, margins, logits, output in zip(
+        reference.greedy, reference.margins, reference.logits, outputs, strict=True
+    ):
+        limit = 2 * tolerance * float(logits.abs().max())
+        for token, expected, margin in zip(output.outputs[0].token_ids, greedy, margins, strict=True):
+            if margin < limit:
+                break
+            assert token == expected
+            compared += 1
+    assert compared > 0, "every first step was inside the tolerance"
