@@ -55,6 +55,25 @@ def test_a_missing_config_is_named(write: Write) -> None:
         load_model_config(write())
 
 
+@pytest.mark.parametrize(("name", "method"), [("quantize_config", "gptq"), ("quant_config", "awq")])
+def test_quantization_is_read_from_older_tools_files(write: Write, name: str, method: str) -> None:
+    files = write(config={"a": 1}, **{name: {"bits": 4}})
+    assert load_model_config(files) == {"a": 1, "quantization_config": {"quant_method": method, "bits": 4}}
+    files = write(config={"quantization_config": None}, **{name: {"quant_method": "other"}})
+    assert load_model_config(files)["quantization_config"] == {"quant_method": "other"}
+    overridden = load_model_config(files, {"quantization_config": {"bits": 8}})
+    assert overridden["quantization_config"] == {"quant_method": "other", "bits": 8}
+    files = write(config={"quantization_config": {"quant_method": "mine"}}, **{name: {"bits": 4}})
+    assert load_model_config(files)["quantization_config"] == {"quant_method": "mine"}
+
+
+def test_quantization_settings_are_an_object(write: Write) -> None:
+    with pytest.raises(CheckpointError, match=r"quantization_config in .* must be an object, not str"):
+        load_model_config(write(config={"quantization_config": "gptq"}))
+    with pytest.raises(CheckpointError, match=r"quantize_config\.json must hold a JSON object, not list"):
+        load_model_config(write(config={}, quantize_config="[4]"))
+
+
 def test_generation_defaults(write: Write) -> None:
     files = write(
         generation_config={

@@ -224,8 +224,11 @@ def test_dummy_weights_are_finite_repeatable_and_different() -> None:
     def make(seed: int) -> list[Weight]:
         weights = [_weight("a", 64, 64), _weight("b", 64, 64), _weight("n", 64)]
         codes = _weight("codes", 8, dtype=torch.int32)
-        initialise_dummy([*weights, codes], seed)
+        small = _weight("small", 64, 64, dtype=torch.float8_e4m3fn)
+        initialise_dummy([*weights, codes, small], seed)
         assert codes.target.ge(0).all()
+        assert small.loaded
+        assert small.target.float().std() > 0.1
         return weights
 
     first, again, other = make(1), make(1), make(2)

@@ -170,12 +170,14 @@ class QuantizedWeight:
     """The normalised form every weight format is decoded into: `w = scale * (code - zero)`.
 
     Attributes:
-        codes: `[K, N]` uint8 (int8 when `zeros` is None and `bits` is 8), one code per element,
-            K inputs and N outputs, rows in the file's order.
+        codes: `[K, N]` uint8 (int8 or float8_e4m3fn when `zeros` is None and `bits` is 8), one code per
+            element, K inputs and N outputs, rows in the file's order. Perhaps a transposed view.
         bits: significant bits of a code: 2, 3, 4 or 8.
         scales: `[G, N]` float.
         zeros: `[G, N]` integer or float zero points; None for symmetric codes already centred.
         group_index: `[K]` int32, the group of each row; None if row k is in group `k // (K // G)`.
+            Groups then need not be of equal size, and one may have no row: a worker's shard cuts through
+            them.
         permutation: `[K]` int64, an order of the rows in which groups are contiguous; None if they are.
         activation: how activations are quantized on the fly; None for none.
         bias: `[N]` float or None.

@@ -13,6 +13,7 @@ from quire.layers.linear import Linear
 from quire.layers.mlp import GatedMLP
 from quire.layers.norm import RMSNorm
 from quire.layers.parallel import ParallelGroup
+from quire.layers.quantized import QuantizedLinear, StoredModule, StoredTensor, quantized_linears
 from quire.layers.rotary import RopeParameters, RotaryEmbedding
 from quire.layers.self_attention import SelfAttention
 from quire.layers.stack import DecoderStack
@@ -35,15 +36,19 @@ __all__ = [
     "Linear",
     "ModelFacts",
     "ParallelGroup",
+    "QuantizedLinear",
     "RMSNorm",
     "RegisteredAttention",
     "RopeParameters",
     "RotaryEmbedding",
     "SelfAttention",
     "Step",
+    "StoredModule",
+    "StoredTensor",
     "Unquantized",
     "describe",
     "finish",
+    "quantized_linears",
     "weight_bytes",
     "weights_of",
 ]

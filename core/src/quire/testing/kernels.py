@@ -32,7 +32,9 @@ LEADING = [(0,), (1,), (5,), (2, 3), (0, 4), (33,)]
 """Shapes in front of the feature axis; empty ones included."""
 
 WNA16 = [
-    (form, bits) for form in ("grouped", "act-order", "float-zeros", "per-channel") for bits in (2, 3, 4, 8)
+    (form, bits)
+    for form in ("grouped", "act-order", "float-zeros", "per-channel", "cut-groups", "cut-act-order")
+    for bits in (2, 3, 4, 8)
 ] + [("centred", 8)]
 """Forms of quantized weight, and their bits."""
 
@@ -227,16 +229,23 @@ class KernelsSuite(DecoderLayerChecks, BatchInvarianceChecks, SlotChecks):
                 expected = x.double() @ dense + weight.bias.double()
                 _close(kernels.wna16_linear(x, packed), expected, dtype)
 
-    @pytest.mark.parametrize("activation", ["int8_per_token", "fp8_per_token"])
-    @pytest.mark.parametrize("form", ["per-channel", "centred", "grouped"])
+    @pytest.mark.parametrize(
+        ("form", "activation"),
+        [
+            (form, activation)
+            for form in ("per-channel", "centred", "grouped")
+            for activation in ("int8_per_token", "fp8_per_token")
+        ]
+        + [("fp8", "fp8_per_token")],
+    )
     def test_w8a8_quantizes_each_token(
         self,
         kernels: Kernels,
         reference: Kernels,
         device: str,
         each_dtype: list[torch.dtype],
-        activation: str,
         form: str,
+        activation: str,
     ) -> None:
         weight = quantized(form, 8, device, activation)
         packed, expected = kernels.pack_w8a8(weight), reference.pack_w8a8(weight)

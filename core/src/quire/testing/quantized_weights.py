@@ -11,7 +11,7 @@ def quantized(
     form: str, bits: int, device: str, activation: str | None = None, rows: int = 96
 ) -> QuantizedWeight:
     """A random weight of 40 outputs whose product with unit rows is of about unit size."""
-    groups = 1 if form in ("per-channel", "centred") else 4
+    groups = 1 if form in ("per-channel", "centred", "fp8") else 4
     codes = torch.randint(2**bits, (rows, 40), dtype=torch.uint8)
     scales = (torch.rand(groups, 40) + 0.5) / 2**bits * rows**-0.5
     zeros: torch.Tensor | None = torch.randint(2**bits, (groups, 40), dtype=torch.int32)
@@ -20,8 +20,15 @@ def quantized(
         zeros = torch.rand(groups, 40) * 2**bits
     elif form == "centred":
         codes, zeros = (codes.int() - 128).to(torch.int8), None
+    elif form == "fp8":
+        codes, zeros = (torch.randn(rows, 40) * 100).clamp(-448, 448).to(torch.float8_e4m3fn), None
     elif form == "act-order":
         index = torch.arange(rows, dtype=torch.int32)[torch.randperm(rows)] // (rows // groups)
+        order = index.argsort(stable=True)
+    elif form == "cut-groups":  # a worker's share of rows: whole groups may be elsewhere
+        index = (torch.arange(rows, dtype=torch.int32) + 7) // (rows // groups + 5)
+    elif form == "cut-act-order":
+        index = torch.tensor([0, 0, 1, 3], dtype=torch.int32)[torch.randint(4, (rows,))]
         order = index.argsort(stable=True)
 
     def place(tensor: torch.Tensor | None) -> torch.Tensor | None:

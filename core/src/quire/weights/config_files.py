@@ -1,4 +1,4 @@
-"""The JSON files that describe a model: config.json and generation_config.json.
+"""The JSON files that describe a model: config.json, generation_config.json, older tools' own.
 
 Knows their forms and which keys mean a context length; knows no architecture.
 """
@@ -14,7 +14,17 @@ from typing import Any, NoReturn
 from quire.contracts.source import ModelFiles
 from quire.errors import CheckpointError
 
-__all__ = ["GenerationDefaults", "derive_max_model_len", "load_generation_config", "load_model_config"]
+__all__ = [
+    "QUANTIZATION_FILES",
+    "GenerationDefaults",
+    "derive_max_model_len",
+    "load_generation_config",
+    "load_model_config",
+]
+
+QUANTIZATION_FILES = {"quantize_config.json": "gptq", "quant_config.json": "awq"}
+"""Files in which tools kept what is now `quantization_config` of config.json, and the `quant_method` that
+was meant by those that do not say."""
 
 # Names under which architectures keep the number of positions they were trained for.
 _LENGTH_KEYS = (
@@ -61,12 +71,31 @@ class GenerationDefaults:
 def load_model_config(files: ModelFiles, hf_overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """config.json as a plain mapping, with the user's overrides laid over it.
 
-    Mappings within are merged key by key; any other value replaces what was there.
+    Mappings within are merged key by key; any other value replaces what was there. Where config.json has no
+    `quantization_config`, that of an older file (`QUANTIZATION_FILES`) takes its place.
 
     Raises:
-        CheckpointError: the file is missing, no strict JSON, or no object.
+        CheckpointError: a file is no strict JSON, or no object; config.json is missing; or its
+            `quantization_config` is no object.
     """
-    return _merge(_read_object(files.directory / "config.json"), hf_overrides or {})
+    config = _read_object(files.directory / "config.json")
+    if config.get("quantization_config") is None:
+        for name, method in QUANTIZATION_FILES.items():
+            path = files.directory / name
+            if path.is_file():
+                settings = _read_object(path)
+                config["quantization_config"] = settings | {
+                    "quant_method": settings.get("quant_method") or method
+                }
+                break
+    merged = _merge(config, hf_overrides or {})
+    quantization = merged.get("quantization_config")
+    if quantization is not None and not isinstance(quantization, dict):
+        raise CheckpointError(
+            f"quantization_config in {files.directory / 'config.json'} must be an object, "
+            f"not {type(quantization).__name__}."
+        )
+    return merged
 
 
 def load_generation_config(files: ModelFiles, config: Mapping[str, Any] | None = None) -> GenerationDefaults:

@@ -103,7 +103,9 @@ def initialise_dummy(model_weights: Iterable[Weight], seed: int = 0) -> None:
     """
     for index, weight in enumerate(model_weights):
         target = weight.target
-        if weight.fill is not None:  # what is in the file is a float, whatever becomes of it
+        # What is in the file is a float, whatever becomes of it; and torch draws none of 8 bits.
+        made = weight.fill is not None or target.dtype in (torch.float8_e4m3fn, torch.float8_e5m2)
+        if made:
             target = torch.empty_like(target, dtype=torch.float32)
         generator = torch.Generator(device=target.device).manual_seed((seed + 1) * 1_000_003 + index)
         if not target.dtype.is_floating_point:
@@ -114,8 +116,8 @@ def initialise_dummy(model_weights: Iterable[Weight], seed: int = 0) -> None:
         else:
             bound = (3 / weight.shape[-1]) ** 0.5
             target.uniform_(-bound, bound, generator=generator)
-        if weight.fill is not None:
-            weight.fill(target)
+        if made:
+            weight.store(target)
         weight.loaded = True
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from quire.contracts.source import ModelFiles, ModelRequest
 from quire.errors import CheckpointError, ModelError, ModelNotFoundError
+from quire.weights.config_files import QUANTIZATION_FILES
 from quire.weights.sources._files import INDEX, find_weights, is_text_file, select_weights
 from quire.weights.sources._hub_headers import all_cached, write_headers
 
@@ -96,7 +97,8 @@ class HubSource:
         weights = _weights(request, names)
         if all_cached(request.model, commit, weights):
             return self._fetched(request)
-        texts = [name for name in ("config.json", "generation_config.json", INDEX) if name in names]
+        described_by = ("config.json", "generation_config.json", INDEX, *QUANTIZATION_FILES)
+        texts = [name for name in described_by if name in names]
         snapshot = _snapshot(request, texts)
         described = directory / commit
         described.mkdir()

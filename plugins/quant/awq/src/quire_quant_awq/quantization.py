@@ -1,0 +1,73 @@
+"""`AWQ`: which modules of a checkpoint are quantized, and in which layout each is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from quire.contracts import (
+    LinearMethod,
+    LinearPart,
+    LinearSpec,
+    Quantization,
+    QuantizationInit,
+    QuantizationNeed,
+    Span,
+)
+from quire.errors import CheckpointError, UnsupportedModelError
+from quire.layers import StoredModule, quantized_linears
+from quire_quant_awq.layouts import LAYOUTS, Layout
+from quire_quant_awq.settings import Settings
+
+_HEAD = "lm_head"
+
+
+class AWQ(Quantization):
+    """Reads what AutoAWQ, llm-awq and GPTQModel wrote.
+
+    A module's own tensors say whether and how it is quantized.
+    """
+
+    @classmethod
+    def reject(cls, need: QuantizationNeed) -> str | None:
+        """Refuses bits and layouts that are not implemented."""
+        try:
+            Settings.read(need.config)
+        except UnsupportedModelError as error:
+            return str(error)
+        except CheckpointError:
+            pass  # opening it says so
+        return None
+
+    def __init__(self, init: QuantizationInit) -> None:
+        super().__init__(init)
+        self._settings = Settings.read(init.need.config)
+
+    def linear(self, spec: LinearSpec) -> Sequence[LinearMethod]:
+        modules = [self._module(part, spec.inp) for part in spec.parts]
+        return quantized_linears(spec, modules, self.init)
+
+    def _module(self, part: LinearPart, inp: Span) -> StoredModule | None:
+        """How the module is stored; None if it was left as it is."""
+        headers, settings = self.init.headers, self._settings
+        if f"{part.name}.qweight" not in headers and (
+            f"{part.name}.weight" in headers or self._is_left_out(part.name)
+        ):
+            return None
+
+        def stored(layout: type[Layout]) -> Layout:
+            return layout(part, inp, headers, group_size=settings.group_size, zero_point=settings.zero_point)
+
+        for layout in LAYOUTS.values():
+            if part.out.full % 8 == 0 and inp.full % layout.inputs_multiple == 0:
+                module = stored(layout)
+                if module.fits():
+                    break
+        else:
+            module = stored(LAYOUTS[settings.version])
+        module.check_headers()
+        return module
+
+    def _is_left_out(self, name: str) -> bool:
+        if not self.init.headers and name.rpartition(".")[2] == _HEAD:
+            return True  # no tool quantizes it unless told to, and nothing tells when weights are made up
+        return any(entry in name for entry in self._settings.left_out)
