@@ -1,4 +1,4 @@
-"""Holds a quantized checkpoint's engine against the reference that lies beside it.
+"""Holds a quantized checkpoint's engine against the reference that lies in its directory.
 
 The reference is transformers in fp32 on the weights that the writing tool itself dequantizes (see
 `tools/checkpoint_recipes`): logits of three prompts, 24 greedy tokens of each and their top-2 margins.
@@ -48,9 +48,9 @@ class Reference:
 
     @classmethod
     def read(cls, directory: Path) -> Reference:
-        """What lies beside a checkpoint."""
-        told = json.loads((directory / "reference.json").read_text())
-        stored = load_file(directory / "reference.safetensors")
+        """What lies in a checkpoint's directory."""
+        told = json.loads((directory / "reference" / "cases.json").read_text())
+        stored = load_file(directory / "reference" / "logits.safetensors")
         groups = quantization_config(directory).get("config_groups", {}).values()
         return cls(
             told["prompts"],

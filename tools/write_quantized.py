@@ -63,7 +63,8 @@ def make(name: str, out: Path, tiny: Path | None) -> None:
         activations = getattr(writer, "activations", lambda _: None)(target)
         model = reference.build(target, made, activations)
         told = f"{distribution} {metadata.version(distribution)}"
-        reference.save(target, model, sources.prompts(source), told)
+        texts = sources.held_out(source) if variant.model == "tiny" else None
+        reference.save(target, model, sources.prompts(source), told, texts)
         for extra in ("tokenizer.json", "tokenizer_config.json"):
             shutil.copy(source / extra, target / extra)
         (target / "quant_log.csv").unlink(missing_ok=True)

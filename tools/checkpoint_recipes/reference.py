@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -70,14 +71,33 @@ def build(
 
 
 @torch.inference_mode()
-def save(directory: Path, model: Any, prompts: Sequence[list[int]], tool: str) -> None:
-    """Write `reference.json` and `reference.safetensors` beside a checkpoint.
+def perplexity(model: Any, texts: Sequence[list[int]]) -> float:
+    """exp of the mean negative log likelihood of every token after a text's first."""
+    total, count = 0.0, 0
+    for ids in texts:
+        tokens = torch.tensor([ids])
+        logits = model(tokens, use_cache=False).logits[0, :-1].float()
+        total += float(torch.nn.functional.cross_entropy(logits, tokens[0, 1:], reduction="sum"))
+        count += len(ids) - 1
+    return math.exp(total / count)
+
+
+@torch.inference_mode()
+def save(
+    directory: Path,
+    model: Any,
+    prompts: Sequence[list[int]],
+    tool: str,
+    texts: Sequence[list[int]] | None = None,
+) -> None:
+    """Write `reference/cases.json` and `reference/logits.safetensors` into a checkpoint's directory.
 
     Args:
         directory: the checkpoint.
         model: what `build` made.
         prompts: token ids.
         tool: name and version of what wrote the checkpoint.
+        texts: what its perplexity is measured on; None leaves that out.
     """
     logits, greedy, margins = {}, [], []
     for index, prompt in enumerate(prompts):
@@ -89,9 +109,14 @@ def save(directory: Path, model: Any, prompts: Sequence[list[int]], tool: str) -
             margin.append(round(float(best.values[0] - best.values[1]), 5))
         greedy.append(ids[len(prompt) :])
         margins.append(margin)
-    save_file(logits, directory / "reference.safetensors")
-    told = {"tool": tool, "prompts": list(prompts), "greedy": greedy, "margins": margins}
-    (directory / "reference.json").write_text(json.dumps(told) + "\n")
+    # In a directory of its own, for every safetensors file beside the weights may be taken for weights.
+    own = directory / "reference"
+    own.mkdir()
+    save_file(logits, own / "logits.safetensors")
+    told: dict[str, Any] = {"tool": tool, "prompts": list(prompts), "greedy": greedy, "margins": margins}
+    if texts is not None:
+        told["perplexity"] = perplexity(model, texts)
+    (own / "cases.json").write_text(json.dumps(told) + "\n")
 
 
 def _changing(change: Activation) -> Callable[[Any, tuple[torch.Tensor]], tuple[torch.Tensor]]:

@@ -1,13 +1,11 @@
 """The models that are quantized, and the text they are calibrated with.
 
 The random ones are seeded Llamas, small enough to be kept in a repository; their vocabulary is ASCII.
-Text is of the standard library, which every machine has; what perplexity is measured on is not among it.
+Text is sources of the standard library; what perplexity is measured on is not calibrated with.
 """
 
 from __future__ import annotations
 
-import ast
-import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ import torch
 
 VOCABULARY = 128
 SAMPLES, LENGTH = 32, 256
+WINDOW = 1024
 PROMPTS = ("def f(x):\n", "import os", "class A:\n    ")
 
 _BASE: dict[str, Any] = {
@@ -39,14 +38,16 @@ RANDOM: dict[str, dict[str, Any]] = {
     "untied": {**_BASE, "tie_word_embeddings": False},
 }
 _CALIBRATION = (
-    "ast", "bdb", "calendar", "cmd", "configparser", "csv", "decimal", "difflib", "doctest", "enum",
-    "fractions", "heapq", "inspect", "mailbox", "optparse", "pdb", "pickletools", "pprint", "sched", "shlex",
+    "bdb", "calendar", "cmd", "configparser", "csv", "decimal", "difflib", "dis", "doctest", "enum",
+    "fractions", "heapq", "inspect", "mailbox", "optparse", "pdb", "pickletools", "pprint", "random", "shlex",
     "smtplib", "string", "textwrap", "threading", "trace", "turtle", "unittest.case", "unittest.mock",
     "uuid", "zipfile",
 )  # fmt: skip
 HELD_OUT = (
-    "argparse", "asyncio.events", "collections", "logging", "random", "statistics", "tarfile", "typing",
+    "asyncio.streams", "codecs", "copy", "email.parser", "fileinput", "ftplib", "gettext", "hashlib",
+    "locale", "logging.handlers", "multiprocessing.util", "unittest.async_case",
 )  # fmt: skip
+"""What the bundled model was not trained on either (see `tiny_model.corpus`)."""
 
 
 def save_random(name: str, directory: Path) -> None:
@@ -71,15 +72,19 @@ def save_random(name: str, directory: Path) -> None:
 
 def calibration(directory: Path) -> list[list[int]]:
     """Token ids, `SAMPLES` of `LENGTH`, by the tokenizer of a model."""
-    ids: list[int] = []
-    for module in _CALIBRATION:
-        ids += encode(directory, docstrings(module))
-    return [ids[start : start + LENGTH] for start in range(0, LENGTH * SAMPLES, LENGTH)]
+    texts = [encode(directory, source_text(module)) for module in _CALIBRATION]
+    cuts = [(index % len(texts), index // len(texts) * LENGTH) for index in range(SAMPLES)]
+    return [texts[text][start : start + LENGTH] for text, start in cuts]
 
 
 def prompts(directory: Path) -> list[list[int]]:
     """Token ids of `PROMPTS`."""
     return [encode(directory, text) for text in PROMPTS]
+
+
+def held_out(directory: Path) -> list[list[int]]:
+    """Token ids that perplexity is measured on, up to `WINDOW` of each module."""
+    return [encode(directory, source_text(module))[:WINDOW] for module in HELD_OUT]
 
 
 def encode(directory: Path, text: str) -> list[int]:
@@ -92,15 +97,12 @@ def encode(directory: Path, text: str) -> list[int]:
     return ids
 
 
-def docstrings(module: str) -> str:
-    """All docstrings of a module of the standard library, one after another; ASCII."""
+def source_text(module: str) -> str:
+    """Source of a module of the standard library; ASCII."""
     root = Path(sys.modules["os"].__file__ or "").parent
     path = root.joinpath(*module.split("."))
-    source = (path / "__init__.py" if path.is_dir() else path.with_suffix(".py")).read_text(encoding="utf-8")
-    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-    found = [ast.get_docstring(node) for node in ast.walk(ast.parse(source)) if isinstance(node, kinds)]
-    text = re.sub(r"\n{2,}", "\n", "\n".join(one for one in found if one))
-    return text.encode("ascii", "ignore").decode()
+    path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    return path.read_text(encoding="utf-8").encode("ascii", "ignore").decode()
 
 
 def _save_tokenizer(directory: Path) -> None:

@@ -1,4 +1,4 @@
-"""Environments of the tools that write quantized checkpoints: each its own, for they exclude each other.
+"""The tools' environments, each its own, for they exclude each other; and what was written in them.
 
 Made once and kept in a cache directory outside the repository (`QUIRE_TOOLS_CACHE`, or the user's own), with
 PyTorch put in first and held by the constraint: whatever is installed after it would bring a CUDA build.
@@ -6,13 +6,18 @@ PyTorch put in first and held by the constraint: whatever is installed after it 
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+from checkpoint_recipes.variants import of_tool
+
 ROOT = Path(__file__).parents[2]
+RECIPES = Path(__file__).parent
+TINY = ROOT / "plugins" / "models" / "tiny" / "src" / "quire_models_tiny" / "data"
 STEPS: dict[str, tuple[tuple[str, ...], ...]] = {
     "autoawq": (("transformers==5.23.0",), ("--no-build-isolation", "autoawq==0.2.9")),
     "autogptq": (
@@ -56,3 +61,29 @@ def python_of(tool: str) -> Path:
         subprocess.run([*install, *step], check=True, env=environ)
     done.write_text(wanted)
     return python
+
+
+def written(tool: str) -> Path:
+    """The directory with what a tool writes, by the recipe as it is now; kept until that changes.
+
+    Raises:
+        RuntimeError: the tool failed; with the end of what it said.
+    """
+    digest = hashlib.sha256(repr(STEPS[tool]).encode())
+    for path in sorted(RECIPES.glob("*.py")):
+        if not path.name.startswith("with_") or path.name == f"with_{tool}.py":
+            digest.update(path.read_bytes())
+    out = cache() / "checkpoints" / f"{tool}-{digest.hexdigest()[:12]}"
+    if all((out / name).is_dir() for name in of_tool(tool)):
+        return out
+    for stale in out.parent.glob(f"{tool}-*"):
+        if stale != out:
+            shutil.rmtree(stale)
+    out.mkdir(parents=True, exist_ok=True)
+    command = [str(python_of(tool)), str(ROOT / "tools" / "write_quantized.py"), tool]
+    command += ["--out", str(out), "--tiny", str(TINY)]
+    environ = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    found = subprocess.run(command, capture_output=True, text=True, env=environ, timeout=3000)
+    if found.returncode != 0:
+        raise RuntimeError(f"{tool} failed:\n{found.stdout[-3000:]}\n{found.stderr[-6000:]}")
+    return out
