@@ -87,9 +87,14 @@ def test_tokens_are_those_of_the_weights_it_stands_for(
     kernels: str | None,
 ) -> None:
     quantized, dense = written(source(family), tmp_path, VARIANTS[variant], plain)
-    expected = greedy(open_llm(str(dense)), PROMPTS)
+    dense_llm = open_llm(str(dense))
+    expected = greedy(dense_llm, PROMPTS)
     llm = open_llm(str(quantized), kernels=kernels)
-    assert llm.startup_report.plugins.plugins["quantization"].name == "gptq"
+    report = llm.startup_report
+    assert report.plugins.plugins["quantization"].name == "gptq"
+    assert report.num_parameters == dense_llm.startup_report.num_parameters
+    assert " less than in float32)" in "\n".join(report.lines())
+    assert " less than in " not in "\n".join(dense_llm.startup_report.lines())
     assert greedy(llm, PROMPTS) == expected
     assert [greedy(llm, [prompt])[0] for prompt in PROMPTS] == expected
 

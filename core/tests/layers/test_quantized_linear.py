@@ -189,6 +189,7 @@ def test_memory_is_the_raw_tensors_then_what_was_packed(tmp_path: Path) -> None:
     (method,) = Rig(tmp_path, {"a": module(3)}).linears()
     assert isinstance(method, QuantizedLinear)
     weights = method.create_weights()
+    assert sum(weight.parameters or 0 for weight in weights) == INPUTS * 3
     assert method.nbytes() == sum(weight.target.nbytes for weight in weights) == INPUTS * 3 + 4 * 3
     for weight in weights:
         weight.target.zero_()

@@ -143,6 +143,7 @@ class Weight:
         required: an absent optional weight leaves `target` as it is.
         loaded: set by `store`, which the loader calls.
         dtypes: safetensors dtypes that may be converted into `target`; the default is any float.
+        parameters: the model's parameters it stands for, on this worker; None for one per element read.
     """
 
     name: str
@@ -153,6 +154,7 @@ class Weight:
     required: bool = True
     loaded: bool = False
     dtypes: frozenset[str] = frozenset({"F64", "F32", "F16", "BF16"})
+    parameters: int | None = None
 
     def store(self, part: torch.Tensor) -> None:
         """Put what was read where it belongs."""

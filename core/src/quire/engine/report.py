@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from quire.engine.memory import MemoryBudget
 from quire.engine.units import size
 from quire.plugin_plan import PluginPlan
+from quire.runtime.dtypes import torch_dtype
 from quire.runtime.graphs import GraphReport
 
 
@@ -77,7 +78,8 @@ class StartupReport:
             "plugins": chosen,
             "note": "; ".join(self.notes),
             "threads": self.threads,
-            "memory": f"weights {size(memory.weights)}, activations {size(memory.activations)} "
+            "memory": f"weights {size(memory.weights)}{self._saved()}, "
+            f"activations {size(memory.activations)} "
             f"(from a step of {self.measured_rows} tokens), {captured}KV cache {size(memory.kv)}, "
             f"left {size(memory.left)} of {size(memory.total)}",
             "graphs": "" if self.graphs is None else _of_graphs(self.graphs, self.graphs_set_aside),
@@ -86,6 +88,14 @@ class StartupReport:
             "start-up": f"{total:.2f} s: {times}",
         }
         return [f"{name:<9} {text}" for name, text in rows.items() if text]
+
+    def _saved(self) -> str:
+        """What quantization saves, next to all parameters in the compute dtype."""
+        quantization = self.plugins.plugins.get("quantization")
+        saved = self.num_parameters * torch_dtype(self.dtype).itemsize - self.memory.weights
+        if quantization is None or quantization.name == "none" or saved <= 0:
+            return ""
+        return f" ({size(saved)} less than in {self.dtype})"
 
 
 def _of_graphs(graphs: GraphReport, set_aside: int) -> str:

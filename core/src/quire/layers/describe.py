@@ -144,6 +144,9 @@ def describe(
     weights = list(model_class(config, build).weights())
     return ModelFacts(
         attention=tuple(groups.groups),
-        num_parameters=sum(math.prod(span.size for span in weight.take) for weight in weights),
+        num_parameters=sum(
+            math.prod(span.size for span in weight.take) if weight.parameters is None else weight.parameters
+            for weight in weights
+        ),
         weight_bytes=sum(weight.target.nbytes for weight in weights),
     )

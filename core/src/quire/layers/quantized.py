@@ -187,6 +187,7 @@ class QuantizedLinear(LinearMethod):
         start = 0
         for module in self._modules:
             raw: dict[str, torch.Tensor] = {}
+            parameters = module.part.out.size * module.inp.size
             for tensor in module.tensors():
                 if not tensor.required and module.header(tensor.suffix) is None:
                     continue
@@ -199,8 +200,10 @@ class QuantizedLinear(LinearMethod):
                         target=raw[tensor.suffix],
                         take=tensor.take,
                         dtypes=tensor.dtypes,
+                        parameters=parameters,
                     )
                 )
+                parameters = 0  # the first tensor stands for all
             self._raw.append(raw)
             out = module.part.out
             if has_bias:
@@ -213,6 +216,7 @@ class QuantizedLinear(LinearMethod):
                         target=rows if self._bias is None else self._bias[start : start + out.size],
                         take=(Span(0, 0, out.full) if self._bias is None else out,),
                         required=spec.bias,
+                        parameters=None if spec.bias else 0,  # perhaps but zeros
                     )
                 )
             start += out.size

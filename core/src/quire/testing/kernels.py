@@ -22,7 +22,7 @@ from quire.contracts import KernelsInit, KernelsNeed
 from quire.ops import Kernels, dequantize
 from quire.testing.batch_invariance import BatchInvarianceChecks
 from quire.testing.decoder_layer import DecoderLayerChecks
-from quire.testing.quantized_weights import by_definition, quantized
+from quire.testing.quantized_weights import W8A8, WNA16, by_definition, quantized
 from quire.testing.slots import SlotChecks
 
 TOLERANCES = {torch.float32: 2e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
@@ -30,13 +30,6 @@ TOLERANCES = {torch.float32: 2e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
 
 LEADING = [(0,), (1,), (5,), (2, 3), (0, 4), (33,)]
 """Shapes in front of the feature axis; empty ones included."""
-
-WNA16 = [
-    (form, bits)
-    for form in ("grouped", "act-order", "float-zeros", "per-channel", "cut-groups", "cut-act-order")
-    for bits in (2, 3, 4, 8)
-] + [("centred", 8)]
-"""Forms of quantized weight, and their bits."""
 
 
 class KernelsSuite(DecoderLayerChecks, BatchInvarianceChecks, SlotChecks):
@@ -229,15 +222,7 @@ class KernelsSuite(DecoderLayerChecks, BatchInvarianceChecks, SlotChecks):
                 expected = x.double() @ dense + weight.bias.double()
                 _close(kernels.wna16_linear(x, packed), expected, dtype)
 
-    @pytest.mark.parametrize(
-        ("form", "activation"),
-        [
-            (form, activation)
-            for form in ("per-channel", "centred", "grouped")
-            for activation in ("int8_per_token", "fp8_per_token")
-        ]
-        + [("fp8", "fp8_per_token")],
-    )
+    @pytest.mark.parametrize(("form", "activation"), W8A8)
     def test_w8a8_quantizes_each_token(
         self,
         kernels: Kernels,

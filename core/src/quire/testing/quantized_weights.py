@@ -6,6 +6,20 @@ import torch
 
 from quire.contracts import QuantizedWeight
 
+WNA16 = [
+    (form, bits)
+    for form in ("grouped", "act-order", "float-zeros", "per-channel", "cut-groups", "cut-act-order")
+    for bits in (2, 3, 4, 8)
+] + [("centred", 8)]
+"""Forms of weight whose activations stay in floating point, and their bits."""
+
+W8A8 = [
+    (form, activation)
+    for form in ("per-channel", "centred", "grouped")
+    for activation in ("int8_per_token", "fp8_per_token")
+] + [("fp8", "fp8_per_token")]
+"""Forms of weight of 8 bits whose activations are quantized, and how."""
+
 
 def quantized(
     form: str, bits: int, device: str, activation: str | None = None, rows: int = 96

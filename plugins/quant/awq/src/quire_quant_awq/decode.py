@@ -34,8 +34,11 @@ def columns(words: torch.Tensor) -> torch.Tensor:
     Returns:
         `[R, 8 W]` uint8, the columns in their natural order.
     """
-    fields = unpack_fields(words, BITS, WORD * words.shape[1], dim=1)
-    return fields.view(len(fields), -1, WORD)[..., list(FIELD_OF_COLUMN)].flatten(1)
+    found = torch.empty(*words.shape, WORD, dtype=torch.uint8, device=words.device)
+    for column, field in enumerate(FIELD_OF_COLUMN):
+        # The sign's copies, which a shift brings in, are masked away.
+        found[..., column] = (words >> (BITS * field)) & ((1 << BITS) - 1)
+    return found.flatten(1)
 
 
 def interleaved(words: torch.Tensor) -> torch.Tensor:
