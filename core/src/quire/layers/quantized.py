@@ -224,13 +224,7 @@ class QuantizedLinear(LinearMethod):
 
     def finish(self) -> None:
         kernels = self._init.kernels
-        decoded: list[QuantizedWeight] = []
-        while self._raw:
-            module, raw = self._modules[len(decoded)], self._raw.pop(0)
-            _check_finite(module, raw)
-            decoded.append(module.decode(raw))
-        weights = join(decoded)
-        del decoded
+        weights = join([self._decoded(module) for module in self._modules])
         biases = self._biases([weight.codes.shape[1] for weight in weights])
         packed = []
         while weights:
@@ -257,6 +251,12 @@ class QuantizedLinear(LinearMethod):
 
     def packed(self) -> PackedQuantized | None:
         return self._packed[0] if len(self._packed) == 1 else None
+
+    def _decoded(self, module: StoredModule) -> QuantizedWeight:
+        """The next part's weight; what it was stored as is dropped."""
+        raw = self._raw.pop(0)
+        _check_finite(module, raw)
+        return module.decode(raw)
 
     def _biases(self, sizes: list[int]) -> list[torch.Tensor | None]:
         """This worker's biases, for matrices of these many outputs."""

@@ -14,6 +14,7 @@ import pytest
 from quire.contracts import ModelFiles, ModelRequest
 from quire.errors import CheckpointError, ModelError, ModelNotFoundError
 from quire.weights.checkpoint import Checkpoint
+from quire.weights.config_files import load_model_config
 from quire.weights.sources.hub import HubSource
 
 Resolve = Callable[..., ModelFiles]
@@ -104,6 +105,15 @@ def test_headers_come_without_the_data(repo: Any, resolve: Resolve, tmp_path: Pa
     }
     assert json.loads((files.directory / "config.json").read_text()) == {"a": 1}
     assert resolve().directory != files.directory  # the cache holds no file of holes
+
+
+@pytest.mark.usefixtures("resolve")
+def test_older_quantization_files_come_with_the_headers(repo: Any, tmp_path: Path) -> None:
+    shards = {name: safetensors(2, tensor) for name, tensor in zip(NAMES, "xy", strict=True)}
+    repo.files["org/model"][MAIN] |= {"quantize_config.json": b'{"bits": 4}', **shards}
+    files = HubSource().resolve_headers(ModelRequest(model="org/model", show_progress=False), tmp_path)
+    assert files is not None
+    assert load_model_config(files)["quantization_config"] == {"quant_method": "gptq", "bits": 4}
 
 
 def test_what_the_cache_holds_is_not_described_anew(repo: Any, resolve: Resolve, tmp_path: Path) -> None:

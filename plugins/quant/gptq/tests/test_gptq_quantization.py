@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -22,12 +23,13 @@ from quire.contracts import (
     Quantization,
     QuantizationInit,
     QuantizationNeed,
+    QuantizedWeight,
     Span,
     TensorHeader,
 )
 from quire.errors import CheckpointError
 from quire.layers import QuantizedLinear
-from quire.ops import Kernels, dequantize
+from quire.ops import Kernels, PackedQuantized, dequantize
 from quire.testing.quantization import Encoded, QuantizationSuite
 from quire.weights.checkpoint import Checkpoint
 from quire.weights.loader import initialise_dummy
@@ -181,6 +183,27 @@ def test_made_up_weights_follow_the_settings() -> None:
     for name in ("left", "lm_head"):
         assert not isinstance(quantization.linear(spec(name))[0], QuantizedLinear)
     assert isinstance(opened({}, config | {"lm_head": True}).linear(spec("lm_head"))[0], QuantizedLinear)
+
+
+def test_packed_words_are_gone_before_the_kernels_pack() -> None:
+    tensors, _ = Variant().encode(torch.randn(32, 128))
+    alive: list[list[bool]] = []
+
+    class Watching(Kernels):
+        def pack_wna16(self, weight: QuantizedWeight) -> PackedQuantized:
+            alive.append([word() is not None for word in words])
+            return super().pack_wna16(weight)
+
+    watching = Watching(KernelsInit(need=KernelsNeed(device="cpu", dtype="float32"), device="cpu"))
+    init = replace(opened(headers(tensors, "q") | headers(tensors, "k")).init, kernels=watching)
+    (method,) = Gptq(init).linear(spec("q", "k"))
+    weights = list(method.create_weights())
+    for weight in weights:
+        weight.store(tensors[weight.name.rpartition(".")[2]])
+    words = [weakref.ref(weight.target) for weight in weights if weight.name.endswith(("qweight", "qzeros"))]
+    del weight, weights
+    method.finish()
+    assert alive == [[False] * 4]
 
 
 @pytest.mark.parametrize("left_out", ["g_idx", "zeroed"])
