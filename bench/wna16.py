@@ -2,9 +2,9 @@
 
     python bench/wna16.py [--threads 2] [--group 128] [--shapes 2048x8192] [--rows 1 32]
 
-Sides alternate; medians of the rounds. Every call has a matrix of its own out of several, more than the processor's
-caches nearby hold, as the layers of a model have. The last columns say how fast the 4-bit weights were read, codes
-and scales, and how fast memory is read here by a plain sum.
+Sides alternate; medians of the rounds. Every call has a matrix of its own out of several, more than the
+processor's second-level cache holds, as the layers of a model have. The last columns say how fast the 4-bit
+weights were read, codes and scales, and how fast memory is read here by a plain sum.
 """
 
 from __future__ import annotations
@@ -79,7 +79,8 @@ def main() -> None:
     [limit] = median_times([many.sum], 1)
     limit = many.nbytes / limit / 1e3
     print(
-        f"torch {torch.__version__}, {options.threads} threads, groups of {options.group}; microseconds per call"
+        f"torch {torch.__version__}, {options.threads} threads, groups of {options.group}; "
+        "microseconds per call"
     )
     names = ("bf16", "4 bit", "4 bit zeros", "8 bit", "torch 4 bit")
     print(

@@ -13,7 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from checkpoint_recipes.variants import of_tool
+from checkpoint_recipes.variants import VARIANTS, of_tool
 
 ROOT = Path(__file__).parents[2]
 RECIPES = Path(__file__).parent
@@ -69,10 +69,10 @@ def written(tool: str) -> Path:
     Raises:
         RuntimeError: the tool failed; with the end of what it said.
     """
-    digest = hashlib.sha256(repr(STEPS[tool]).encode())
-    for path in sorted(RECIPES.glob("*.py")):
-        if not path.name.startswith("with_") or path.name == f"with_{tool}.py":
-            digest.update(path.read_bytes())
+    recipe = [STEPS[tool], [(name, VARIANTS[name].model, VARIANTS[name].settings) for name in of_tool(tool)]]
+    digest = hashlib.sha256(repr(recipe).encode())
+    for name in ("sources", "reference", f"with_{tool}"):
+        digest.update((RECIPES / f"{name}.py").read_bytes())
     out = cache() / "checkpoints" / f"{tool}-{digest.hexdigest()[:12]}"
     if all((out / name).is_dir() for name in of_tool(tool)):
         return out

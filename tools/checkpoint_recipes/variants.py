@@ -100,7 +100,7 @@ VARIANTS: dict[str, Variant] = {
     "awq-gemv-fast-g128": _autoawq("wide", "gemv_fast", 128),
     # AutoAWQ's own packers want zero points
     "awq-gemm-g32-sym": Variant(
-        "gptqmodel", "narrow", "awq", {"bits": 4, "group_size": 32, "sym": True, "awq": "gemm"}, kept=True
+        "gptqmodel", "narrow", "awq", {"bits": 4, "group_size": 32, "sym": True, "awq": "gemm"}
     ),
     # compressed-tensors
     "ct-w4a16-g32": _compressor("narrow", weights=_weights(4, 32)),

@@ -67,7 +67,7 @@ class BatchInvarianceChecks:
                 packed = kernels.pack_linear(weight, bias)
                 check_parts(_part(kernels.linear, x, packed))
 
-    @pytest.mark.parametrize("form", ["grouped", "centred"])
+    @pytest.mark.parametrize("form", ["grouped", "act-order", "centred"])
     @pytest.mark.parametrize("activation", [None, "int8_per_token"])
     def test_a_quantized_row_is_the_same_in_any_batch(
         self,

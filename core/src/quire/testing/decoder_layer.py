@@ -35,6 +35,7 @@ from quire.ops import Kernels
 from quire.testing.int8_projections import Int8Projections, OtherInt8Projections, SomeInt8Projections
 from quire.testing.plain_attention import PlainAttention
 from quire.testing.runner import PagedRunner, RejectedError
+from quire.testing.wna16_projections import OrderedWna16Projections, SomeWna16Projections, Wna16Projections
 
 TOLERANCES = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 6e-2}
 """Largest difference, absolute and relative: two layers of the operations' own tolerances."""
@@ -53,6 +54,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "int8, round sizes": {**_ROUND, "mlp_bias": True},
     "some int8": {},
     "other int8, round sizes": _ROUND,
+    "wna16": {},
+    "wna16, biases, round sizes": {**_ROUND, "qkv_bias": True, "out_bias": True, "mlp_bias": True},
+    "ordered wna16": {},
+    "some wna16, round sizes": _ROUND,
 }
 """What differs from odd sizes, in blocks of 4 tokens; round sizes lie in blocks of 16."""
 
@@ -60,6 +65,9 @@ QUANTIZED: dict[str, type[Quantization]] = {
     "int8": Int8Projections,
     "some int8": SomeInt8Projections,
     "other int8": OtherInt8Projections,
+    "wna16": Wna16Projections,
+    "ordered wna16": OrderedWna16Projections,
+    "some wna16": SomeWna16Projections,
 }
 """Up to their comma, variants whose projections are not all floats."""
 

@@ -24,6 +24,7 @@ from quire.testing.batch_invariance import BatchInvarianceChecks
 from quire.testing.decoder_layer import DecoderLayerChecks
 from quire.testing.quantized_weights import W8A8, WNA16, by_definition, quantized
 from quire.testing.slots import SlotChecks
+from quire.testing.wna16_checks import Wna16Checks
 
 TOLERANCES = {torch.float32: 2e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
 """Largest difference from fp64, absolute and relative, for results of about unit size."""
@@ -32,7 +33,7 @@ LEADING = [(0,), (1,), (5,), (2, 3), (0, 4), (33,)]
 """Shapes in front of the feature axis; empty ones included."""
 
 
-class KernelsSuite(DecoderLayerChecks, BatchInvarianceChecks, SlotChecks):
+class KernelsSuite(DecoderLayerChecks, BatchInvarianceChecks, SlotChecks, Wna16Checks):
     """Subclass with a `kernels_class` fixture; override `device` and `dtypes` where they differ.
 
     Kernels that return something from `decoder_layer` override `attention_class` too, with the backend whose

@@ -1,4 +1,4 @@
-"""`Wna16Ops`: layers of weights of 8 bits or fewer and activations in floating point, multiplied by the library.
+"""`Wna16Ops`: layers of weights of 8 bits or fewer and floating-point activations, by the native library.
 
 Takes every form of `QuantizedWeight` without an activation scheme. Codes of 2 and 3 bits are kept in 4.
 """

@@ -59,8 +59,8 @@ class Spans:
     Attributes:
         size: rows of a span, a multiple of 32.
         groups: `[spans]` int64, the group of each.
-        gather: `[spans * size]` int32, the row of the weight at each place, -1 where there is none; None if all
-            are in order.
+        gather: `[spans * size]` int32, the row of the weight at each place, -1 where there is none; None
+            if all are in order.
     """
 
     size: int
@@ -71,8 +71,8 @@ class Spans:
 def spans_of(rows: int, groups: int, index: torch.Tensor | None) -> Spans:
     """Lay out rows `[K]` so that each group is whole spans; within a group they keep their order.
 
-    Groups that are no multiple of 32 rows are padded to one. `index` is the group of each row, `[K]`; None if they are
-    equally many, one group after the other.
+    Groups that are no multiple of 32 rows are padded to one. `index` is the group of each row, `[K]`; None if
+    they are equally many, one group after the other.
     """
     if index is None:
         index = torch.arange(rows) // (rows // groups)
@@ -98,7 +98,7 @@ def spans_of(rows: int, groups: int, index: torch.Tensor | None) -> Spans:
 
 
 def pack(library: Library, arena: Arena, weight: QuantizedWeight) -> NativeWna16 | None:
-    """Pack a weight without activation scheme; it may be dropped afterwards. None if codes exceed its bits."""
+    """Pack a weight without activation scheme; it may be dropped afterwards. None if codes do not fit."""
     k, n = weight.codes.shape
     index = None if weight.group_index is None else weight.group_index.long()
     spans = spans_of(k, weight.scales.shape[0], index)

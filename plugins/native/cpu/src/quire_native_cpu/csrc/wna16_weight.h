@@ -78,12 +78,11 @@ inline void unpack_line(const uint8_t* line, words* pairs) {
     }
 }
 
-// Centred codes of `count` rows of a panel from `first` on, as a panel of a `Weight` of T has them.
-template <typename T, int BITS>
-inline void unpack(const Wna16Weight& weight, int panel, int first, int count, T* to) {
-    const uint8_t* line = weight.codes + panel * weight.panel_bytes() + int64_t(first) * PANEL * BITS / 8;
+// Centred codes of whole lines, one row after another, as a panel of a `Weight` of T has them.
+template <int BITS, typename T>
+inline void unpack_lines(const uint8_t* line, int rows, T* to) {
     constexpr int PAIRS = 16 / BITS;
-    for (int row = 0; row < count; row += 2 * PAIRS, line += 64) {
+    for (int row = 0; row < rows; row += 2 * PAIRS, line += 64) {
         words pairs[PAIRS];
         unpack_line<BITS>(line, pairs);
         for (int pair = 0; pair < PAIRS; pair++) {
@@ -98,12 +97,14 @@ inline void unpack(const Wna16Weight& weight, int panel, int first, int count, T
     }
 }
 
+// Of `rows` rows of a panel from `first` on.
 template <typename T>
-inline void unpack(const Wna16Weight& weight, int panel, int first, int count, T* to) {
+inline void unpack(const Wna16Weight& weight, int panel, int first, int rows, T* to) {
+    const uint8_t* const line = weight.codes + panel * weight.panel_bytes() + int64_t(first) * PANEL * weight.bits / 8;
     if (weight.bits == 4)
-        unpack<T, 4>(weight, panel, first, count, to);
+        unpack_lines<4>(line, rows, to);
     else
-        unpack<T, 8>(weight, panel, first, count, to);
+        unpack_lines<8>(line, rows, to);
 }
 
 }  // namespace quire
