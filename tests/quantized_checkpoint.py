@@ -26,7 +26,7 @@ class Tolerance:
 
     Attributes:
         worst: any one.
-        rms: of a position, the root of the mean square.
+        rms: the root of the mean square, over all positions of all prompts.
     """
 
     worst: float
@@ -36,7 +36,7 @@ class Tolerance:
 WEIGHTS = {"float32": Tolerance(2e-5, 4e-6), "bfloat16": Tolerance(4e-2, 1e-2)}
 """Where only weights are quantized: what sums in another order, or in bf16, leave."""
 
-ACTIVATIONS = {"float32": Tolerance(8e-2, 3e-2), "bfloat16": Tolerance(2e-1, 6e-2)}
+ACTIVATIONS = {"float32": Tolerance(8e-2, 1.5e-2), "bfloat16": Tolerance(2e-1, 3e-2)}
 """Where activations are, too. What lies between two codes may be rounded to either, which moves a value in
 FP8 by an eighth; and for int8 the tool takes the largest magnitude as 127.5, Quire as 127."""
 
@@ -123,6 +123,7 @@ def _generate(llm: LLM, prompts: Sequence[list[int]]) -> list[RequestOutput]:
 
 def _assert_prompts(reference: Reference, outputs: Sequence[RequestOutput], tolerance: Tolerance) -> None:
     """Log probabilities of the 100 likeliest tokens at every position, from the reference's logits."""
+    squares = []
     for logits, output in zip(reference.logits, outputs, strict=True):
         assert output.prompt_logprobs is not None
         expected = logits.log_softmax(-1)
@@ -134,7 +135,8 @@ def _assert_prompts(reference: Reference, outputs: Sequence[RequestOutput], tole
             assert len(ids) >= 100
             off = (ours - row[ids]) / scale
             assert float(off.abs().max()) < tolerance.worst
-            assert float(off.square().mean().sqrt()) < tolerance.rms
+            squares.append(off.square().mean())
+    assert float(torch.stack(squares).mean().sqrt()) < tolerance.rms
 
 
 def _assert_greedy(reference: Reference, outputs: Sequence[RequestOutput], tolerance: Tolerance) -> None:
@@ -142,7 +144,7 @@ def _assert_greedy(reference: Reference, outputs: Sequence[RequestOutput], toler
     for greedy, margins, logits, output in zip(
         reference.greedy, reference.margins, reference.logits, outputs, strict=True
     ):
-        limit = 4 * tolerance.rms * float(logits.abs().max())
+        limit = 2 * tolerance.rms * float(logits.abs().max())
         for token, expected, margin in zip(output.outputs[0].token_ids, greedy, margins, strict=True):
             if margin < limit:
                 break

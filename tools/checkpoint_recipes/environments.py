@@ -1,6 +1,6 @@
 """The tools' environments, each its own, for they exclude each other; and what was written in them.
 
-Made once and kept in a cache directory outside the repository (`QUIRE_TOOLS_CACHE`, or the user's own), with
+Made once and kept in a cache directory outside the repository (`TOOLS_CACHE`, or the user's own), with
 PyTorch put in first and held by the constraint: whatever is installed after it would bring a CUDA build.
 """
 
@@ -37,7 +37,7 @@ STEPS: dict[str, tuple[tuple[str, ...], ...]] = {
 
 def cache() -> Path:
     """Where environments and what they wrote are kept."""
-    named = os.environ.get("QUIRE_TOOLS_CACHE")
+    named = os.environ.get("TOOLS_CACHE")
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return Path(named) if named else base / "quire" / "tools"
 
