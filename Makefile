@@ -1,9 +1,9 @@
-# Few verbs: demo  test  test-clients  lint  bench  docs  wheels  gpu-check  gpu-bench. All but the last two make .venv first if need be.
+# Few verbs: demo  test  test-clients  test-tools  lint  bench  docs  wheels  gpu-check  gpu-bench. All but the last two make .venv first if need be.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
-PACKAGES := core plugins/native/cpu plugins/attention/torch plugins/attention/cpu plugins/attention/triton plugins/attention/flashinfer plugins/kernels/cpu plugins/kernels/triton plugins/models/llama plugins/models/tiny plugins/samplers/standard plugins/quant/awq plugins/quant/compressed_tensors plugins/quant/gptq plugins/quant/int8 plugins/routes/ollama server
+PACKAGES := core plugins/native/cpu plugins/attention/torch plugins/attention/cpu plugins/attention/triton plugins/attention/flashinfer plugins/commands/quantize plugins/kernels/cpu plugins/kernels/triton plugins/models/llama plugins/models/tiny plugins/samplers/standard plugins/quant/awq plugins/quant/compressed_tensors plugins/quant/gptq plugins/quant/int8 plugins/routes/ollama server
 SOURCES := $(PACKAGES:%=%/src)
 TESTS := $(PACKAGES:%=%/tests) tests
 NATIVE := plugins/native/cpu
@@ -21,7 +21,7 @@ GPU_BENCH ?=
 # Files by name: the others need what only developers have.
 GPU_TESTS = $(sort $(shell grep -rl --include='test_*.py' 'pytest\.mark\.gpu' core plugins server tests))
 
-.PHONY: demo test test-clients lint bench bench-parts docs wheels gpu-check gpu-bench clean
+.PHONY: demo test test-clients test-tools lint bench bench-parts docs wheels gpu-check gpu-bench clean
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/.native  ## generate text with the bundled model
@@ -34,6 +34,9 @@ test: lint  ## lint, types, import rules, all tests; WORKERS=4 where there are m
 
 test-clients: $(VENV)/.dev  ## real clients, in environments of their own, against a live server
 	$(BIN)/python -m pytest tests/clients
+
+test-tools: $(VENV)/.dev  ## AutoAWQ, AutoGPTQ, GPTQModel and llm-compressor write checkpoints, and Quire runs them; once in a while
+	$(BIN)/python -m pytest tests/writers
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

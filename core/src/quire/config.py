@@ -116,7 +116,8 @@ class EngineConfig(BaseSettings):
     )
     quantization: str | None = Field(
         default=None,
-        description="Quantization plugin to use; null takes what the checkpoint names.",
+        description="Quantization plugin to use; null takes what the checkpoint names. vLLM's names of the "
+        "same formats (`awq_marlin`, `gptq_marlin`) are taken too.",
     )
     tensor_parallel_size: Annotated[Count, _ONE_DEVICE] = Field(
         default=1, description="Devices that share each layer. Only 1 is built."

@@ -133,6 +133,7 @@ def load_core(config: EngineConfig, *, show_progress: bool, with_tokenizer: bool
         graphs=graphs,
         graphs_set_aside=profile.graphs,
         threads=str(worker_config.threads) if plan.device == "cpu" else "",
+        notes=plan.notes,
         phases=watch.phases,
     )
     return LoadedCore(EngineCore(scheduler, executor), plan, _info(plan, budget, report), report, tokenizer)

@@ -24,6 +24,7 @@ from quire.contracts import (
     SamplerNeed,
     TensorHeader,
 )
+from quire.engine.quantization_names import resolve_quantization
 from quire.errors import CheckpointError, ConfigError, PluginError, UnsupportedModelError
 from quire.layers import ModelFacts, describe
 from quire.plugin_plan import PlanBuilder, PluginPlan
@@ -66,6 +67,7 @@ class EnginePlan:
         device, dtype: resolved.
         max_model_len: asked for, or the model's own.
         vocab_size: width of the logits.
+        notes: what was understood otherwise than it was written, for the start-up report.
     """
 
     config: EngineConfig
@@ -80,6 +82,7 @@ class EnginePlan:
     dtype: str
     max_model_len: int
     vocab_size: int
+    notes: tuple[str, ...] = ()
 
     @property
     def windows(self) -> tuple[int | None, ...]:
@@ -158,11 +161,12 @@ def make_plan(
     dtype = _dtype(config.dtype, model_config)
     builder = PlanBuilder(registry, config.plugins.options)
     model_class = _choose_model(builder, config, model_config, device, dtype)
+    named = resolve_quantization(config.quantization, _quant_method(model_config), registry)
     quantization = builder.choose(
         "quantization",
         _quantization_need(config, device, dtype, model_config),
-        requested=config.quantization,
-        key=_quant_method(model_config),
+        requested=named.requested,
+        key=named.stored,
     )
     facts = describe(
         model_class,
@@ -204,6 +208,7 @@ def make_plan(
         dtype=dtype,
         max_model_len=_max_model_len(config, model_config),
         vocab_size=vocab_size,
+        notes=(named.note,) if named.note else (),
     )
 
 

@@ -42,6 +42,7 @@ class StartupReport:
         graphs: what was captured; None if nothing was to be.
         graphs_set_aside: bytes that were counted on for them.
         threads: how many compute on the CPU, and why; empty on other devices.
+        notes: what was understood otherwise than it was written.
         phases: (name, seconds), in order.
     """
 
@@ -57,6 +58,7 @@ class StartupReport:
     graphs: GraphReport | None = None
     graphs_set_aside: int = 0
     threads: str = ""
+    notes: tuple[str, ...] = ()
     phases: list[tuple[str, float]] = field(default_factory=list)
 
     def lines(self) -> list[str]:
@@ -74,6 +76,7 @@ class StartupReport:
             "model": f"{self.model} ({self.source}): {self.architecture}, "
             f"{self.num_parameters / 1e6:.1f} M parameters, {self.dtype} on {self.device}",
             "plugins": chosen,
+            "note": "; ".join(self.notes),
             "threads": self.threads,
             "memory": f"weights {size(memory.weights)}{self._saved()}, "
             f"activations {size(memory.activations)} "
