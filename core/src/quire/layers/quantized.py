@@ -113,12 +113,16 @@ class StoredModule(ABC):
     def check_headers(self) -> None:
         """Compare what is to be read with what the checkpoint has; formats call it once they know themselves.
 
+        A bias is looked at too.
+
         Raises:
             CheckpointError: a tensor is missing, or of another shape or dtype.
         """
         if not self._headers:
             return
-        for tensor in self.tensors():
+        out = self.part.out
+        bias = StoredTensor(suffix="bias", shape=(out.full,), take=(out,), required=False)
+        for tensor in (*self.tensors(), bias):
             header = self.header(tensor.suffix)
             if header is None:
                 if tensor.required:

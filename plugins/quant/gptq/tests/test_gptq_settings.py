@@ -124,6 +124,7 @@ GOOD = {
     "m.qzeros": TensorHeader("I32", (1, 4), "a.safetensors"),
     "m.scales": TensorHeader("F16", (1, 32), "a.safetensors"),
     "m.g_idx": TensorHeader("I32", (128,), "a.safetensors"),
+    "m.bias": TensorHeader("F16", (32,), "a.safetensors"),
 }
 SPEC = LinearSpec(name="m", parts=(LinearPart("m", Span.whole(32)),), inp=Span.whole(128))
 
