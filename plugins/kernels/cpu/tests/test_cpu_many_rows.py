@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 import torch
 
-from quire.contracts import DecoderLayerParts
+from quire.contracts import DecoderLayerParts, Quantization
+from quire.layers import Unquantized
 from quire.testing.decoder_layer import TOLERANCES, TwoLayers
 from quire.testing.runner import PagedRunner
+from quire.testing.wna16_projections import OrderedWna16Projections
 from quire_attn_cpu.backend import CpuAttention
 from quire_kernels_cpu.kernels import CpuKernels
 from quire_native_cpu import available
@@ -47,7 +49,10 @@ def two_threads() -> Iterator[None]:
 @pytest.mark.usefixtures("two_threads")
 @pytest.mark.parametrize("rows", [512, 513, 515, 767])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_long_prompt_is_as_it_is_operation_by_operation(rows: int, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("quantization", [Unquantized, OrderedWna16Projections])
+def test_a_long_prompt_is_as_it_is_operation_by_operation(
+    rows: int, dtype: torch.dtype, quantization: type[Quantization]
+) -> None:
     results = []
     guarded = Guarded()
     for kernels in (CpuKernels, Unfused):
@@ -57,6 +62,7 @@ def test_a_long_prompt_is_as_it_is_operation_by_operation(rows: int, dtype: torc
             None,
             attention_class=CpuAttention,
             kernels_class=kernels,
+            quantization_class=quantization,
             num_blocks=256,
             max_model_len=1024,
             dtype=dtype,

@@ -61,7 +61,8 @@ QUIRE_API bool quire_wna16_pack(
             const int columns = std::min(PANEL, w.n - panel * PANEL);
             for (int row = 0; row < w.packed_k; row++) {
                 const int source = w.gather == nullptr ? row : w.gather[row];
-                const uint8_t* const line = static_cast<const uint8_t*>(from) + source * stride + panel * PANEL;
+                const uint8_t* const line =
+                    static_cast<const uint8_t*>(from) + std::max(source, 0) * stride + panel * PANEL;
                 for (int column = 0; column < PANEL; column++) {
                     int code = 0;
                     if (source >= 0 && column < columns)

@@ -7,13 +7,20 @@
 
 namespace quire {
 
-// Unpacks the blocks of some panels, K_BLOCK rows by one panel each, in the order in which tiles take them.
+// Unpacks the blocks of some panels, K_BLOCK rows by one panel each, in the order in which tiles take them, and asks for
+// what comes a while later, of the next group of panels too. A missing panel repeats the last.
 template <int PANELS>
 class Unpacker {
 public:
-    Unpacker(const Wna16Weight& weight, const int* panel, int panels)
-        : bits_(weight.bits), bytes_(K_BLOCK * PANEL * weight.bits / 8), steps_(weight.packed_k / K_BLOCK) {
-        for (int p = 0; p < PANELS; p++) codes_[p] = weight.codes + panel[std::min(p, panels - 1)] * weight.panel_bytes();
+    Unpacker(const Wna16Weight& weight, const int* panel, int panels, bool gated)
+        : weight_(weight),
+          hop_(gated ? PANELS / 2 : PANELS),
+          bytes_(K_BLOCK * PANEL * weight.bits / 8),
+          steps_(weight.packed_k / K_BLOCK) {
+        for (int p = 0; p < PANELS; p++) {
+            panel_[p] = panel[std::min(p, panels - 1)];
+            codes_[p] = weight.codes + panel_[p] * weight.panel_bytes();
+        }
     }
 
     int steps() const {
@@ -21,18 +28,36 @@ public:
     }
     void operator()(int step, int p, bf16* to) const {
         const uint8_t* const from = codes_[p] + int64_t(step) * bytes_;
-        for (int i = 0; i < bytes_; i += 64) _mm_prefetch(reinterpret_cast<const char*>(from) + AHEAD * bytes_ + i, _MM_HINT_T0);
-        if (bits_ == 4)
+        const int later = step + AHEAD;
+        const uint8_t* const panel = codes_[p] + (later < steps_ ? 0 : hop_ * weight_.panel_bytes());
+        for (int i = 0; i < bytes_; i += 64) fetch(panel + int64_t(later % steps_) * bytes_ + i);
+        if (weight_.bits == 4)
             unpack_lines<4>(from, K_BLOCK, to);
         else
             unpack_lines<8>(from, K_BLOCK, to);
     }
+    // Ask for the scales that a span a while after this one has.
+    void fetch_scales(int span) const {
+        const int spans = weight_.spans(), later = span + std::max(1, AHEAD * K_BLOCK / weight_.span);
+        for (int p = 0; p < PANELS; p++) {
+            const int64_t at = weight_.at(panel_[p] + (later < spans ? 0 : hop_), later % spans);
+            fetch(weight_.scales + at);
+            if (weight_.shifts != nullptr) fetch(weight_.shifts + at);
+        }
+    }
 
 private:
-    static constexpr int AHEAD = 8;  // steps whose codes are asked for before they are unpacked
+    static constexpr int AHEAD = 8;  // steps
 
+    static void fetch(const void* at) {
+        _mm_prefetch(static_cast<const char*>(at), _MM_HINT_T0);
+    }
+
+    const Wna16Weight& weight_;
     const uint8_t* codes_[PANELS];
-    int bits_, bytes_, steps_;
+    int panel_[PANELS];
+    int hop_;  // panels from one to that of the next group
+    int bytes_, steps_;
 };
 
 // As many rows as the tiles are shaped for, by one group of four panels.
@@ -40,7 +65,7 @@ inline void multiply_tile_row(
     const Wna16Rows<bf16>& a, const Wna16Weight& weight, const int* panel, int panels, const Output<bf16>& output) {
     constexpr int BLOCK = K_BLOCK * PANEL, RING = 4, LEAD = 2;  // blocks in the ring, and how many are unpacked ahead
     Wna16Room<bf16>& room = wna16_room<bf16>();
-    const Unpacker<MOST_PANELS> unpacker(weight, panel, panels);
+    const Unpacker<MOST_PANELS> unpacker(weight, panel, panels, output.columns.gated);
     const Target<bf16> target = target_of(weight, output, panel, panels);
     alignas(64) float sums[TILE_ROWS * BLOCK_STRIDE];
     const auto place = [&](int step) { return room.span + step % RING * MOST_PANELS * BLOCK; };
@@ -51,6 +76,7 @@ inline void multiply_tile_row(
     for (int step = 0; step < LEAD; step++) unpack(step);
     int step = 0;
     for (int span = 0; span < weight.spans(); span++) {
+        unpacker.fetch_scales(span);
         _tile_zero(0);
         _tile_zero(1);
         _tile_zero(2);
@@ -172,7 +198,7 @@ inline void multiply_squares(
     const Wna16Rows<bf16>& a, const Wna16Weight& weight, int first, int last, const int* panel, int panels,
     const Output<bf16>& output) {
     Wna16Room<bf16>& room = wna16_room<bf16>();
-    const Unpacker<2> unpacker(weight, panel, panels);
+    const Unpacker<2> unpacker(weight, panel, panels, output.columns.gated);
     const Target<bf16> target = target_of(weight, output, panel, panels);
     const int spans = weight.spans(), length = weight.span, steps = length / K_BLOCK;
     const int squares = (last - first + SQUARE - 1) / SQUARE;
@@ -185,6 +211,7 @@ inline void multiply_squares(
     beside.rest_of_blocks();
     for (int span = 0; span < spans; span++) {
         const int more = span + 1 < spans ? 2 * steps : 0;
+        unpacker.fetch_scales(span);
         beside.unpack(&unpacker, (span + 1) * steps, more, length, place(span + 1), squares * steps);
         const bf16* const b[2] = {place(span), place(span) + length * PANEL};
         scales[span % 2] = SpanScale(weight, both, 2, span);
