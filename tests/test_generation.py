@@ -297,7 +297,8 @@ def test_memory_that_does_not_suffice_names_what_would(checkpoint: Checkpoint, o
     [
         ({"model": "./nowhere"}, ModelNotFoundError, "nowhere"),
         ({"attention_backend": "warp"}, QuireError, "Unknown attention 'warp'"),
-        ({"quantization": "awq"}, QuireError, "Unknown quantization 'awq'"),
+        ({"quantization": "awk"}, QuireError, "Unknown quantization 'awk'"),
+        ({"quantization": "awq"}, QuireError, "the checkpoint is not quantized"),
         ({"max_model_len": 4096}, ConfigError, "4096 is more than the 256"),
         (
             {"hf_overrides": {"architectures": ["MambaForCausalLM"]}},

@@ -31,10 +31,12 @@ def imported(path: Path) -> set[str]:
 
 
 def make(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    # Not as a part of the `make test` that this may be: that tells of directories, and has flags of its own.
+    outside = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
     return subprocess.run(
         ["make", *arguments],
         cwd=ROOT,
-        env={**os.environ, "PYTHON": sys.executable, **environment},
+        env={**outside, "PYTHON": sys.executable, **environment},
         capture_output=True,
         text=True,
         check=False,
