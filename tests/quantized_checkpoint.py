@@ -12,12 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 from safetensors.torch import load_file
 
 from quire import LLM, RequestOutput, SamplingParams
-from quire.plugins import OK, discover
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,15 +75,6 @@ def quantization_config(directory: Path) -> dict[str, Any]:
     """`quantization_config` of config.json."""
     found: dict[str, Any] = json.loads((directory / "config.json").read_text())["quantization_config"]
     return found
-
-
-def skip_unless_readable(directory: Path) -> None:
-    """Skip the test where no installed plugin reads the checkpoint's format."""
-    config = json.loads((directory / "config.json").read_text())
-    method = config["quantization_config"].get("quant_method", "gptq")
-    plugins = discover().of_kind("quantization")
-    if not any(method in getattr(found.spec, "matches", ()) and found.status == OK for found in plugins):
-        pytest.skip(f"no installed plugin reads {method}")
 
 
 def assert_equals_reference(directory: Path, dtype: str) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.quantized_checkpoint import assert_equals_reference, skip_unless_readable
+from tests.quantized_checkpoint import assert_equals_reference
 
 CHECKPOINTS = sorted(Path(__file__).parent.glob("checkpoints/*"))
 
@@ -15,7 +15,6 @@ CHECKPOINTS = sorted(Path(__file__).parent.glob("checkpoints/*"))
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("directory", CHECKPOINTS, ids=lambda path: path.name)
 def test_a_kept_checkpoint_equals_the_tool(directory: Path, dtype: str) -> None:
-    skip_unless_readable(directory)
     assert_equals_reference(directory, dtype)
 
 

@@ -174,7 +174,9 @@ class BatchBuilder:
         fill = np.arange(1, fill_to - len(slot) + 1, dtype=np.int32)  # empty where there is nothing to fill
         last_row = query_start[1:].astype(np.int64) - 1
         query_start_there, slots_there, last_rows = self._put(
-            np.concatenate((query_start, num_rows + fill)), _filled(slot, len(fill), -1), last_row
+            np.concatenate((query_start, num_rows + fill)),
+            np.concatenate((slot, np.full(len(fill), -1))),
+            last_row,
         )
         staging = Staging(len(slot), num_rows, len(self._table.tables), len(fill))
         steady = None
@@ -234,8 +236,3 @@ class BatchBuilder:
 
     def _put(self, *arrays: NDArray[Any]) -> list[torch.Tensor]:
         return upload(self._device, *map(torch.from_numpy, arrays))
-
-
-def _filled(array: NDArray[Any], count: int, value: int) -> NDArray[Any]:
-    """With `count` more entries of one value along the first axis."""
-    return np.concatenate((array, np.full((count, *array.shape[1:]), value, array.dtype)))

@@ -106,12 +106,8 @@ def pack(library: Library, arena: Arena, weight: QuantizedWeight) -> NativeWna16
     bits = 8 if weight.bits == 8 else 4
     is_signed = weight.codes.dtype == torch.int8
     centre = 0 if is_signed else 1 << (weight.bits - 1)
-    shifts: torch.Tensor | None = torch.full_like(weight.scales, -centre, dtype=torch.float32)
-    if weight.zeros is not None:
-        shifts = weight.zeros.float() - centre
-    assert shifts is not None
-    if not shifts.any():
-        shifts = None
+    zeros = torch.zeros_like(weight.scales) if weight.zeros is None else weight.zeros
+    shifts = zeros.float() - centre
     calls = library.calls
     codes = arena.take(calls.quire_wna16_bytes(packed_k, n, bits))
     padded = -(-n // _COLUMNS) * _COLUMNS
@@ -128,7 +124,7 @@ def pack(library: Library, arena: Arena, weight: QuantizedWeight) -> NativeWna16
     held = {
         "codes": codes,
         "scales": panels(weight.scales),
-        "shifts": None if shifts is None else panels(shifts),
+        "shifts": panels(shifts) if shifts.any() else None,
         "bias": None
         if weight.bias is None
         else torch.nn.functional.pad(weight.bias.float(), (0, padded - n)),
