@@ -53,6 +53,7 @@ from quire.contracts.sampler import (
     SamplerSpec,
 )
 from quire.contracts.source import HeaderSource, ModelFiles, ModelRequest, ModelSource, ModelSourceSpec
+from quire.contracts.speculator import Speculator
 from quire.hookspecs import hookimpl
 
 __all__ = [
@@ -112,6 +113,7 @@ __all__ = [
     "SamplerNeed",
     "SamplerSpec",
     "Span",
+    "Speculator",
     "TensorHeader",
     "Weight",
     "WeightMapping",
