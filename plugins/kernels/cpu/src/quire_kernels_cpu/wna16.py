@@ -41,7 +41,7 @@ class Wna16Ops(QuantizedOps):
                 f"Quantized weight: group_index goes from {int(index.min())} to {int(index.max())}, "
                 f"but there are {groups} groups."
             )
-        packed = pack(self._library, self._arena, weight)
+        packed = pack(self._library, self._arena, weight, exact=self.init.need.deterministic)
         if packed is None:
             raise PluginError(
                 f"Quantized weight of {weight.bits} bits: codes from {int(weight.codes.min())} to "

@@ -31,6 +31,7 @@ class Wna16Weight(ctypes.Structure):
         ("packed_k", ctypes.c_int32),
         ("span", ctypes.c_int32),
         ("bits", ctypes.c_int32),
+        ("exact", ctypes.c_int32),
     )
 
 
@@ -97,8 +98,12 @@ def spans_of(rows: int, groups: int, index: torch.Tensor | None) -> Spans:
     return Spans(size, of_spans, None if in_order else gather)
 
 
-def pack(library: Library, arena: Arena, weight: QuantizedWeight) -> NativeWna16 | None:
-    """Pack a weight without activation scheme; it may be dropped afterwards. None if codes do not fit."""
+def pack(library: Library, arena: Arena, weight: QuantizedWeight, *, exact: bool) -> NativeWna16 | None:
+    """Pack a weight without activation scheme; it may be dropped afterwards. None if codes do not fit.
+
+    `exact`: no weight is ever rounded, and a row's bits depend on that row alone. Otherwise products of many
+    bf16 rows may round each weight to bf16, by 2^-9 of it at most.
+    """
     k, n = weight.codes.shape
     index = None if weight.group_index is None else weight.group_index.long()
     spans = spans_of(k, weight.scales.shape[0], index)
@@ -132,7 +137,7 @@ def pack(library: Library, arena: Arena, weight: QuantizedWeight) -> NativeWna16
     }
     kept = {name: tensor for name, tensor in held.items() if tensor is not None}
     addresses = {name: tensor.data_ptr() for name, tensor in kept.items()}
-    native = Wna16Weight(**addresses, k=k, n=n, packed_k=packed_k, span=spans.size, bits=bits)
+    native = Wna16Weight(**addresses, k=k, n=n, packed_k=packed_k, span=spans.size, bits=bits, exact=exact)
     rows = weight.codes if weight.codes.stride(1) == 1 else weight.codes.contiguous()
     fit = calls.quire_wna16_pack(
         rows.data_ptr(), rows.stride(0), is_signed, centre, ctypes.byref(native), torch.get_num_threads()

@@ -7,6 +7,7 @@
 #include "chunks.h"
 #include "gemm_wna16_tiles.h"
 #include "team.h"
+#include "wna16_pieces.h"
 #include "wna16_spans.h"
 
 namespace quire {
@@ -60,7 +61,11 @@ inline void multiply_wna16(
 #if defined(__AMX_BF16__)
     if constexpr (sizeof(T) == 2) {
         shape_tiles(std::min(a.m, TILE_ROWS));
-        if (a.m <= TILE_ROWS)
+        if (is_rounded<T>(weight, a.m))
+            for_chunks(a.m, MOST_ROWS, columns.groups(2), team, [&](int first, int last, int group, int end) {
+                multiply_squares(a.values, a.stride, first, last, group, end, end, output, Wna16Pieces(weight));
+            });
+        else if (a.m <= TILE_ROWS)
             share(MOST_PANELS, [&](int, int, const int* panel, int panels) {
                 multiply_tile_row(a, weight, panel, panels, output);
             });

@@ -221,7 +221,7 @@ inline void multiply_squares(
             const int lower = std::min(upper + TILE_ROWS, last - TILE_ROWS);
             float* const own = sums[(span * squares + square) % 2];
             const bf16* const values = a.values + span * length;
-            tile_square(values + upper * a.stride, values + lower * a.stride, a.stride, b, 0, length, own, beside);
+            tile_square(values + upper * a.stride, values + lower * a.stride, a.stride, b, length, true, own, beside);
             beside.rest_of_rows();
             beside.finish(&scales[span % 2], own, a, span, room.totals + square * SQUARE * SQUARE,
                           span == spans - 1 ? &target : nullptr, upper, lower, steps);

@@ -5,6 +5,20 @@
 
 namespace quire {
 
+// Rows from which on weights are made bf16, each rounded once, and multiplied as plain ones: then unpacking is little
+// beside the product, and scaling the sums of each span would not be.
+constexpr int ROUNDED_FROM = 64;
+
+// Whether so many rows are multiplied so.
+template <typename T>
+inline bool is_rounded(const Wna16Weight& weight, int m) {
+#if defined(__AMX_BF16__)
+    return sizeof(T) == 2 && m >= ROUNDED_FROM && !weight.exact;
+#else
+    return (void)weight, (void)m, false;
+#endif
+}
+
 // Rows as the weight's spans take them.
 template <typename T>
 struct Wna16Rows {
@@ -33,7 +47,7 @@ struct Wna16Aside {
             for (int i = 0; i < weight.packed_k; i++) to[i] = weight.gather[i] < 0 ? T{} : from[weight.gather[i]];
             from = to;
         }
-        if (weight.shifts == nullptr) return;
+        if (weight.shifts == nullptr || is_rounded<T>(weight, m)) return;
         float* const sums = reinterpret_cast<float*>(own + weight.gathered_bytes());
         for (int span = 0; span < weight.spans(); span++) {
             floats total = {};

@@ -20,6 +20,7 @@ struct Wna16Weight {
     int32_t k, n, packed_k;
     int32_t span;  // a multiple of K_BLOCK, MOST_SPAN at most
     int32_t bits;  // 4 or 8
+    int32_t exact; // whether a row's result may not depend on how many rows there are
 
     int panels() const {
         return (n + PANEL - 1) / PANEL;
@@ -105,6 +106,18 @@ inline void unpack(const Wna16Weight& weight, int panel, int first, int rows, T*
         unpack_lines<4>(line, rows, to);
     else
         unpack_lines<8>(line, rows, to);
+}
+
+// Two rows of a panel as pairs of bf16.
+inline words pairs_of(floats even, floats odd) {
+#if defined(__AVX512BF16__)
+    alignas(64) static constexpr uint16_t ORDER[32] = {0,  16, 1,  17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
+                                                       8,  24, 9,  25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+    const __m512i both = bits_of<__m512i>(_mm512_cvtne2ps_pbh(bits_of<__m512>(odd), bits_of<__m512>(even)));
+    return bits_of<words>(_mm512_permutexvar_epi16(_mm512_load_si512(ORDER), both));
+#else
+    return (bits_of<words>(rounded<bf16>(even)) >> 16) | bits_of<words>(rounded<bf16>(odd));
+#endif
 }
 
 }  // namespace quire
