@@ -20,7 +20,8 @@ from quire_native_cpu.wna16 import NativeWna16, multiply, pack
 class Wna16Ops(QuantizedOps):
     """Mixed into kernels that have loaded the library.
 
-    Codes are multiplied as they are and sums scaled in fp32; a row's bits depend on that row alone.
+    Codes are multiplied as they are and sums scaled in fp32. Unless the need is deterministic, many bf16 rows
+    may be multiplied by weights rounded to bf16 instead; otherwise a row's bits depend on that row alone.
     """
 
     _library: Library

@@ -30,7 +30,7 @@ public:
 
     explicit PlainPieces(const Weight& weight) : weight_(weight) {}
 
-    void begin(const Piece&) {}
+    void begin(const Piece&) {}  // it is loaded when it is multiplied by
     // Bring a piece within so many steps; it is the next that is taken.
     void ask(const Piece& piece, int steps) {
         for (int p = 0; p < 2; p++) next_[p] = at(piece, p);

@@ -1,6 +1,7 @@
 // Products with packed weights of 8 bits or fewer, shared out among a team. Codes are whole numbers, which bf16 holds
 // exactly: a span of them is unpacked into a near cache, multiplied as bf16 weights are, and its sums are scaled in fp32.
-// Each span is summed in one order and added to those before it, whatever rows are beside a row.
+// Each span is summed in one order and added to those before it, whatever rows are beside a row. Of many bf16 rows, weights
+// may be made bf16 instead.
 #pragma once
 #include <algorithm>
 

@@ -40,9 +40,9 @@ public:
     void fetch_scales(int span) const {
         const int spans = weight_.spans(), later = span + std::max(1, AHEAD * K_BLOCK / weight_.span);
         for (int p = 0; p < PANELS; p++) {
-            const int64_t at = weight_.at(panel_[p] + (later < spans ? 0 : hop_), later % spans);
-            fetch(weight_.scales + at);
-            if (weight_.shifts != nullptr) fetch(weight_.shifts + at);
+            const int panel = panel_[p] + (later < spans ? 0 : hop_);
+            fetch(weight_.scales_at(panel, later % spans));
+            if (weight_.shifts != nullptr) fetch(weight_.shifts_at(panel, later % spans));
         }
     }
 

@@ -10,9 +10,9 @@ namespace quire {
 // Pieces of a weight: while tiles multiply by one, vector instructions make the next beside it.
 class Wna16Pieces {
 public:
-    static constexpr int K_AT_ONCE = 576;  // both pieces lie in a second-level cache
+    static constexpr int K_AT_ONCE = 576;  // the piece that is multiplied by and the next lie in a second-level cache
 
-    explicit Wna16Pieces(const Wna16Weight& weight) : weight_(weight) {}
+    explicit Wna16Pieces(const Wna16Weight& weight) : weight_(weight), room_(own_room()) {}
 
     void begin(const Piece& piece) {
         ask(piece, 1);
@@ -32,12 +32,11 @@ public:
     void operator()() {
         for (due_ += units_; due_ >= pace_ && done_ < units_; due_ -= pace_) unit();
     }
-    // The piece that was asked for last.
-    void take(const Piece& piece, const bf16** panels) {
+    // The piece that was asked for last; it lasts until the one after the next is asked for.
+    void take(const Piece&, const bf16** panels) {
         rest();
         for (int p = 0; p < 2; p++) panels[p] = place(p);
-        (void)piece;
-        made_ ^= 1;
+        side_ ^= 1;
     }
     Target<bf16> target(const Output<bf16>& output, const int* panel, int panels) const {
         return target_of(weight_, output, panel, panels);
@@ -49,24 +48,25 @@ private:
     void rest() {
         while (done_ < units_) unit();
     }
-    bf16* place(int p) const {
-        alignas(64) static thread_local bf16 room[2][2][K_AT_ONCE * PANEL];
-        return room[made_][p];
+    // Not on the stack, which may be small.
+    static bf16* own_room() {
+        alignas(64) static thread_local bf16 room[2 * 2 * K_AT_ONCE * PANEL];
+        return room;
     }
+    bf16* place(int p) const {
+        return room_ + (2 * side_ + p) * K_AT_ONCE * PANEL;
+    }
+    // The next rows of the one panel or the other.
     void unit() {
         const int p = done_ % 2, at = done_ / 2 * UNIT, row = piece_.from + at;
         const Wna16Weight& w = weight_;
-        const int64_t scales = w.at(piece_.panel[p], row / w.span);
-        const floats scale = load(w.scales + scales);
-        const uint8_t* line = w.codes + piece_.panel[p] * w.panel_bytes() + int64_t(row) * PANEL * w.bits / 8;
-        for (int i = 0; i < UNIT * PANEL * w.bits / 8; i += 64)
-            _mm_prefetch(reinterpret_cast<const char*>(line) + i + 2048, _MM_HINT_T0);
+        const floats scale = load_kept(w.scales_at(piece_.panel[p], row / w.span), w.scales_kept);
+        const uint8_t* const line = w.codes + piece_.panel[p] * w.panel_bytes() + int64_t(row) * PANEL * w.bits / 8;
         bf16* const to = place(p) + at * PANEL;
-        if (w.shifts == nullptr)
-            by_bits([&](floats code) { return code * scale; }, line, to);
-        else
-            by_bits([&, shift = load(w.shifts + scales)](floats code) { return (code - shift) * scale; }, line, to);
         done_++;
+        if (w.shifts == nullptr) return by_bits([&](floats code) { return code * scale; }, line, to);
+        const floats shift = load_kept(w.shifts_at(piece_.panel[p], row / w.span), w.shifts_kept);
+        by_bits([&](floats code) { return (code - shift) * scale; }, line, to);
     }
     template <typename Value>
     void by_bits(const Value& value, const uint8_t* line, bf16* to) const {
@@ -90,8 +90,10 @@ private:
     }
 
     const Wna16Weight& weight_;
+    bf16* const room_;
     Piece piece_{};
-    int made_ = 0, done_ = 0, units_ = 0, due_ = 0, pace_ = 1;
+    int side_ = 0;  // of the room, where the next piece is made
+    int done_ = 0, units_ = 0, due_ = 0, pace_ = 1;
 };
 
 }  // namespace quire

@@ -7,7 +7,7 @@ namespace quire {
 
 // Rows from which on weights are made bf16, each rounded once, and multiplied as plain ones: then unpacking is little
 // beside the product, and scaling the sums of each span would not be.
-constexpr int ROUNDED_FROM = 64;
+constexpr int ROUNDED_FROM = 144;
 
 // Whether so many rows are multiplied so.
 template <typename T>
@@ -24,7 +24,7 @@ template <typename T>
 struct Wna16Rows {
     const T* values;    // [m, stride], in the packed order
     int64_t stride;
-    const float* sums;  // [m, sum_stride], over spans; not read if the weight has no shifts
+    const float* sums;  // [m, sum_stride], over spans; made if the weight has shifts and is not rounded
     int64_t sum_stride;
     int m;
 };
@@ -84,9 +84,9 @@ struct SpanScale {
     // A missing panel repeats the last.
     SpanScale(const Wna16Weight& weight, const int* panel, int panels, int span) : shifted(weight.shifts != nullptr) {
         for (int p = 0; p < MOST_PANELS; p++) {
-            const int64_t at = weight.at(panel[p < panels ? p : panels - 1], span);
-            scale[p] = load(weight.scales + at);
-            shift[p] = shifted ? load(weight.shifts + at) : floats{};
+            const int own = panel[p < panels ? p : panels - 1];
+            scale[p] = load_kept(weight.scales_at(own, span), weight.scales_kept);
+            shift[p] = shifted ? load_kept(weight.shifts_at(own, span), weight.shifts_kept) : floats{};
         }
     }
     // One row's sums to its totals, a panel's behind the other's; x_sum of the row over the span.
