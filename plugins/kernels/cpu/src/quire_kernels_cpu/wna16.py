@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import torch
 
-from quire.contracts import QuantizedWeight
+from quire.contracts import KernelsInit, QuantizedWeight
 from quire.errors import PluginError
 from quire.ops import PackedQuantized
 from quire.ops.quantized import QuantizedOps
@@ -24,6 +24,7 @@ class Wna16Ops(QuantizedOps):
     may be multiplied by weights rounded to bf16 instead; otherwise a row's bits depend on that row alone.
     """
 
+    init: KernelsInit
     _library: Library
     _arena: Arena
 

@@ -18,11 +18,7 @@ inline floats load_kept(const void* from, Kept kept) {
     switch (kept) {
         case Kept::fp32: return load(static_cast<const float*>(from));
         case Kept::bf16: return load(static_cast<const bf16*>(from));
-        case Kept::int8: {
-            typedef int8_t bytes __attribute__((vector_size(16)));
-            return __builtin_convertvector(__builtin_convertvector(load_as<bytes>(static_cast<const int8_t*>(from)), ints),
-                                           floats);
-        }
+        case Kept::int8: return load(static_cast<const int8_t*>(from));
         default: return load_fp16(static_cast<const uint16_t*>(from));
     }
 }
