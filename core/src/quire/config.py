@@ -190,6 +190,11 @@ class EngineConfig(BaseSettings):
     sampler: str | None = Field(
         default=None, description="Sampler plugin (`name` or `distribution:name`); null chooses."
     )
+    logits_processors: list[str] = Field(
+        default_factory=list,
+        description="Logits processors (`name` or `distribution:name`) to activate, in the order in which "
+        "they run. Requests give them their arguments in `extra_args`.",
+    )
     scheduling_policy: Literal["fcfs", "priority"] = Field(
         default="fcfs",
         description="Who runs next: first come first served, or the lowest `priority` value.",

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         AttentionSpec,
         CommandSpec,
         KernelsSpec,
+        LogitsProcessorSpec,
         ModelSourceSpec,
         ModelSpec,
         QuantizationSpec,
@@ -52,6 +53,11 @@ def quire_samplers() -> Iterable[SamplerSpec]:  # type: ignore[empty-body]
 @hookspec
 def quire_kernels() -> Iterable[KernelsSpec]:  # type: ignore[empty-body]
     """Compute operations for a device. One is chosen per engine, by name or by priority."""
+
+
+@hookspec
+def quire_logits_processors() -> Iterable[LogitsProcessorSpec]:  # type: ignore[empty-body]
+    """Edits of logits before sampling. Active only if the configuration names them."""
 
 
 @hookspec

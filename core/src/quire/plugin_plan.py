@@ -84,6 +84,10 @@ class Explanation:
     rejected: tuple[tuple[str, str], ...]
 
 
+PROCESSOR_ROLE = "logits_processor/"
+"""Begins the role of each active logits processor, before its name."""
+
+
 @dataclass(frozen=True, slots=True)
 class PluginPlan:
     """All choices of one engine, by role, with their explanations. Frozen; plain data."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 from quire import _sampling_checks as check
 from quire.errors import InvalidRequestError
@@ -62,6 +63,8 @@ class SamplingParams:
         skip_special_tokens: leave special tokens out of the text.
         logit_bias: token id -> -100 to 100, added to its logit.
         allowed_token_ids: only these may be sampled; None for all, an empty list is refused.
+        extra_args: what active logits processors are told, by argument name; None for nothing. Which they
+            know, and what values, is theirs to say when the request is admitted.
         use_beam_search, length_penalty, early_stopping: refused, as beam search is not built yet, unless they
             ask for nothing: False, 1.0 and False, or None.
         bad_words_token_ids: filled by the engine from `bad_words` and the tokenizer; never by users.
@@ -93,6 +96,7 @@ class SamplingParams:
     skip_special_tokens: bool = True
     logit_bias: dict[int, float] | None = None
     allowed_token_ids: Sequence[int] | None = None
+    extra_args: dict[str, Any] | None = None
     use_beam_search: bool = False
     length_penalty: float | None = None
     early_stopping: bool | None = None
@@ -203,6 +207,7 @@ class SamplingParams:
             )
             if not self.allowed_token_ids:
                 check.refuse("allowed_token_ids", [], "a list of at least one token id, or None for all")
+        self.extra_args = check.arguments("extra_args", self.extra_args)
         self.bad_words_token_ids = tuple(
             tuple(check.token_ids("bad_words_token_ids", word, _MAX_STRING_LENGTH))
             for word in self.bad_words_token_ids

@@ -52,6 +52,7 @@ _RARE: frozenset[KeyPath] = frozenset(
         "kernels",
         "kv_cache_dtype",
         "load_format",
+        "logits_processors",
         "max_logprobs",
         "num_speculative_tokens",
         "pipeline_parallel_size",

@@ -28,6 +28,12 @@ from quire.contracts.fusion import (
 )
 from quire.contracts.kernels import KernelsInit, KernelsNeed, KernelsSpec
 from quire.contracts.kinds import KINDS
+from quire.contracts.logits_processor import (
+    LogitsProcessor,
+    LogitsProcessorInit,
+    LogitsProcessorNeed,
+    LogitsProcessorSpec,
+)
 from quire.contracts.model import Model, ModelNeed, ModelSpec, WeightMapping
 from quire.contracts.quantization import (
     LinearMethod,
@@ -88,6 +94,10 @@ __all__ = [
     "LinearMethod",
     "LinearPart",
     "LinearSpec",
+    "LogitsProcessor",
+    "LogitsProcessorInit",
+    "LogitsProcessorNeed",
+    "LogitsProcessorSpec",
     "Model",
     "ModelFiles",
     "ModelNeed",

@@ -6,6 +6,7 @@ from quire.contracts.attention import AttentionSpec
 from quire.contracts.base import Choice, Kind
 from quire.contracts.command import CommandSpec
 from quire.contracts.kernels import KernelsSpec
+from quire.contracts.logits_processor import LogitsProcessorSpec
 from quire.contracts.model import ModelSpec
 from quire.contracts.quantization import QuantizationSpec
 from quire.contracts.route import RouteSpec
@@ -47,6 +48,14 @@ KINDS: dict[str, Kind] = {
             api=1,
             choice=Choice.PRIORITY,
             title="kernels",
+        ),
+        Kind(
+            name="logits_processor",
+            hook="quire_logits_processors",
+            spec=LogitsProcessorSpec,
+            api=1,
+            choice=Choice.NAMED,
+            title="logits processors",
         ),
         Kind(
             name="source",

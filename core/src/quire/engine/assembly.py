@@ -163,6 +163,7 @@ def _info(plan: EnginePlan, budget: MemoryBudget, report: StartupReport) -> Engi
         enable_prefix_caching=config.enable_prefix_caching,
         plugins=plan.plugins,
         report=report.lines(),
+        arguments=plan.arguments,
     )
 
 

@@ -40,6 +40,7 @@ class EngineInfo:
         enable_prefix_caching: whether prefixes are cached.
         plugins: what was chosen and why.
         report: the start-up report, a line each.
+        arguments: see `EnginePlan.arguments`.
     """
 
     model: str
@@ -63,6 +64,7 @@ class EngineInfo:
     enable_prefix_caching: bool
     plugins: PluginPlan = field(default_factory=PluginPlan)
     report: list[str] = field(default_factory=list)
+    arguments: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from quire.engine.arguments import RequestArguments
 from quire.engine.info import EngineInfo
 from quire.errors import InvalidRequestError
 from quire.request import EngineRequest
@@ -52,6 +53,7 @@ class InputProcessor:
         self._max_model_len = info.max_model_len
         self._ids = itertools.count()
         self._seeds = random.Random(info.seed + (stream << 64))
+        self._arguments = RequestArguments(info.arguments)
 
     def default_params(self) -> SamplingParams:
         """What a request gets that names no parameters: the checkpoint's own values, else the defaults."""
@@ -85,6 +87,7 @@ class InputProcessor:
         engine.max_tokens = room if asked.max_tokens is None else min(asked.max_tokens, room)
         engine.min_tokens = min(asked.min_tokens, engine.max_tokens)  # the engine checks them together again
         engine.bad_words_token_ids = self._bad_words(asked)
+        engine.extra_args = self._arguments.validate(asked.extra_args)
         engine.check_vocabulary(self._info.vocab_size)
         if asked.best_of is not None and asked.best_of > asked.n and engine.logprobs is None:
             engine.logprobs = 0  # completions are ranked by their cumulative log probability

@@ -16,6 +16,7 @@ from quire.plan import TokenLogprobs
 from quire.runtime.device import Device
 from quire.runtime.in_flight import Forward, InFlight, Sampled
 from quire.runtime.logprobs import GatheredLogprobs, gather
+from quire.runtime.processors import Processors
 from quire.runtime.slot_state import SlotState
 from quire.runtime.slots import SlotTable
 from quire.runtime.verification import DraftRows
@@ -47,6 +48,7 @@ class Drawing:
     def __init__(
         self,
         sampler: Sampler,
+        processors: Processors,
         kernels: Kernels,
         device: Device,
         table: SlotTable,
@@ -56,12 +58,13 @@ class Drawing:
         """Nothing is under way.
 
         Args:
-            sampler, kernels, device: of the worker.
+            sampler, processors, kernels, device: of the worker.
             table: its slots.
             state: of the slots on the device, where steps begin before the host knows what the last one drew.
             isolate: how one request's failure stays its own.
         """
         self._sampler = sampler
+        self._processors = processors
         self._kernels = kernels
         self._device = device
         self._table = table
@@ -158,7 +161,8 @@ class Drawing:
     def _draw(
         self, logits: torch.Tensor, rows: SampleRows, before: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Ids and invalid, `[R]` each, by the sampler itself."""
+        """Ids and invalid, `[R]` each, by the sampler itself, from logits as the processors leave them."""
+        logits = self._processors.apply(logits, rows, before)
         distribution = self._sampler.process(logits, rows, before)
         return self._sampler.draw(distribution, rows), distribution.invalid
 
@@ -200,12 +204,17 @@ class Drawing:
             return None
         return kept if len(kept) != len(slots) else None
 
+    def record(self, slots: list[int], ids: list[int], counts: list[int]) -> None:
+        """Let sampler and processors know of accepted tokens: `counts[i]` of slot `slots[i]`."""
+        self._sampler.commit(slots, ids, counts)
+        self._processors.commit(slots, ids, counts)
+
     def _commit(self, step: InFlight, slots: list[int], ids: list[int], counts: list[int] | None) -> None:
         """Record drawn ids in the sampler: `counts[i]` of slot `slots[i]`, or one each."""
 
         def run(some: list[int]) -> None:
             if len(some) == len(slots):
-                self._sampler.commit(some, ids, counts or [1] * len(some))
+                self.record(some, ids, counts or [1] * len(some))
                 return
             ends, numbers = 0, counts or [1] * len(slots)
             of_slot: dict[int, list[int]] = {}
@@ -213,7 +222,7 @@ class Drawing:
                 of_slot[slot] = ids[ends : ends + number]
                 ends += number
             parts = [of_slot[slot] for slot in some]
-            self._sampler.commit(some, [one for part in parts for one in part], [len(part) for part in parts])
+            self.record(some, [one for part in parts for one in part], [len(part) for part in parts])
 
         self._isolate(slots, run, step.failed)
 

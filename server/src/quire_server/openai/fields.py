@@ -78,7 +78,6 @@ class GenerationFields(RequestModel):
         "prompt_embeds": "prompts are text or token ids.",
         "return_tokens_as_token_ids": "ask for return_token_ids, which gives the ids beside the text.",
         "kv_transfer_params": "KV transfer is not built yet.",
-        "vllm_xargs": "there are no such extensions.",
         "service_tier": "there is one tier only; leave it out, or ask for 'auto'.",
     }
     harmless: ClassVar[Mapping[str, tuple[Any, ...]]] = {
@@ -115,6 +114,7 @@ class GenerationFields(RequestModel):
     prompt_logprobs: int | None = None
     allowed_token_ids: TokenIds = None
     bad_words: Strings = None
+    vllm_xargs: Object = None
     use_beam_search: bool | None = None
     length_penalty: float | None = None
     early_stopping: bool | None = None
@@ -165,7 +165,13 @@ class GenerationFields(RequestModel):
             ApiError: 400, with the field in `param`.
         """
         given = {name: getattr(self, name) for name in _SAMPLING}
-        params = sampling_params(defaults, **given, logit_bias=token_biases(self.logit_bias), **own)
+        params = sampling_params(
+            defaults,
+            **given,
+            logit_bias=token_biases(self.logit_bias),
+            extra_args=self.vllm_xargs,
+            **own,
+        )
         # Here, because the engine sees them only after a chat was rendered or a first prompt submitted.
         try:
             params.check_vocabulary(info.vocab_size)
