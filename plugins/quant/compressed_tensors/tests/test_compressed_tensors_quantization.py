@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -64,6 +65,15 @@ def test_parts_of_one_scheme_are_one_matrix_and_others_runs() -> None:
     headers = {**packed("q"), **packed("k", group_size=32), **packed("v")}
     methods = opened({"config_groups": groups}, headers).linear(spec("q", "k", "v"))
     assert quantized(methods) == [True, True, True]
+
+
+def test_targets_go_by_the_checkpoints_own_names() -> None:
+    """A model may call a module something else: the settings cannot know."""
+    own = {name: replace(header, name=f"language.{name}") for name, header in packed("q").items()}
+    groups = {"a": {"targets": ["language.q"], "weights": W4}}
+    assert quantized(opened({"config_groups": groups}, own).linear(spec("q"))) == [True]
+    with pytest.raises(CheckpointError, match="no target of its config_groups names it"):
+        opened({"config_groups": groups}, packed("q")).linear(spec("q"))
 
 
 def test_schemes_of_different_kinds_meet_in_one_projection() -> None:
