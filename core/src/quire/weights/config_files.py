@@ -188,12 +188,13 @@ def _read_object(path: Path) -> dict[str, Any]:
 
 
 def _adopt_compression(config: dict[str, Any], directory: Path) -> None:
-    """Bring settings in the older forms of compressed-tensors under `quantization_config`, all in one table."""
+    """Bring older forms of compressed-tensors' settings under `quantization_config`, all in one table."""
     older = config.get(_COMPRESSION)
     if config.get("quantization_config") is None and older is not None:
         if not isinstance(older, dict):
             raise CheckpointError(
-                f"{_COMPRESSION} in {directory / 'config.json'} must be an object, not {type(older).__name__}."
+                f"{_COMPRESSION} in {directory / 'config.json'} must be an object, "
+                f"not {type(older).__name__}."
             )
         method = older.get("quant_method") or "compressed-tensors"
         config["quantization_config"] = older | {"quant_method": method}
