@@ -183,7 +183,9 @@ class QuantizedWeight:
             Groups then need not be of equal size, and one may have no row: a worker's shard cuts through
             them.
         permutation: `[K]` int64, an order of the rows in which groups are contiguous; None if they are.
-        activation: how activations are quantized on the fly; None for none.
+        activation: how activations are quantized on the fly; None for none. "fp8_static" has one scale for
+            all tokens, measured when the checkpoint was made.
+        input_scale: `[]` fp32, that scale: what activations are divided by; None for every other scheme.
         bias: `[N]` float or None.
     """
 
@@ -193,7 +195,8 @@ class QuantizedWeight:
     zeros: torch.Tensor | None = None
     group_index: torch.Tensor | None = None
     permutation: torch.Tensor | None = None
-    activation: Literal["int8_per_token", "fp8_per_token"] | None = None
+    activation: Literal["int8_per_token", "fp8_per_token", "fp8_static"] | None = None
+    input_scale: torch.Tensor | None = None
     bias: torch.Tensor | None = None
 
 
