@@ -154,7 +154,8 @@ def measure(args: argparse.Namespace, specs: dict[str, PeerSpec]) -> Run:
             say("Interrupted: what was measured until now is kept.")
             break
         for name, reason in session.failures.items():
-            records[name] = records[name].model_copy(update={"state": "failed", "note": reason})
+            note = f"{model}, {', '.join(plan.workloads)}: {reason}"  # other runs may have it measured
+            records[name] = records[name].model_copy(update={"state": "failed", "note": note})
     return Run(
         started=started,
         command=anonymous(shlex.join(sys.argv[1:]), args.work),
