@@ -190,6 +190,21 @@ class EngineConfig(BaseSettings):
     sampler: str | None = Field(
         default=None, description="Sampler plugin (`name` or `distribution:name`); null chooses."
     )
+    tool_call_parser: str | None = Field(
+        default=None,
+        description="Tool parser (`name` or `distribution:name`); null chooses by the model's chat template, "
+        "`none` does without.",
+    )
+    reasoning_parser: str | None = Field(
+        default=None,
+        description="Reasoning parser (`name` or `distribution:name`); null chooses by the model's chat "
+        "template, `none` does without.",
+    )
+    enable_auto_tool_choice: bool = Field(
+        default=True,
+        description="Let the model decide whether to call the tools of a request that leaves it the choice. "
+        "False refuses such requests.",
+    )
     scheduling_policy: Literal["fcfs", "priority"] = Field(
         default="fcfs",
         description="Who runs next: first come first served, or the lowest `priority` value.",

@@ -21,8 +21,10 @@ if TYPE_CHECKING:
         ModelSourceSpec,
         ModelSpec,
         QuantizationSpec,
+        ReasoningParserSpec,
         RouteSpec,
         SamplerSpec,
+        ToolParserSpec,
     )
 
 hookspec = pluggy.HookspecMarker("quire")
@@ -52,6 +54,16 @@ def quire_samplers() -> Iterable[SamplerSpec]:  # type: ignore[empty-body]
 @hookspec
 def quire_kernels() -> Iterable[KernelsSpec]:  # type: ignore[empty-body]
     """Compute operations for a device. One is chosen per engine, by name or by priority."""
+
+
+@hookspec
+def quire_tool_parsers() -> Iterable[ToolParserSpec]:  # type: ignore[empty-body]
+    """Readers of tool calls in a model's text. Chosen by the chat template, or by name."""
+
+
+@hookspec
+def quire_reasoning_parsers() -> Iterable[ReasoningParserSpec]:  # type: ignore[empty-body]
+    """Readers of a model's thinking. Chosen by the chat template, or by name."""
 
 
 @hookspec

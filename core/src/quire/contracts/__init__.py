@@ -29,6 +29,18 @@ from quire.contracts.fusion import (
 from quire.contracts.kernels import KernelsInit, KernelsNeed, KernelsSpec
 from quire.contracts.kinds import KINDS
 from quire.contracts.model import Model, ModelNeed, ModelSpec, WeightMapping
+from quire.contracts.parsing import (
+    CallArguments,
+    CallBegun,
+    CallBroken,
+    CallEnded,
+    Content,
+    Event,
+    Reasoning,
+    TemplateNeed,
+    TemplateSpec,
+    join_events,
+)
 from quire.contracts.quantization import (
     LinearMethod,
     LinearPart,
@@ -42,6 +54,7 @@ from quire.contracts.quantization import (
     TensorHeader,
     Weight,
 )
+from quire.contracts.reasoning_parser import ReasoningParser, ReasoningParserInit, ReasoningParserSpec
 from quire.contracts.route import RouteSpec
 from quire.contracts.sampler import (
     CapturedDraw,
@@ -53,6 +66,7 @@ from quire.contracts.sampler import (
     SamplerSpec,
 )
 from quire.contracts.source import HeaderSource, ModelFiles, ModelRequest, ModelSource, ModelSourceSpec
+from quire.contracts.tool_parser import CallForm, CallsForm, Tool, ToolParser, ToolParserInit, ToolParserSpec
 from quire.hookspecs import hookimpl
 
 __all__ = [
@@ -67,12 +81,20 @@ __all__ = [
     "Batch",
     "CacheKind",
     "CacheSpec",
+    "CallArguments",
+    "CallBegun",
+    "CallBroken",
+    "CallEnded",
+    "CallForm",
+    "CallsForm",
     "CapturedDraw",
     "Choice",
     "CommandSpec",
+    "Content",
     "DecoderLayerParts",
     "DeviceSpec",
     "Distribution",
+    "Event",
     "FusedLayer",
     "FusedStack",
     "GatedMLPParts",
@@ -104,6 +126,10 @@ __all__ = [
     "QuantizationNeed",
     "QuantizationSpec",
     "QuantizedWeight",
+    "Reasoning",
+    "ReasoningParser",
+    "ReasoningParserInit",
+    "ReasoningParserSpec",
     "Rope",
     "RouteSpec",
     "SampleRows",
@@ -112,8 +138,15 @@ __all__ = [
     "SamplerNeed",
     "SamplerSpec",
     "Span",
+    "TemplateNeed",
+    "TemplateSpec",
     "TensorHeader",
+    "Tool",
+    "ToolParser",
+    "ToolParserInit",
+    "ToolParserSpec",
     "Weight",
     "WeightMapping",
     "hookimpl",
+    "join_events",
 ]
