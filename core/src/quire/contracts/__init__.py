@@ -66,6 +66,7 @@ from quire.contracts.sampler import (
     SamplerSpec,
 )
 from quire.contracts.source import HeaderSource, ModelFiles, ModelRequest, ModelSource, ModelSourceSpec
+from quire.contracts.speculator import Speculator
 from quire.contracts.tool_parser import CallForm, CallsForm, Tool, ToolParser, ToolParserInit, ToolParserSpec
 from quire.hookspecs import hookimpl
 
@@ -138,6 +139,7 @@ __all__ = [
     "SamplerNeed",
     "SamplerSpec",
     "Span",
+    "Speculator",
     "TemplateNeed",
     "TemplateSpec",
     "TensorHeader",
