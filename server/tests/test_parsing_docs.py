@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from quire.contracts import Content, Reasoning, ReasoningParserInit, join_events
+from quire.contracts import Content, Reasoning, ReasoningParserInit
+from quire.testing.events import join_events
 from quire_server.app import build_app
 from quire_server.config import ServeConfig
 from quire_server.metrics import ServerMetrics

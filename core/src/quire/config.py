@@ -192,13 +192,13 @@ class EngineConfig(BaseSettings):
     )
     tool_call_parser: str | None = Field(
         default=None,
-        description="Tool parser (`name` or `distribution:name`); null chooses by the model's chat template, "
+        description="Tool parser (`name` or `distribution:name`). Left out, the chat template chooses; "
         "`none` does without.",
     )
     reasoning_parser: str | None = Field(
         default=None,
-        description="Reasoning parser (`name` or `distribution:name`); null chooses by the model's chat "
-        "template, `none` does without.",
+        description="Reasoning parser (`name` or `distribution:name`). Left out, the model's chat template "
+        "chooses; `none` does without.",
     )
     enable_auto_tool_choice: bool = Field(
         default=True,

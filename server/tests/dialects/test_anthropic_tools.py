@@ -158,11 +158,10 @@ def test_the_template_is_given_tools_uses_and_results(client: TestClient, engine
 def test_thinking_is_asked_of_the_template(client: TestClient, engine: FakeEngine) -> None:
     engine.answer = "<think>Hm.</think>Yes."
     on = whole(client, thinking={"type": "enabled", "budget_tokens": 1024}, max_tokens=2000)
-    assert engine.chats[-1]["enable_thinking"] is True
     assert [block["type"] for block in on["content"]] == ["thinking", "text"]
     off = whole(client, thinking={"type": "disabled"})
-    assert engine.chats[-1]["enable_thinking"] is False
     assert [block["type"] for block in off["content"]] == ["text"]
+    assert [chat["enable_thinking"] for chat in engine.chats] == [True, False]
 
 
 def test_tokens_are_counted_with_tools(client: TestClient, engine: FakeEngine) -> None:

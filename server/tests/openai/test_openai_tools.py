@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -136,7 +137,8 @@ def test_tools_are_not_looked_for_where_there_are_none(
     client: TestClient, engine: FakeEngine, ask: Any
 ) -> None:
     engine.answer = ROME
-    for body in ({"tools": None}, {"tools": []}, {"tool_choice": "none"}):
+    bodies: list[dict[str, Any]] = [{"tools": None}, {"tools": []}, {"tool_choice": "none"}]
+    for body in bodies:
         choice = ask(client, **body)
         assert (choice["message"]["content"], choice["finish_reason"]) == (ROME, "stop")
         assert engine.chats[-1]["tools"] is None
@@ -175,26 +177,24 @@ def test_thinking_is_set_apart(client: TestClient, engine: FakeEngine, ask: Any)
 
 
 def test_the_effort_reaches_the_template(client: TestClient, engine: FakeEngine) -> None:
-    whole(client, reasoning_effort="low")
-    assert (engine.chats[-1]["enable_thinking"], engine.chats[-1]["reasoning_effort"]) == (True, "low")
-    whole(client, reasoning_effort="none")
-    assert engine.chats[-1]["enable_thinking"] is False
+    for effort in ("low", "none"):
+        whole(client, reasoning_effort=effort)
+    asked = [(chat["enable_thinking"], chat["reasoning_effort"]) for chat in engine.chats]
+    assert asked == [(True, "low"), (False, "none")]
     whole(client)
     assert "enable_thinking" not in engine.chats[-1]
 
 
 def test_marks_that_are_special_tokens_are_shown(client: TestClient, engine: FakeEngine) -> None:
     whole(client)
-    assert engine.params[-1].skip_special_tokens
     engine.use_parsers(tool_parser="mistral")
     del client.app.state.service.parsers  # type: ignore[attr-defined]
     engine.answer = '[TOOL_CALLS] [{"name": "get_weather", "arguments": {"city": "Rome"}}]'
     choice = whole(client)
-    assert not engine.params[-1].skip_special_tokens
     assert called(choice) == [("get_weather", {"city": "Rome"})]
     assert len(choice["message"]["tool_calls"][0]["id"]) == 9
     whole(client, tools=None)
-    assert engine.params[-1].skip_special_tokens
+    assert [params.skip_special_tokens for params in engine.params] == [True, False, True]
 
 
 def test_logprobs_and_ids_come_once_beside_calls(client: TestClient, engine: FakeEngine) -> None:
@@ -257,3 +257,11 @@ def test_a_model_without_a_tool_parser_says_so(client: TestClient, engine: FakeE
     answer = client.post(PATH, json=ASK)
     assert answer.status_code == 400
     assert "tool_call_parser" in answer.json()["error"]["message"]
+
+
+def test_a_choice_that_is_not_left_to_the_model(client: TestClient, engine: FakeEngine) -> None:
+    engine.info = replace(engine.info, auto_tool_choice=False)
+    answer = client.post(PATH, json=ASK)
+    assert answer.status_code == 400
+    assert "enable_auto_tool_choice" in answer.json()["error"]["message"]
+    assert whole(client, tool_choice="none")["finish_reason"]

@@ -39,7 +39,6 @@ from quire.contracts.parsing import (
     Reasoning,
     TemplateNeed,
     TemplateSpec,
-    join_events,
 )
 from quire.contracts.quantization import (
     LinearMethod,
@@ -150,5 +149,4 @@ __all__ = [
     "Weight",
     "WeightMapping",
     "hookimpl",
-    "join_events",
 ]

@@ -1,15 +1,13 @@
 """What parsers of a model's text have in common: the events they give, and how a chat template chooses them.
 
 A parser is an incremental state machine: `feed(text) -> events`, `finish() -> events`. Whatever the pieces in
-which a text is fed, the events are the same once neighbours are joined (`join_events`). No text is lost:
+which a text is fed, the events are the same once neighbouring texts are joined. No text is lost:
 what turns out to be no call is content. Knows text; knows no tokens, no request and no dialect.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import groupby
 from typing import TypeAlias
 
 from quire.contracts.base import Need, PluginSpec
@@ -24,7 +22,6 @@ __all__ = [
     "Reasoning",
     "TemplateNeed",
     "TemplateSpec",
-    "join_events",
 ]
 
 
@@ -73,20 +70,6 @@ class CallBroken:
 
 
 Event: TypeAlias = Content | Reasoning | CallBegun | CallArguments | CallEnded | CallBroken
-
-
-def join_events(events: Iterable[Event]) -> list[Event]:
-    """The same events with neighbouring pieces of one text made one."""
-    joined: list[Event] = []
-    for kind, run in groupby(events, type):
-        if issubclass(kind, _TEXTS):
-            joined.append(kind("".join(event.text for event in run if isinstance(event, _TEXTS))))
-        else:
-            joined += run
-    return joined
-
-
-_TEXTS = (Content, Reasoning, CallArguments)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,7 +16,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from quire.contracts import Content, Event, Reasoning, ReasoningParser, ReasoningParserInit, join_events
+from quire.contracts import Content, Event, Reasoning, ReasoningParser, ReasoningParserInit
+from quire.testing.events import join_events
 from quire.testing.tool_parser import cuts
 
 __all__ = ["ReasoningParserSuite"]
@@ -50,9 +51,9 @@ class ReasoningParserSuite:
     ) -> None:
         parser = parser_class(init)
         events = parser.feed(f"{self.opening}\nLet me think.")
-        assert parser.inside
+        inside = [parser.inside]
         events += parser.feed(f"\n{parser.end}\n\nIt is so.")
-        assert not parser.inside
+        assert [*inside, parser.inside] == [True, False]
         assert join_events([*events, *parser.finish()]) == [Reasoning("Let me think."), Content("It is so.")]
 
     def test_thinking_that_does_not_end_is_thinking(
@@ -103,12 +104,12 @@ class ReasoningParserSuite:
 
             def seconds(count: int, flood: str = flood) -> float:
                 text = flood * count
-                start = time.perf_counter()
+                start = time.thread_time()
                 _read(parser_class(init), text)
-                return time.perf_counter() - start
+                return time.thread_time() - start
 
             few = min(seconds(2000) for _ in range(3))
-            assert min(seconds(16_000) for _ in range(2)) < 24 * few + 0.05, (
+            assert min(seconds(16_000) for _ in range(2)) < 24 * few + 0.2, (
                 flood
             )  # 64 times if it were quadratic
 

@@ -29,8 +29,8 @@ from quire.contracts import (
     Tool,
     ToolParser,
     ToolParserInit,
-    join_events,
 )
+from quire.testing.events import join_events
 
 __all__ = ["TOOLS", "ToolParserSuite", "cuts", "json_object"]
 
@@ -231,12 +231,12 @@ class ToolParserSuite:
 
             def seconds(count: int, flood: str = flood) -> float:
                 text = flood * count
-                start = time.perf_counter()
+                start = time.thread_time()
                 _read(parser_class(init), [text])
-                return time.perf_counter() - start
+                return time.thread_time() - start
 
             few = min(seconds(3000) for _ in range(3))
-            assert min(seconds(24_000) for _ in range(2)) < 24 * few + 0.05, (
+            assert min(seconds(24_000) for _ in range(2)) < 24 * few + 0.2, (
                 flood
             )  # 64 times if it were quadratic
 

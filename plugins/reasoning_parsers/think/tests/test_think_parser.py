@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from quire.contracts import Content, Event, Reasoning, ReasoningParser, ReasoningParserInit, join_events
+from quire.contracts import Content, Event, Reasoning, ReasoningParser, ReasoningParserInit
+from quire.testing.events import join_events
 from quire_reasoning_parser_think.parser import OpenThinkParser, ThinkParser
 
 PLAIN = "<|user|>Is <think> a tag?<|assistant|>"

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quire.contracts import (
@@ -18,15 +18,15 @@ from quire.contracts import (
     Event,
     ToolParser,
     ToolParserInit,
-    join_events,
 )
+from quire.testing.events import join_events
 from quire_tool_parser_json.hermes import HermesParser
 from quire_tool_parser_json.llama3 import Llama3Parser
 from quire_tool_parser_json.mistral import MistralParser
 from quire_tool_parser_json.scanner import JsonScanner, Scan
 
-F = [CallBegun("f"), CallArguments('{"a": 1}'), CallEnded()]
-NO_ARGUMENTS = [CallBegun("f"), CallArguments("{}"), CallEnded()]
+F: list[Event] = [CallBegun("f"), CallArguments('{"a": 1}'), CallEnded()]
+NO_ARGUMENTS: list[Event] = [CallBegun("f"), CallArguments("{}"), CallEnded()]
 
 
 def read(parser_class: type[ToolParser], pieces: Sequence[str]) -> list[Event]:
@@ -114,6 +114,7 @@ MARKS = [
 
 
 @pytest.mark.parametrize("parser_class", [HermesParser, Llama3Parser, MistralParser])
+@settings(deadline=None)
 @given(
     parts=st.lists(st.sampled_from(MARKS) | st.text(max_size=4) | st.sampled_from(' \n,;[]{}":'), max_size=12)
 )
@@ -129,6 +130,7 @@ json_values = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(value=json_values, ascii_only=st.booleans(), indent=st.none() | st.just(1))
 def test_json_ends_where_it_ends(value: object, ascii_only: bool, indent: int | None) -> None:
     text = json.dumps(value, ensure_ascii=ascii_only, indent=indent)
@@ -137,6 +139,7 @@ def test_json_ends_where_it_ends(value: object, ascii_only: bool, indent: int | 
     assert scanner.state is Scan.DONE
 
 
+@settings(deadline=None)
 @given(text=st.text(alphabet='{}[]",:\\u0123456789.eE+-tfnrualse \n\tA\x01', max_size=20))
 def test_what_is_scanned_as_json_is_json(text: str) -> None:
     """What Python's reader, at its strictest, takes for a whole value is one; what it does not is none."""

@@ -52,7 +52,7 @@ def _tool(tool: Any, where: str) -> Tool:
         )
     if strict is not None and not isinstance(strict, bool):
         raise bad_request(f"{where}.function.strict must be true or false.", f"{where}.function.strict")
-    schema = {} if parameters is None else {"parameters": parameters}
+    schema: dict[str, Any] = {} if parameters is None else {"parameters": parameters}
     return Tool(name=name, description=description, strict=bool(strict), **schema)
 
 

@@ -18,9 +18,10 @@ from quire_server.http.fields import examine
 from quire_server.http.streaming import answered, streamed
 from quire_server.responses.background import begin
 from quire_server.responses.events import events
+from quire_server.responses.items import Message
 from quire_server.responses.output import Output
 from quire_server.responses.record import Record
-from quire_server.responses.request import CreateResponse, Message
+from quire_server.responses.request import CreateResponse
 from quire_server.responses.store import Kept, Store
 from quire_server.service import Generation, OpenedChat, Service, Work
 from quire_server.service.sampling import sampling_params

@@ -132,9 +132,9 @@ class Output:
         begun = [] if self._open is not None and self._open.kind == kind else self._begin(kind)
         return [*begun, *self._delta(_TEXTS[kind], text)]
 
-    def _begin(self, kind: Kind, **fields: str) -> list[Told]:
+    def _begin(self, kind: Kind, call_id: str = "", name: str = "") -> list[Told]:
         closed = self._close("completed")
-        item = Item(kind=kind, index=self._count, id=new_id(_PREFIXES[kind]), **fields)
+        item = Item(kind=kind, index=self._count, id=new_id(_PREFIXES[kind]), call_id=call_id, name=name)
         self._count += 1
         self._open = item
         self.items.append(item)

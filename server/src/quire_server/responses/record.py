@@ -12,8 +12,9 @@ from typing import Any, Literal
 
 from quire import Logprob, RequestOutput
 from quire_server.errors import ApiError
+from quire_server.responses.items import Message
 from quire_server.responses.output import Output, Told, new_id
-from quire_server.responses.request import CreateResponse, Message
+from quire_server.responses.request import CreateResponse
 from quire_server.service import Usage
 
 Status = Literal["queued", "in_progress", "completed", "incomplete", "failed", "cancelled"]

@@ -31,10 +31,10 @@ def _tool(tool: Mapping[str, Any], where: str) -> Tool:
         raise _unsupported(
             f"{where}.type", f"this server runs no tools of type {shown}; 'function' is served."
         )
-    for name in tool:
-        if name not in _KNOWN:
+    for field in tool:
+        if field not in _KNOWN:
             raise bad_request(
-                f"Unknown field {name[:200]!r} of {where}: leave it out.", where, "unknown_parameter"
+                f"Unknown field {field[:200]!r} of {where}: leave it out.", where, "unknown_parameter"
             )
     name, description = tool.get("name"), tool.get("description")
     parameters, strict = tool.get("parameters"), tool.get("strict")
@@ -48,7 +48,7 @@ def _tool(tool: Mapping[str, Any], where: str) -> Tool:
         raise bad_request(f"{where}.parameters must be a JSON schema, an object.", f"{where}.parameters")
     if strict is not None and not isinstance(strict, bool):
         raise bad_request(f"{where}.strict must be true or false.", f"{where}.strict")
-    schema = {} if parameters is None else {"parameters": parameters}
+    schema: dict[str, Any] = {} if parameters is None else {"parameters": parameters}
     return Tool(name=name, description=description, strict=bool(strict), **schema)
 
 

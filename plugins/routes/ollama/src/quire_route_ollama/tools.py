@@ -36,7 +36,7 @@ def _tool(tool: dict[str, Any], where: str) -> Tool:
         raise _wrong(f"{where}.function.description", "must be a string")
     if parameters is not None and not isinstance(parameters, dict):
         raise _wrong(f"{where}.function.parameters", "must be a JSON schema, an object")
-    schema = {} if parameters is None else {"parameters": parameters}
+    schema: dict[str, Any] = {} if parameters is None else {"parameters": parameters}
     return Tool(name=name, description=description, **schema)
 
 
