@@ -195,6 +195,21 @@ class EngineConfig(BaseSettings):
         description="Logits processors (`name` or `distribution:name`) to activate, in the order in which "
         "they run. Requests give them their arguments in `extra_args`.",
     )
+    tool_call_parser: str | None = Field(
+        default=None,
+        description="Tool parser (`name` or `distribution:name`). Left out, the chat template chooses; "
+        "`none` does without.",
+    )
+    reasoning_parser: str | None = Field(
+        default=None,
+        description="Reasoning parser (`name` or `distribution:name`). Left out, the model's chat template "
+        "chooses; `none` does without.",
+    )
+    enable_auto_tool_choice: bool = Field(
+        default=True,
+        description="Let the model decide whether to call the tools of a request that leaves it the choice. "
+        "False refuses such requests.",
+    )
     scheduling_policy: Literal["fcfs", "priority"] = Field(
         default="fcfs",
         description="Who runs next: first come first served, or the lowest `priority` value.",

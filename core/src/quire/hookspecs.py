@@ -22,8 +22,10 @@ if TYPE_CHECKING:
         ModelSourceSpec,
         ModelSpec,
         QuantizationSpec,
+        ReasoningParserSpec,
         RouteSpec,
         SamplerSpec,
+        ToolParserSpec,
     )
 
 hookspec = pluggy.HookspecMarker("quire")
@@ -58,6 +60,16 @@ def quire_kernels() -> Iterable[KernelsSpec]:  # type: ignore[empty-body]
 @hookspec
 def quire_logits_processors() -> Iterable[LogitsProcessorSpec]:  # type: ignore[empty-body]
     """Edits of logits before sampling. Active only if the configuration names them."""
+
+
+@hookspec
+def quire_tool_parsers() -> Iterable[ToolParserSpec]:  # type: ignore[empty-body]
+    """Readers of tool calls in a model's text. Chosen by the chat template, or by name."""
+
+
+@hookspec
+def quire_reasoning_parsers() -> Iterable[ReasoningParserSpec]:  # type: ignore[empty-body]
+    """Readers of a model's thinking. Chosen by the chat template, or by name."""
 
 
 @hookspec

@@ -35,6 +35,17 @@ from quire.contracts.logits_processor import (
     LogitsProcessorSpec,
 )
 from quire.contracts.model import Model, ModelNeed, ModelSpec, WeightMapping
+from quire.contracts.parsing import (
+    CallArguments,
+    CallBegun,
+    CallBroken,
+    CallEnded,
+    Content,
+    Event,
+    Reasoning,
+    TemplateNeed,
+    TemplateSpec,
+)
 from quire.contracts.quantization import (
     LinearMethod,
     LinearPart,
@@ -48,6 +59,7 @@ from quire.contracts.quantization import (
     TensorHeader,
     Weight,
 )
+from quire.contracts.reasoning_parser import ReasoningParser, ReasoningParserInit, ReasoningParserSpec
 from quire.contracts.route import RouteSpec
 from quire.contracts.sampler import (
     CapturedDraw,
@@ -60,6 +72,7 @@ from quire.contracts.sampler import (
 )
 from quire.contracts.source import HeaderSource, ModelFiles, ModelRequest, ModelSource, ModelSourceSpec
 from quire.contracts.speculator import Speculator
+from quire.contracts.tool_parser import CallForm, CallsForm, Tool, ToolParser, ToolParserInit, ToolParserSpec
 from quire.hookspecs import hookimpl
 
 __all__ = [
@@ -74,12 +87,20 @@ __all__ = [
     "Batch",
     "CacheKind",
     "CacheSpec",
+    "CallArguments",
+    "CallBegun",
+    "CallBroken",
+    "CallEnded",
+    "CallForm",
+    "CallsForm",
     "CapturedDraw",
     "Choice",
     "CommandSpec",
+    "Content",
     "DecoderLayerParts",
     "DeviceSpec",
     "Distribution",
+    "Event",
     "FusedLayer",
     "FusedStack",
     "GatedMLPParts",
@@ -115,6 +136,10 @@ __all__ = [
     "QuantizationNeed",
     "QuantizationSpec",
     "QuantizedWeight",
+    "Reasoning",
+    "ReasoningParser",
+    "ReasoningParserInit",
+    "ReasoningParserSpec",
     "Rope",
     "RouteSpec",
     "SampleRows",
@@ -124,7 +149,13 @@ __all__ = [
     "SamplerSpec",
     "Span",
     "Speculator",
+    "TemplateNeed",
+    "TemplateSpec",
     "TensorHeader",
+    "Tool",
+    "ToolParser",
+    "ToolParserInit",
+    "ToolParserSpec",
     "Weight",
     "WeightMapping",
     "hookimpl",

@@ -161,6 +161,7 @@ def _info(plan: EnginePlan, budget: MemoryBudget, report: StartupReport) -> Engi
         eos_token_ids=plan.generation.eos_token_ids,
         sampling_defaults=plan.generation.sampling,
         enable_prefix_caching=config.enable_prefix_caching,
+        auto_tool_choice=config.enable_auto_tool_choice,
         plugins=plan.plugins,
         report=report.lines(),
         arguments=plan.arguments,

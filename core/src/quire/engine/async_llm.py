@@ -196,6 +196,7 @@ class AsyncLLM:
         *,
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
+        tools: Sequence[Mapping[str, Any]] | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
     ) -> AsyncIterator[RequestOutput]:
         """Answer one conversation, as `generate` does."""
@@ -203,6 +204,7 @@ class AsyncLLM:
             messages,
             add_generation_prompt=add_generation_prompt,
             continue_final_message=continue_final_message,
+            tools=tools,
             chat_template_kwargs=chat_template_kwargs,
         )
         async for output in self.generate(text, sampling_params, request_id, add_special_tokens=False):
@@ -214,6 +216,7 @@ class AsyncLLM:
         *,
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
+        tools: Sequence[Mapping[str, Any]] | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
     ) -> str:
         """The prompt of a conversation, without holding up the event loop.
@@ -227,6 +230,7 @@ class AsyncLLM:
             messages,
             add_generation_prompt=add_generation_prompt,
             continue_final_message=continue_final_message,
+            tools=tools,
             chat_template_kwargs=chat_template_kwargs,
         )
 

@@ -38,6 +38,7 @@ class EngineInfo:
         eos_token_ids: the model's end tokens.
         sampling_defaults: sampling parameters that the checkpoint suggests.
         enable_prefix_caching: whether prefixes are cached.
+        auto_tool_choice: whether the model may decide to call tools.
         plugins: what was chosen and why.
         report: the start-up report, a line each.
         arguments: see `EnginePlan.arguments`.
@@ -62,6 +63,7 @@ class EngineInfo:
     eos_token_ids: tuple[int, ...]
     sampling_defaults: Mapping[str, Any]
     enable_prefix_caching: bool
+    auto_tool_choice: bool = True
     plugins: PluginPlan = field(default_factory=PluginPlan)
     report: list[str] = field(default_factory=list)
     arguments: Mapping[str, str] = field(default_factory=dict)

@@ -24,6 +24,7 @@ from quire.contracts import (
     ModelSource,
     QuantizationNeed,
     SamplerNeed,
+    TemplateNeed,
     TensorHeader,
 )
 from quire.engine.quantization_names import resolve_quantization
@@ -34,6 +35,7 @@ from quire.plugins import PluginRegistry, discover
 from quire.runtime.config import WorkerConfig
 from quire.runtime.device import resolve_device
 from quire.runtime.threads import choose_threads, read_machine
+from quire.text.template_files import read_chat_templates
 from quire.weights.checkpoint import Checkpoint
 from quire.weights.config_files import (
     GenerationDefaults,
@@ -187,6 +189,7 @@ def make_plan(
     builder.choose("kernels", _kernels_need(config, device, dtype), requested=config.kernels)
     builder.choose("sampler", _sampler_need(config, device, dtype, vocab_size), requested=config.sampler)
     arguments = _choose_processors(builder, config, device, dtype, vocab_size)
+    _choose_parsers(builder, config, tokenizer_files, device, dtype)
     attention = tuple(
         AttentionNeed(
             device=device,
@@ -292,6 +295,20 @@ def _choose_processors(
                 )
             readers[argument] = spec.name
     return models
+
+
+def _choose_parsers(
+    builder: PlanBuilder, config: EngineConfig, files: ModelFiles, device: str, dtype: str
+) -> None:
+    """Parsers of the model's text, by its chat templates; a model may have none."""
+    templates = "\n".join(read_chat_templates(files.directory).values())
+    why = "the chat template shows none that is known" if templates else "the model has no chat template"
+    for kind, asked in (
+        ("tool_parser", config.tool_call_parser),
+        ("reasoning_parser", config.reasoning_parser),
+    ):
+        need = TemplateNeed(device=device, dtype=dtype, template=templates if asked is None else None)
+        builder.choose_if_any(kind, need, requested=asked, without=why)
 
 
 def _quant_method(model_config: Mapping[str, Any]) -> str:
