@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from quire.contracts import (
         AttentionSpec,
         CommandSpec,
+        GrammarSpec,
         KernelsSpec,
         ModelSourceSpec,
         ModelSpec,
@@ -52,6 +53,11 @@ def quire_samplers() -> Iterable[SamplerSpec]:  # type: ignore[empty-body]
 @hookspec
 def quire_kernels() -> Iterable[KernelsSpec]:  # type: ignore[empty-body]
     """Compute operations for a device. One is chosen per engine, by name or by priority."""
+
+
+@hookspec
+def quire_grammars() -> Iterable[GrammarSpec]:  # type: ignore[empty-body]
+    """Grammar backends for structured output: the one named, or each in order of priority until one can do it."""
 
 
 @hookspec

@@ -26,6 +26,15 @@ from quire.contracts.fusion import (
     ProfiledLayer,
     ProjectionParts,
 )
+from quire.contracts.grammar import (
+    Grammar,
+    GrammarInit,
+    GrammarNeed,
+    GrammarSource,
+    GrammarSpec,
+    Matcher,
+    Vocabulary,
+)
 from quire.contracts.kernels import KernelsInit, KernelsNeed, KernelsSpec
 from quire.contracts.kinds import KINDS
 from quire.contracts.model import Model, ModelNeed, ModelSpec, WeightMapping
@@ -76,6 +85,11 @@ __all__ = [
     "FusedLayer",
     "FusedStack",
     "GatedMLPParts",
+    "Grammar",
+    "GrammarInit",
+    "GrammarNeed",
+    "GrammarSource",
+    "GrammarSpec",
     "GraphSupport",
     "HeaderSource",
     "KVLayout",
@@ -87,6 +101,7 @@ __all__ = [
     "LinearMethod",
     "LinearPart",
     "LinearSpec",
+    "Matcher",
     "Model",
     "ModelFiles",
     "ModelNeed",
@@ -113,6 +128,7 @@ __all__ = [
     "SamplerSpec",
     "Span",
     "TensorHeader",
+    "Vocabulary",
     "Weight",
     "WeightMapping",
     "hookimpl",

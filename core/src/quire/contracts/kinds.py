@@ -5,6 +5,7 @@ from __future__ import annotations
 from quire.contracts.attention import AttentionSpec
 from quire.contracts.base import Choice, Kind
 from quire.contracts.command import CommandSpec
+from quire.contracts.grammar import GrammarSpec
 from quire.contracts.kernels import KernelsSpec
 from quire.contracts.model import ModelSpec
 from quire.contracts.quantization import QuantizationSpec
@@ -47,6 +48,14 @@ KINDS: dict[str, Kind] = {
             api=1,
             choice=Choice.PRIORITY,
             title="kernels",
+        ),
+        Kind(
+            name="grammar",
+            hook="quire_grammars",
+            spec=GrammarSpec,
+            api=1,
+            choice=Choice.PRIORITY,
+            title="grammar backends",
         ),
         Kind(
             name="source",
