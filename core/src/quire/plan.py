@@ -5,6 +5,11 @@ or is preempted; a resumed request is started anew, its output ids included. The
 each slot's token ids and `computed` count, and appends the ids it samples itself, so a plan
 carries counts and never the last sampled ids: step N + 1 can be planned while N runs.
 
+A step may compute tokens that are only proposed (drafts): behind a slot's last token, in the same forward
+pass. Each of their rows is sampled from as if the drafts before it were accepted; the tokens that count are
+those up to the first that differs from its draft, that one included. What was computed for the rejected
+ones is overwritten later.
+
 Plain data only (msgspec can encode every field); no torch, no scheduler.
 """
 
@@ -63,9 +68,9 @@ class BlockCopy:
 class StepPlan:
     """What one step does.
 
-    A worker applies it in this order: free `ended`, seat `starts`, append `new_blocks`, do `copies`,
-    compute `counts[i]` tokens of slot `slots[i]`, and sample a token for every slot whose
-    computed count then reaches its known length.
+    A worker applies it in this order: free `ended`, seat `starts`, append `new_blocks`, put `appended` and
+    `drafts` behind what it knows of their slots, do `copies`, compute `counts[i]` tokens of slot `slots[i]`,
+    sample for every slot whose computed count then reaches its known length, and propose.
 
     Attributes:
         step_id: increases by one.
@@ -75,6 +80,10 @@ class StepPlan:
         new_blocks: (slot, per KV group the block ids appended), only for slots that got some,
             and never for slots in `starts`.
         copies: block copies.
+        appended: (slot, ids): tokens of a slot that the worker did not draw, such as those that a grammar
+            leaves no choice about. They are the slot's as if it had drawn them.
+        drafts: (slot, ids): tokens proposed to follow all that is known of a slot; its count covers them.
+        propose: (slot, k): propose up to k tokens, at least 1, to follow what this step samples for the slot.
     """
 
     step_id: int
@@ -85,6 +94,9 @@ class StepPlan:
     counts: list[int] = field(default_factory=list)
     new_blocks: list[tuple[int, tuple[list[int], ...]]] = field(default_factory=list)
     copies: list[BlockCopy] = field(default_factory=list)
+    appended: list[tuple[int, list[int]]] = field(default_factory=list)
+    drafts: list[tuple[int, list[int]]] = field(default_factory=list)
+    propose: list[tuple[int, int]] = field(default_factory=list)
 
     @property
     def num_tokens(self) -> int:
@@ -113,9 +125,11 @@ class SlotResult:
 
     Attributes:
         slot, generation: key; a stale generation is discarded.
-        token_ids: sampled ids, empty when the step ended inside the prompt.
+        token_ids: sampled ids, empty when the step ended inside the prompt; with k drafts 1 to k + 1, all but
+            the last of them the drafts.
         logprobs: one entry per sampled id, or None if not asked.
         prompt_logprobs: entries for the prompt positions this step covered, in order.
+        draft_ids: what is proposed to follow; empty if nothing was asked for, or came to mind.
         error: the request failed; the text says why. Nothing else counts then.
     """
 
@@ -124,6 +138,7 @@ class SlotResult:
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprobs] | None = None
     prompt_logprobs: list[TokenLogprobs] | None = None
+    draft_ids: list[int] = field(default_factory=list)
     error: str | None = None
 
 

@@ -77,14 +77,14 @@ class FakeSlot:
 
 
 class FakeExecutor:
-    """Executes plans as plan.py says; `burst` tells how many tokens a sampling yields."""
+    """Executes plans as plan.py says; `wrong` tells at which positions its proposals are mistaken."""
 
     def __init__(
         self,
         block_size: int,
         num_groups: int,
         adapter_of: Callable[[str], str | None] = lambda _: None,
-        burst: Callable[[int], int] = lambda _: 1,
+        wrong: Callable[[int], bool] = lambda _: False,
         windows: tuple[int | None, ...] = (),
     ) -> None:
         self.block_size = block_size
@@ -94,7 +94,7 @@ class FakeExecutor:
         self.failing: set[str] = set()
         self.seen: set[tuple[int, int]] = set()
         self._adapter_of = adapter_of
-        self._burst = burst
+        self._wrong = wrong
 
     def execute(self, plan: StepPlan) -> StepResult:
         for slot in plan.ended:
@@ -110,8 +110,16 @@ class FakeExecutor:
             for offset in range(self.block_size):
                 kv[copy.dst, offset] = kv.get((copy.src, offset), -1)
         assert len(set(plan.slots)) == len(plan.slots)
+        for slot, ids in plan.appended:
+            assert slot in plan.slots
+            self.slots[slot].token_ids += ids
+        drafts, propose = dict(plan.drafts), dict(plan.propose)
+        assert {*drafts, *propose} <= set(plan.slots)
         rows = zip(plan.slots, plan.generations, plan.counts, strict=True)
-        return StepResult(plan.step_id, [self._compute(*row) for row in rows])
+        return StepResult(
+            plan.step_id,
+            [self._compute(*row, drafts.get(row[0], []), propose.get(row[0], 0)) for row in rows],
+        )
 
     def _seat(self, start: SlotStart) -> None:
         assert start.slot not in self.slots, "the slot is taken"
@@ -121,10 +129,12 @@ class FakeExecutor:
         blocks = [list(ids) for ids in start.block_ids]
         self.slots[start.slot] = FakeSlot(start, adapter, list(start.token_ids), start.num_computed, blocks)
 
-    def _compute(self, slot: int, generation: int, count: int) -> SlotResult:
+    def _compute(self, slot: int, generation: int, count: int, drafts: list[int], propose: int) -> SlotResult:
         seat = self.slots[slot]
         if seat.start.request_id in self.failing:
             return SlotResult(slot, generation, error="NaN")
+        known = len(seat.token_ids)
+        seat.token_ids += drafts
         first, seat.computed = seat.computed, seat.computed + count
         assert seat.start.generation == generation
         assert count >= 1
@@ -146,12 +156,36 @@ class FakeExecutor:
                 for p in range(max(wanted, first + 1), last + 1)
             ]
         if seat.computed == len(seat.token_ids):
-            for _ in range(self._burst(seat.computed)):
-                length = len(seat.token_ids)
-                seat.token_ids.append(next_token(seat.start.seed, seat.prefix_hash(length - 1), length))
-                result.token_ids.append(seat.token_ids[-1])
+            for draft in [*drafts, None]:
+                drawn = self._next(seat, known + len(result.token_ids))
+                result.token_ids.append(drawn)
+                if drawn != draft:
+                    break
+            self._settle(seat, known, result.token_ids)
             result.logprobs = [TokenLogprobs([t], [-1.0], 1) for t in result.token_ids]
+            known = len(seat.token_ids)
+            for _ in range(propose):
+                right = self._next(seat, len(seat.token_ids))
+                guess = (right + self._wrong(len(seat.token_ids))) % VOCAB
+                result.draft_ids.append(guess)
+                seat.token_ids.append(guess)
+            self._settle(seat, known, [])
+        else:
+            assert not drafts
+            assert not propose
         return result
+
+    @staticmethod
+    def _next(seat: FakeSlot, position: int) -> int:
+        return next_token(seat.start.seed, seat.prefix_hash(position - 1), position)
+
+    @staticmethod
+    def _settle(seat: FakeSlot, known: int, sampled: list[int]) -> None:
+        """Forget what follows the known tokens, and append what was sampled; the last has no KV yet."""
+        del seat.token_ids[known:]
+        del seat.hashes[known:]
+        seat.token_ids += sampled
+        seat.computed = min(seat.computed, len(seat.token_ids) - 1)
 
 
 def pool_room(settings: SchedulerConfig) -> int:
@@ -191,7 +225,7 @@ class Harness:
     """A scheduler, a fake worker, and a ledger of what came out; `lag` steps lie between plan and result."""
 
     def __init__(
-        self, settings: SchedulerConfig, lag: int = 0, burst: Callable[[int], int] = lambda _: 1
+        self, settings: SchedulerConfig, lag: int = 0, wrong: Callable[[int], bool] = lambda _: False
     ) -> None:
         self.settings = settings
         self.lag = lag
@@ -202,7 +236,7 @@ class Harness:
             settings.block_size,
             len(settings.num_blocks),
             lambda name: self.requests[name].adapter,
-            burst,
+            wrong,
             settings.windows,
         )
         self.under_way: list[tuple[StepPlan, StepResult]] = []
@@ -216,6 +250,16 @@ class Harness:
 
     def abort(self, request_id: str, index: int | None = None) -> list[StepOutput]:
         return self._record(self.scheduler.abort(request_id, index))
+
+    def append(self, request_id: str, index: int, most: int) -> None:
+        """Let a completion go on with up to `most` tokens that it would have sampled, if it may."""
+        asked, done = self.requests[request_id], self.tokens(request_id, index)
+        if not done:
+            return
+        tokens = alone(asked, index, self.settings)[0][len(done) : len(done) + most]
+        if tokens and (output := self.scheduler.append(request_id, index, tokens)) is not None:
+            self._record([output])
+        self.check()
 
     def plan(self) -> StepPlan:
         """Plan and execute a step, without taking in its result."""
@@ -286,8 +330,9 @@ class Harness:
                     reason,
                     stop,
                 )
-                logprobs = [entry for output in outputs for entry in output.logprobs or ()]
-                assert [entry.token_ids[0] for entry in logprobs] == tokens
+                for output in outputs:
+                    if output.logprobs is not None:  # nobody computes any for what is appended
+                        assert [entry.token_ids[0] for entry in output.logprobs] == output.token_ids
                 self._check_prompt_logprobs(asked, index)
 
     def _check_prompt_logprobs(self, asked: EngineRequest, index: int) -> None:

@@ -39,10 +39,12 @@ def test_all_finish_with_bounded_preemptions(num_blocks: tuple[int, ...], policy
 
 
 def test_nobody_starts_with_the_blocks_that_one_before_it_lacks() -> None:
-    harness = Harness(config(num_blocks=(8,), block_size=1), burst=lambda length: 3)
+    harness = Harness(config(num_blocks=(8,), block_size=1))
     for name in ("first", "second"):
         harness.add(request(name, [1], max_tokens=6, ignore_eos=True))
     harness.step()
+    for name in ("first", "second"):
+        harness.append(name, 0, 2)
     harness.add(request("late", [1], max_tokens=1, ignore_eos=True))
     # Both need 3 blocks more, 5 are left: 2 remain when the first has its own.
     plan = harness.plan()

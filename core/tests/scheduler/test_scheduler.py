@@ -124,13 +124,87 @@ def test_a_request_gets_the_same_tokens_whatever_its_neighbours(lag: int) -> Non
         assert harness.tokens("r") == expected
 
 
-def test_several_tokens_per_result_are_one_output_and_computed_later() -> None:
-    harness = Harness(config(), burst=lambda length: 3)
+def test_appended_tokens_are_an_output_and_computed_with_the_next() -> None:
+    harness = Harness(config())
     harness.add(request("r", [1, 2, 3], max_tokens=8, ignore_eos=True))
+    for _ in range(2):
+        harness.step()
+        harness.append("r", 0, 2)
     harness.run()
     harness.check_finished()
-    assert [len(output.token_ids) for output in harness.outputs["r", 0]] == [3, 3, 2]
-    assert [plan.num_tokens for plan in harness.plans[:3]] == [3, 3, 3]
+    assert [len(output.token_ids) for output in harness.outputs["r", 0]] == [1, 2, 1, 2, 1, 1]
+    assert [plan.num_tokens for plan in harness.plans[:4]] == [3, 3, 3, 1]
+    assert [len(ids) for plan in harness.plans for _, ids in plan.appended] == [2, 2]
+    assert harness.scheduler.stats().num_forced_tokens == 4
+
+
+def test_appended_tokens_obey_the_stopping_rules() -> None:
+    harness = Harness(config())
+    harness.add(request("r", [1, 2, 3], max_tokens=3, ignore_eos=True))
+    harness.step()
+    output = harness.scheduler.append("r", 0, [4, 5, 6, 7])
+    assert output is not None
+    assert (output.token_ids, output.finish_reason) == ([4, 5], "length")
+    assert not harness.scheduler.has_unfinished()
+    assert harness.scheduler.append("r", 0, [4]) is None
+
+
+def test_nothing_is_appended_behind_a_token_that_is_under_way() -> None:
+    harness = Harness(config(), lag=1)
+    harness.add(request("r", [1, 2, 3], max_tokens=8))
+    harness.plan()
+    assert harness.scheduler.append("r", 0, [4]) is None
+    harness.collect()
+    assert harness.scheduler.append("r", 0, [4]) is not None
+
+
+def test_right_drafts_cost_no_steps_of_their_own() -> None:
+    harness = Harness(config(num_speculative_tokens=3))
+    harness.add(request("r", [1, 2, 3], max_tokens=9, ignore_eos=True))
+    harness.run()
+    harness.check_finished()
+    assert [len(output.token_ids) for output in harness.outputs["r", 0]] == [1, 4, 4]
+    assert [plan.num_tokens for plan in harness.plans[:3]] == [3, 4, 4]
+    drafts = harness.scheduler.stats().drafts
+    assert (drafts.num_drafts, drafts.num_draft_tokens) == (2, 6)
+    assert (drafts.num_accepted_tokens, drafts.num_emitted_tokens) == (6, 8)
+
+
+def test_after_a_wrong_draft_the_sequence_goes_on_from_the_token_that_was_right() -> None:
+    harness = Harness(config(num_speculative_tokens=3), wrong=lambda position: position % 4 == 1)
+    harness.add(request("r", [1, 2, 3], max_tokens=12, ignore_eos=True))
+    harness.run()
+    harness.check_finished()
+    drafts = harness.scheduler.stats().drafts
+    assert 0 < drafts.num_accepted_tokens < drafts.num_draft_tokens
+
+
+def test_drafts_take_no_token_and_no_block_from_anybody() -> None:
+    harness = Harness(config(num_speculative_tokens=3, max_num_batched_tokens=5))
+    for name in ("a", "b", "c"):
+        harness.add(request(name, [1], max_tokens=8, ignore_eos=True, seed=ord(name)))
+    harness.run()
+    harness.check_finished()
+    assert all(len(plan.slots) == 3 for plan in harness.plans[:2])
+    tight = Harness(config(num_speculative_tokens=3, num_blocks=(5,), block_size=4))
+    for name in ("a", "b"):
+        tight.add(request(name, [1, 2, 3, 4], max_tokens=4, ignore_eos=True))
+    tight.run()
+    tight.check_finished()
+    assert tight.scheduler.stats().num_preemptions == 0
+
+
+def test_who_waits_for_drafts_is_not_planned_before_they_are_there() -> None:
+    harness = Harness(config(num_speculative_tokens=2), lag=1)
+    harness.add(request("r", [1, 2, 3], max_tokens=6, ignore_eos=True))
+    harness.plan()
+    assert harness.plan().slots == []
+    harness.collect()
+    harness.collect()
+    assert harness.plan().drafts
+    harness.collect()
+    harness.run()
+    harness.check_finished()
 
 
 def test_with_results_one_step_late_nothing_is_planned_past_the_last_token() -> None:
@@ -222,10 +296,12 @@ def test_an_error_ends_all_completions_of_its_request_and_no_other() -> None:
 
 
 def test_a_worker_that_samples_nothing_where_it_should_fails_the_request() -> None:
-    harness = Harness(config(), burst=lambda length: 0)
+    harness = Harness(config())
     harness.add(request("r", [1, 2, 3]))
-    (output,) = harness.step()
-    assert output.error == "The worker returned 0 token ids; the plan asked for at least 1."
+    plan = harness.plan()
+    harness.under_way[0][1].slots[0].token_ids.clear()
+    (output,) = harness.scheduler.update(plan, harness.under_way.pop()[1])
+    assert output.error == "The worker returned 0 token ids; the plan asked for 1."
 
 
 def test_results_of_another_step_or_lacking_a_slot_are_an_engine_error() -> None:

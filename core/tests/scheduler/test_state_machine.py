@@ -44,7 +44,8 @@ class Life(RuleBasedStateMachine):
         chunked=st.booleans(),
         policy=st.sampled_from(["fcfs", "priority"]),
         lag=st.integers(0, 2),
-        burst=st.integers(1, 2),
+        ahead=st.integers(0, 3),
+        wrong=st.integers(1, 4),
     )
     def begin(
         self,
@@ -57,7 +58,8 @@ class Life(RuleBasedStateMachine):
         chunked: bool,
         policy: str,
         lag: int,
-        burst: int,
+        ahead: int,
+        wrong: int,
     ) -> None:
         lone = config(
             max_num_seqs=max_num_seqs,
@@ -69,9 +71,9 @@ class Life(RuleBasedStateMachine):
             enable_prefix_caching=caching,
             enable_chunked_prefill=chunked,
             policy=policy,
+            num_speculative_tokens=ahead,
         )
-        # With results one step late the next token is planned before a burst is known, so no bursts there.
-        self.harness = Harness(lone, lag, (lambda length: 1 + length % burst) if lag == 0 else lambda _: 1)
+        self.harness = Harness(lone, lag, lambda position: position % wrong == wrong - 1)
         self.count = 0
 
     @rule(
@@ -135,6 +137,11 @@ class Life(RuleBasedStateMachine):
         self.harness.abort(data.draw(st.sampled_from(sorted(self.harness.requests))))
         while self.harness.under_way:
             self.harness.collect()
+
+    @precondition(lambda self: self.harness.requests)
+    @rule(data=st.data(), index=st.integers(0, 3), most=st.integers(1, 4))
+    def append(self, data: st.DataObject, index: int, most: int) -> None:
+        self.harness.append(data.draw(st.sampled_from(sorted(self.harness.requests))), index, most)
 
     @precondition(lambda self: self.harness.requests)
     @rule(data=st.data())

@@ -62,6 +62,7 @@ from quire.contracts.sampler import (
     SamplerSpec,
 )
 from quire.contracts.source import HeaderSource, ModelFiles, ModelRequest, ModelSource, ModelSourceSpec
+from quire.contracts.speculator import Speculator
 from quire.hookspecs import hookimpl
 
 __all__ = [
@@ -127,6 +128,7 @@ __all__ = [
     "SamplerNeed",
     "SamplerSpec",
     "Span",
+    "Speculator",
     "TensorHeader",
     "Vocabulary",
     "Weight",

@@ -209,8 +209,8 @@ class Sampler(ABC):
         Args:
             logits: `[R, V]`, compute dtype or fp32; must not be written to.
             rows: slot and position of each row.
-            draft_ids: `[R]` int64, the draft token that precedes each row within this step; None
-                without speculation.
+            draft_ids: `[R]` int64 on the host, the draft token that precedes each row within this step (any
+                for a row that none does); None without speculation.
         """
 
     @abstractmethod

@@ -7,7 +7,7 @@ requests.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from operator import ne
 from typing import Any, NamedTuple
@@ -31,8 +31,10 @@ class Rows(NamedTuple):
         counts: request -> rows in this step.
         starts: request -> first row.
         computed: request -> tokens in the cache after this step.
-        sampled: slots of the requests that sample a token in this step, in the order of `Batch.logits_rows`.
-        lengths: parallel to `sampled`, their tokens so far: the position of the token that is sampled.
+        sampled: slots of the requests that sample in this step, in the order of `Batch.logits_rows`.
+        lengths: parallel to `sampled`, their tokens so far: the position of the first token that is sampled.
+        drafts: parallel to `sampled`, the drafts of each: it has one row of logits more than that. None where
+            nobody has any.
         whole: `Batch.logits_rows` are all rows of the batch, in order.
     """
 
@@ -42,6 +44,7 @@ class Rows(NamedTuple):
     computed: list[int]
     sampled: list[int]
     lengths: list[int]
+    drafts: list[Sequence[int]] | None
     whole: bool
 
 
@@ -97,11 +100,19 @@ class BatchBuilder:
         self._last_ids = last_ids
         self._last: _Arrangement | None = None
 
-    def build(self, slots: Sequence[int], counts: Sequence[int], fill_to: int = 0) -> tuple[Batch, Rows]:
+    def build(
+        self,
+        slots: Sequence[int],
+        counts: Sequence[int],
+        fill_to: int = 0,
+        drafts: Mapping[int, Sequence[int]] | None = None,
+    ) -> tuple[Batch, Rows]:
         """The batch that computes `counts[i]` tokens of slot `slots[i]`.
 
         Args:
             slots, counts: parallel, not empty, counts at least 1.
+            drafts: by slot, tokens that are computed though they are only proposed; the counts cover them,
+                and the slot table has them behind what is known.
             fill_to: of a captured step, which reads its tokens by slot itself: the rows that it has. Requests
                 of one row are added at the end, which belong to nobody (their slot is -1) and write nothing,
                 until there are so many. `Rows` knows nothing of them.
@@ -112,14 +123,15 @@ class BatchBuilder:
         lengths = self._write(who) if who.steady is None else who.steady.write()
         computed, query_lens, max_seq_len = lengths, who.counts, max(lengths)
         known = table.num_tokens_view
-        sampled, sampled_lengths, places = who.slots, lengths, None
+        sampled, sampled_lengths, ahead, last_rows = who.slots, lengths, None, None
         if any(map(ne, lengths, map(known.__getitem__, who.slots))):
-            places = [i for i, slot in enumerate(who.slots) if lengths[i] == known[slot]]
-            sampled, sampled_lengths = [who.slots[i] for i in places], [lengths[i] for i in places]
+            sampled, ahead, last_rows = self._sampling(who, lengths, drafts or {})
+            sampled_lengths = [known[slot] for slot in sampled]
 
         # One way to the device for all of them.
-        last_rows = () if places is None else (who.last_row[places],)
-        seq_lens_there, positions_there, token_ids, *rest = who.staging.upload(self._device, *last_rows)
+        seq_lens_there, positions_there, token_ids, *rest = who.staging.upload(
+            self._device, *(() if last_rows is None else (last_rows,))
+        )
         if fill:
             lengths, query_lens = lengths + [0] * fill, who.counts + [1] * fill
         groups = tuple(
@@ -140,7 +152,7 @@ class BatchBuilder:
             token_ids=token_ids if self._last_ids is None or fill_to else self._drawn(token_ids),
             positions=positions_there,
             slots=who.slots_on_device,
-            logits_rows=who.last_rows if places is None else rest[-1],
+            logits_rows=who.last_rows if last_rows is None else rest[-1],
             groups=groups,
         )
         rows = Rows(
@@ -150,9 +162,24 @@ class BatchBuilder:
             computed=computed,
             sampled=sampled,
             lengths=sampled_lengths,
-            whole=places is None and who.row is None,
+            drafts=ahead,
+            whole=last_rows is None and who.row is None,
         )
         return batch, rows
+
+    def _sampling(
+        self, who: _Arrangement, lengths: list[int], drafts: Mapping[int, Sequence[int]]
+    ) -> tuple[list[int], list[Sequence[int]] | None, NDArray[np.int64]]:
+        """`Rows.sampled` and `Rows.drafts`, and `Batch.logits_rows` where not all sample in one row."""
+        known = self._table.num_tokens_view
+        ends = [known[slot] + len(drafts.get(slot, ())) for slot in who.slots]
+        places = [i for i, length in enumerate(lengths) if length == ends[i]]
+        sampled, last_rows = [who.slots[i] for i in places], who.last_row[places]
+        if not drafts:
+            return sampled, None, last_rows
+        ahead = [drafts.get(slot, ()) for slot in sampled]
+        rows = [np.arange(last - len(ids), last + 1) for last, ids in zip(last_rows, ahead, strict=True)]
+        return sampled, ahead, np.concatenate(rows) if rows else last_rows
 
     def _arrange(self, slots: Sequence[int], counts: Sequence[int], fill_to: int) -> _Arrangement:
         """Order the requests; as they were last time if these are the same."""

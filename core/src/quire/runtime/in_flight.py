@@ -10,6 +10,7 @@ import torch
 from quire.plan import StepPlan, TokenLogprobs
 from quire.runtime.batching import Rows
 from quire.runtime.device import Fetch
+from quire.runtime.verification import DraftRows
 
 
 @dataclass(slots=True)
@@ -31,15 +32,17 @@ class Sampled:
     """A draw, on its way to the host.
 
     Attributes:
-        slots, positions: R slots, and where their tokens go.
+        slots, positions: the slots, and where the (first) token of each goes.
         fetched: ids and invalid, `[R]`; then the tensors of log probabilities, if there are any.
         logprobs: which of the R rows these are of, and how many of the top each asked for.
+        rows: which rows are whose, where some have drafts; None where each slot has one.
     """
 
     slots: list[int]
     positions: list[int]
     fetched: Fetch
     logprobs: tuple[list[int], Sequence[int]] | None
+    rows: DraftRows | None
 
 
 @dataclass(slots=True)

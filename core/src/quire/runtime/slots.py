@@ -138,6 +138,22 @@ class SlotTable:
             ids[slot, position] = token
             lengths[slot] = position + 1
 
+    def extend_tokens(self, slot: int, position: int, tokens: Sequence[int]) -> None:
+        """The last tokens of a slot are `tokens`, from `position` on; the very last is not computed yet."""
+        end = position + len(tokens)
+        self.token_ids[slot, position:end] = tokens
+        self.num_tokens[slot] = end
+        self.computed[slot] = min(self.computed_view[slot], end - 1)
+
+    def draft(self, slot: int, tokens: Sequence[int]) -> None:
+        """Behind a slot's last token `tokens` are proposed. They count as nothing yet."""
+        known = self.num_tokens_view[slot]
+        self.token_ids[slot, known : known + len(tokens)] = tokens
+
+    def context(self, slot: int) -> NDArray[np.int32]:
+        """A slot's tokens, a view."""
+        return self.token_ids[slot, : self.num_tokens_view[slot]]
+
     def _append(self, slot: int, blocks: tuple[list[int], ...]) -> list[tuple[int, int, int, list[int]]]:
         """Put blocks behind a slot's; returns them as in `grown`."""
         grown = []

@@ -19,18 +19,19 @@ from typing import TypeVar
 
 import torch
 
-from quire.contracts import Batch, SampleRows
+from quire.contracts import Batch, SampleRows, Speculator
 from quire.layers import Step
 from quire.ops.upload import upload
 from quire.plan import SlotResult, StepPlan, StepResult, TokenLogprobs
 from quire.runtime.batching import BatchBuilder, Rows
 from quire.runtime.config import WorkerConfig
 from quire.runtime.device import open_device
+from quire.runtime.drawing import Drawing, Drawn
 from quire.runtime.graphs import DecodeGraphs, GraphReport, can_capture
-from quire.runtime.in_flight import Forward, InFlight, Sampled
+from quire.runtime.in_flight import Forward, InFlight
 from quire.runtime.kv_cache import KVCache
 from quire.runtime.loading import load_model
-from quire.runtime.logprobs import GatheredLogprobs, gather, prompt_logprobs
+from quire.runtime.logprobs import prompt_logprobs
 from quire.runtime.pages import Activity, Filling
 from quire.runtime.shortage import capture_too_large, out_of_memory, step_too_large
 from quire.runtime.slot_state import SlotState
@@ -38,6 +39,8 @@ from quire.runtime.slots import UNKNOWN, SlotTable
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
+
+_NOTHING = Drawn([], None)  # of a slot whose step ended inside its prompt
 
 
 class Worker:
@@ -65,10 +68,11 @@ class Worker:
         self.graphs: DecodeGraphs | None = None
         # Of slots, for steps that are submitted before the host knows what the last one drew.
         self._state: SlotState | None = None
+        self.speculator: Speculator | None = None
         if self.device.asynchronous:
             self._state = SlotState(config.max_num_seqs, self.device.name)
         self._activity = Activity()
-        self.slots, self._batches = self._empty_slots()
+        self.slots, self._batches, self._drawing = self._empty_slots()
         self._in_flight: dict[int, InFlight] = {}
 
     def allocate(self, num_blocks: int) -> None:
@@ -76,7 +80,7 @@ class Worker:
         self.kv = KVCache(self.backends, self.group_of_layer, num_blocks, self.device.name)
         self.filling = self.kv.fill_in(self._activity)
         self.graphs = None
-        self.slots, self._batches = self._empty_slots()
+        self.slots, self._batches, self._drawing = self._empty_slots()
 
     @property
     def can_capture(self) -> bool:
@@ -117,7 +121,7 @@ class Worker:
         step = InFlight(plan)
         self._in_flight[plan.step_id] = step
         self._apply(plan, step.failed)
-        counts = dict(zip(plan.slots, plan.counts, strict=True))
+        counts, drafts = dict(zip(plan.slots, plan.counts, strict=True)), dict(plan.drafts)
         slots = [slot for slot in plan.slots if slot not in step.failed]
 
         def run(some: list[int]) -> Forward:
@@ -127,7 +131,7 @@ class Worker:
                 batch, rows = self._batches.build(some, numbers, self.graphs.size_for(len(some)))
                 if rows.whole:  # all go on from their last token: no chunk of a prompt is among them
                     return self._replay(self.graphs, batch, rows)
-            return self._forward(*self._batches.build(some, numbers))
+            return self._forward(*self._batches.build(some, numbers, drafts=drafts))
 
         step.forwards = self._isolate(slots, run, step.failed)
         for forward in step.forwards:
@@ -137,32 +141,36 @@ class Worker:
         """Draw a token for every request that reached its last known one."""
         step = self._in_flight[step_id]
         for forward in step.forwards:
-            step.sampled += self._isolate(forward.rows.sampled, partial(self._sample, forward), step.failed)
+            step.sampled += self._isolate(
+                forward.rows.sampled, partial(self._drawing.sample, forward), step.failed
+            )
         if self._state is not None:
             for sampled in step.sampled:
-                unknown = [UNKNOWN - slot for slot in sampled.slots]
-                self.slots.append(sampled.slots, sampled.positions, unknown)
+                slots, positions = sampled.slots, sampled.positions
+                if sampled.rows is not None:  # no step is begun for the others before this one is collected
+                    plain = sampled.rows.plain
+                    slots, positions = [slots[i] for i in plain], [positions[i] for i in plain]
+                self.slots.append(slots, positions, [UNKNOWN - slot for slot in slots])
 
     def collect(self, step_id: int) -> StepResult:
         """The step's results, once they have reached the host."""
         step = self._in_flight.pop(step_id)
         plan, failed = step.plan, step.failed
-        tokens: dict[int, int] = {}
-        logprobs: dict[int, TokenLogprobs] = {}
+        drawn: dict[int, Drawn] = {}
         for sampled in step.sampled:
-            self._read(step, sampled, tokens, logprobs)
+            self._drawing.read(step, sampled, drawn)
         results = [
-            SlotResult(slot, generation, [tokens[slot]] if slot in tokens else [])
+            SlotResult(slot, generation, *drawn.get(slot, _NOTHING))
             for slot, generation in zip(plan.slots, plan.generations, strict=True)
         ]
         prompts = [forward.prompt_logprobs for forward in step.forwards if forward.prompt_logprobs]
-        if logprobs or prompts:
+        if prompts or plan.propose:
             of_slot = {result.slot: result for result in results}
             for entries in prompts:
                 for slot, some in entries.items():
                     of_slot[slot].prompt_logprobs = some
-            for slot, entry in logprobs.items():
-                of_slot[slot].logprobs = [entry]
+            for slot, ids in self._propose(plan, failed).items():
+                of_slot[slot].draft_ids = ids
         if failed:
             results = [
                 SlotResult(one.slot, one.generation, error=failed[one.slot]) if one.slot in failed else one
@@ -171,19 +179,26 @@ class Worker:
         self._activity.end()
         return StepResult(step_id, results)
 
-    def _empty_slots(self) -> tuple[SlotTable, BatchBuilder]:
+    def _empty_slots(self) -> tuple[SlotTable, BatchBuilder, Drawing]:
         config = self.config
         windows = [need.cache.window for need in config.attention]
         table = SlotTable(config.max_num_seqs, config.max_model_len, config.block_size, windows)
         last_ids = None if self._state is None else self._state.last_ids
-        return table, BatchBuilder(table, self.device.name, last_ids)
+        batches = BatchBuilder(table, self.device.name, last_ids)
+        return (
+            table,
+            batches,
+            Drawing(self.sampler, self.kernels, self.device, table, self._state, self._isolate),
+        )
 
     def _apply(self, plan: StepPlan, failed: dict[int, str]) -> None:
         assert self.kv is not None, "allocate() comes before the first step"
         for slot in plan.ended:
             if slot in self.slots.info:
                 self.slots.leave(slot)
-                self._guarded(lambda slot=slot: self.sampler.remove(slot), "sampler.remove")  # type: ignore[misc]
+                self._guarded(partial(self.sampler.remove, slot), "sampler.remove")
+                if self.speculator is not None:
+                    self._guarded(partial(self.speculator.remove, slot), "speculator.remove")
         self._clear(plan)
         for start in plan.starts:
             self.slots.seat(start)
@@ -201,7 +216,37 @@ class Worker:
         if self._state is not None and plan.starts:
             self._state.seat(plan.starts)
         self.slots.extend(plan)
+        for slot, ids in plan.appended:
+            self._append(slot, ids, failed)
+        for slot, ids in plan.drafts:
+            self.slots.draft(slot, ids)
         self.kv.copy(plan.copies)
+
+    def _append(self, slot: int, ids: list[int], failed: dict[int, str]) -> None:
+        """Take in tokens of a slot that were not drawn here."""
+        position = int(self.slots.num_tokens[slot])
+        self._isolate([slot], lambda _: self.sampler.commit([slot], ids, [len(ids)]), failed)
+        self.slots.extend_tokens(slot, position, ids)
+        if self._state is not None:
+            last = torch.tensor(ids[-1:])
+            end = position + len(ids) - 1
+            self._state.record([slot], [end], upload(self._state.last_ids.device, last)[0])
+
+    def _propose(self, plan: StepPlan, failed: dict[int, str]) -> dict[int, list[int]]:
+        """Drafts of those that were asked for some, by slot. For want of them nobody fails."""
+        speculator, table = self.speculator, self.slots
+        asked = {slot: k for slot, k in plan.propose if slot in table.info and slot not in failed}
+        if speculator is None or not asked:
+            return {}
+        drafts: dict[int, list[int]] = {}
+
+        def run(some: list[int]) -> None:
+            counts = [asked[slot] for slot in some]
+            found = speculator.propose(some, counts, [table.context(slot) for slot in some])
+            drafts.update(zip(some, found, strict=True))
+
+        self._isolate(list(asked), run, {})
+        return drafts
 
     def _forward(self, batch: Batch, rows: Rows) -> Forward:
         assert self.kv is not None
@@ -239,89 +284,6 @@ class Worker:
             for slot, start, count in zip(rows.slots, rows.starts, rows.counts, strict=True)
             if slot in wanted
         }
-
-    def _sample(self, forward: Forward, slots: list[int]) -> Sampled:
-        """Draw for some of the slots that sample, unless the step has; have the results fetched."""
-        logits, drawn, of = forward.logits, forward.drawn, forward.rows
-        positions = of.lengths
-        if len(slots) != len(positions):
-            places = [of.sampled.index(slot) for slot in slots]
-            logits, positions = _rows(logits, places), [positions[place] for place in places]
-            drawn = drawn and (_rows(drawn[0], places), _rows(drawn[1], places))
-        ids, invalid = drawn or self._draw(logits, SampleRows(slots=slots, positions=positions))
-        if drawn is None and self._state is not None:
-            self._state.record(slots, positions, ids)
-        results, logprobs = [ids, invalid], None
-        if self.slots.with_logprobs:
-            wanted = [i for i, slot in enumerate(slots) if slot in self.slots.with_logprobs]
-            if wanted:
-                counts = [self.slots.info[slots[i]].logprobs or 0 for i in wanted]
-                gathered = gather(self.kernels, _rows(logits, wanted), _rows(ids, wanted), counts)
-                results += [gathered.chosen, gathered.rank, gathered.top, gathered.top_ids]
-                logprobs = (wanted, gathered.counts)
-        return Sampled(slots, positions, self.device.fetch(results), logprobs)
-
-    def _draw(self, logits: torch.Tensor, rows: SampleRows) -> tuple[torch.Tensor, torch.Tensor]:
-        """Ids and invalid, `[R]` each, by the sampler itself."""
-        distribution = self.sampler.process(logits, rows)
-        return self.sampler.draw(distribution, rows), distribution.invalid
-
-    def _read(
-        self,
-        step: InFlight,
-        sampled: Sampled,
-        tokens: dict[int, int],
-        logprobs: dict[int, TokenLogprobs],
-    ) -> None:
-        """Sampled ids, and their log probabilities, by slot; recorded in the sampler and in the slots."""
-        # Lists throughout: see `SlotTable.append`.
-        first, second, *rest = sampled.fetched.wait()  # the step's one wait for the device
-        ids: list[int] = first.tolist()
-        invalid: list[bool] = second.tolist()
-        slots, positions, drawn = sampled.slots, sampled.positions, ids
-        if True in invalid:
-            for place, wrong in enumerate(invalid):
-                if wrong:
-                    reason = "its logits held NaN, or its parameters left no token to sample"
-                    step.failed[slots[place]] = reason
-        kept = self._kept(step, sampled)
-        if kept is not None:
-            slots, positions, drawn = ([one[i] for i in kept] for one in (slots, positions, ids))
-        self._commit(step, slots, drawn)
-        self.slots.append(slots, positions, drawn)
-        tokens.update(zip(sampled.slots, ids, strict=True))
-        if sampled.logprobs is not None:
-            wanted, counts = sampled.logprobs
-            chosen, rank, top, top_ids = rest
-            gathered = GatheredLogprobs(chosen, rank, top, top_ids, counts)
-            entries = gathered.to_host([ids[i] for i in wanted])
-            logprobs.update(zip([sampled.slots[i] for i in wanted], entries, strict=True))
-
-    def _kept(self, step: InFlight, sampled: Sampled) -> list[int] | None:
-        """Places of the rows whose tokens count; None for all of them."""
-        slots, failed = sampled.slots, step.failed
-        if self._state is not None:  # the next step has begun, and may have given a slot to somebody else
-            generation_of = dict(zip(step.plan.slots, step.plan.generations, strict=True))
-            seated = self.slots.generation
-            kept = [
-                place
-                for place, slot in enumerate(slots)
-                if slot not in failed and seated.get(slot) == generation_of[slot]
-            ]
-        elif failed:
-            kept = [place for place, slot in enumerate(slots) if slot not in failed]
-        else:
-            return None
-        return kept if len(kept) != len(slots) else None
-
-    def _commit(self, step: InFlight, slots: list[int], ids: list[int]) -> None:
-        """Record sampled ids in the sampler."""
-
-        def run(some: list[int]) -> None:
-            drawn = ids if len(some) == len(slots) else [ids[slots.index(slot)] for slot in some]
-            self.sampler.commit(some, drawn, [1] * len(some))
-
-        self._isolate(slots, run, step.failed)
 
     def _clear(self, plan: StepPlan) -> None:
         """Zero the blocks that change hands; those taken over with their content stay (see the contract)."""
@@ -363,11 +325,6 @@ class Worker:
             call()
         except Exception:
             logger.exception("%s failed; the request it belongs to has ended already", what)
-
-
-def _rows(tensor: torch.Tensor, places: list[int]) -> torch.Tensor:
-    """Some rows of a tensor of the device; a list as index would wait for it."""
-    return tensor[upload(tensor.device, torch.tensor(places))[0]]
 
 
 def _describe(error: Exception) -> str:

@@ -23,6 +23,7 @@ class SchedulerConfig:
         enable_prefix_caching: reuse the KV of equal prefixes.
         enable_chunked_prefill: a prompt may be spread over steps.
         policy: "fcfs" or "priority" (a lower `EngineRequest.priority` runs earlier).
+        num_speculative_tokens: most tokens proposed ahead of a sequence; 0 for no speculation.
         windows: per KV group its sliding window in tokens, None for none; () if no group has any.
     """
 
@@ -34,12 +35,15 @@ class SchedulerConfig:
     enable_prefix_caching: bool = True
     enable_chunked_prefill: bool = True
     policy: Literal["fcfs", "priority"] = "fcfs"
+    num_speculative_tokens: int = 0
     windows: tuple[int | None, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("max_num_seqs", "max_num_batched_tokens", "max_model_len", "block_size"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}={getattr(self, name)} must be at least 1.")
+        if self.num_speculative_tokens < 0:
+            raise ConfigError(f"num_speculative_tokens={self.num_speculative_tokens} must be at least 0.")
         if not self.num_blocks:
             raise ConfigError("num_blocks=() names no KV group; give one count per group.")
         if self.windows and len(self.windows) != len(self.num_blocks):

@@ -61,6 +61,8 @@ class Planner:
             if step.budget == 0 or sequence.slot < 0:  # or: it and all after it were preempted
                 return
             count = missing = sequence.num_missing
+            if missing and sequence.drafts and self._ahead(sequence, missing, step):
+                continue
             if bounded:
                 count = min(count, self._kv.max_growth(sequence.num_confirmed, sequence.num_computed))
             if count > step.budget:
@@ -75,6 +77,28 @@ class Planner:
                 step.run(sequence, count, grant)
             else:
                 step.lack(sequence)
+
+    def _ahead(self, sequence: Sequence, missing: int, step: StepDraft) -> bool:
+        """Let a running sequence compute its missing tokens and its drafts; False if there is no room.
+
+        Drafts are a gamble: nobody else has to go without a token or a block for them.
+        """
+        others = len(self._roster.running) - 1
+        longest = sequence.state.max_len - len(sequence.token_ids) - 1
+        drafts = sequence.drafts[: max(0, min(longest, step.budget - missing - others))]
+        count = missing + len(drafts)
+        if not drafts or count > self._kv.max_growth(sequence.num_confirmed, sequence.num_computed):
+            return False
+        num_tokens = sequence.num_computed + count
+        if self._kv.has_room(sequence, num_tokens):
+            step.give(sequence, count)
+        else:
+            grant = self._kv.allocate(sequence, num_tokens, step=step.step_id, reserve=others)
+            if grant is None:
+                return False
+            step.run(sequence, count, grant)
+        step.drafts[sequence] = drafts
+        return True
 
     def _schedule_waiting(self, step: StepDraft) -> None:
         """In order, waiting sequences start; the first that cannot ends the round.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from quire.errors import EngineError, InvalidRequestError
 from quire.kv import KVManager, PoolUsage, TokenChain, root_digest
@@ -16,6 +16,7 @@ from quire.outputs import FinishReason
 from quire.plan import SlotResult, StepPlan, StepResult
 from quire.request import EngineRequest, StepOutput
 from quire.scheduler.config import SchedulerConfig
+from quire.scheduler.drafting import Drafting, DraftStats
 from quire.scheduler.limits import check_admission, max_length
 from quire.scheduler.planner import Planner
 from quire.scheduler.policy import make_policy
@@ -37,6 +38,8 @@ class SchedulerStats:
         num_preemptions: since the start.
         kv: per KV group its blocks.
         prefix_queries, prefix_hits: prompt tokens looked up in the prefix cache at starts, and found.
+        drafts: what speculation came to.
+        num_forced_tokens: tokens appended without having been sampled (see `Scheduler.append`).
     """
 
     num_running: int
@@ -45,6 +48,8 @@ class SchedulerStats:
     kv: tuple[PoolUsage, ...]
     prefix_queries: int
     prefix_hits: int
+    drafts: DraftStats = field(default_factory=DraftStats)
+    num_forced_tokens: int = 0
 
 
 class Scheduler:
@@ -70,11 +75,13 @@ class Scheduler:
         )
         self._roster = Roster(self._kv, config.max_num_seqs)
         self._policy = make_policy(config.policy)
+        self._drafting = Drafting(config.num_speculative_tokens)
         self._planner = Planner(config, self._kv, self._roster, self._policy, clock)
         self._requests: dict[str, RequestState] = {}
         self._under_way: dict[int, list[Ride]] = {}
         self._num_steps = 0
         self._num_requests = 0
+        self._num_forced = 0
 
     # --- requests come and go
 
@@ -141,6 +148,8 @@ class Scheduler:
             kv=self._kv.usage(),
             prefix_queries=self._kv.prefix_queries,
             prefix_hits=self._kv.prefix_hits,
+            drafts=self._drafting.stats(),
+            num_forced_tokens=self._num_forced,
         )
 
     # --- planning
@@ -156,7 +165,7 @@ class Scheduler:
         step = StepDraft(self._num_steps, self.config.max_num_batched_tokens)
         self._planner.fill(step)
         self._check_progress(step)
-        plan, rides = step.seal(self._roster.take_ended())
+        plan, rides = step.seal(self._roster.take_ended(), self._drafting)
         self._num_steps += 1
         if rides:
             self._under_way[plan.step_id] = rides
@@ -176,6 +185,37 @@ class Scheduler:
             f"{self.config.block_size} tokens per group: {usage}. Blocks held by no request are a leak, "
             "or a transfer that never ended."
         )
+
+    def append(self, request_id: str, index: int, token_ids: list[int]) -> StepOutput | None:
+        """Let a completion go on with tokens that nobody need sample: they cost no step of their own.
+
+        The stopping rules hold for them, as for sampled ones.
+
+        Args:
+            request_id, index: which completion.
+            token_ids: at least one.
+
+        Returns:
+            The news of it; None if nothing was appended, for the completion is not live or a step under way
+            samples for it.
+        """
+        state = self._requests.get(request_id)
+        if state is None:
+            return None
+        for sequence in state.sequences:
+            if sequence.index == index and not sequence.num_pending:
+                taken, stop = append_tokens(sequence, token_ids)
+                self._num_forced += taken
+                sequence.drafts = []
+                if sequence.slot >= 0:
+                    sequence.forced += taken
+                if stop is not None:
+                    self._end(sequence)
+                output = self._output(sequence, stop.reason if stop else None)
+                output.token_ids = token_ids[:taken]
+                output.stop_reason = stop.token_id if stop else None
+                return output
+        return None
 
     # --- results
 
@@ -200,13 +240,14 @@ class Scheduler:
         answers = result.slots
         outputs: list[StepOutput] = []
         for place, ride in enumerate(rides):
-            sequence, slot, generation, _, samples = ride
+            sequence, slot, generation, _, num_drafts, samples = ride
             if sequence.slot != slot or sequence.generation != generation:
                 continue
             answer = answers[place] if place < len(answers) else None
             if answer is None or answer.slot != slot or answer.generation != generation:
                 raise EngineError(f"Result of step {plan.step_id} lacks slot {slot} where its plan has it.")
-            if answer.error is not None or samples != bool(answer.token_ids):
+            most = num_drafts + 1 if samples else 0
+            if answer.error is not None or not samples <= len(answer.token_ids) <= most:
                 outputs += self._end_request(sequence.state, "error", self._error(ride, answer))
             elif (output := self._accept(ride, answer)) is not None:
                 outputs.append(output)
@@ -217,18 +258,26 @@ class Scheduler:
         """Why a completion failed."""
         if answer.error is not None:
             return answer.error
-        expected = "at least 1" if ride.samples else "0"
+        expected = f"1 to {ride.num_drafts + 1}" if ride.num_drafts else str(int(ride.samples))
         return f"The worker returned {len(answer.token_ids)} token ids; the plan asked for {expected}."
 
     def _accept(self, ride: Ride, answer: SlotResult) -> StepOutput | None:
         """Append a result to its sequence, fork, end; the news of it, if any."""
-        sequence, _, _, count, samples = ride
+        sequence, _, _, count, num_drafts, samples = ride
         before = sequence.num_confirmed
-        sequence.num_confirmed = confirmed = before + count
         taken, stop = 0, None
         if samples:
             sequence.num_pending -= 1
+            if num_drafts:
+                accepted = len(answer.token_ids) - 1
+                self._drafting.verified(num_drafts, accepted)
+                count -= num_drafts - accepted
+                sequence.num_computed -= num_drafts - accepted  # nothing was planned on top of them
+            if sequence.speculating and not sequence.num_pending:
+                sequence.speculating = False
+                sequence.drafts = answer.draft_ids
             taken, stop = append_tokens(sequence, answer.token_ids)
+        sequence.num_confirmed = confirmed = before + count
         size = self.config.block_size
         if confirmed // size != before // size:
             self._kv.commit(sequence, sequence.chain, confirmed)

@@ -4,7 +4,9 @@ Plain mutable records; who may run, and when, is decided elsewhere.
 
 Lengths under overlap: a step can be planned before the results of the last one are in. `num_computed`
 runs ahead with the plans, `num_confirmed` follows with the results, and `num_pending` counts the
-sampled tokens still under way, so `len(token_ids) + num_pending` is an upper bound of the length.
+sampled tokens still under way, so `len(token_ids) + num_pending` is an upper bound of the length. A sequence
+that has drafts, or waits for some, is not planned again before its results are in: how many tokens it will
+have then is not known.
 """
 
 from __future__ import annotations
@@ -69,6 +71,9 @@ class Sequence:
         num_computed: tokens with KV once all planned steps are done.
         num_confirmed: tokens with KV by the results that are in.
         num_pending: sampled tokens still under way.
+        drafts: tokens proposed to follow, for its next step; not among `token_ids`.
+        speculating: a step under way has drafts of it, or is to propose some.
+        forced: the last so many of `token_ids` were not sampled by the worker, which has yet to be told.
         num_prompt_logprobs: prompt positions already reported.
         num_cached_tokens: prompt tokens found in the prefix cache at its first start.
         num_preemptions: times it lost its blocks while running.
@@ -86,6 +91,9 @@ class Sequence:
     num_computed: int = 0
     num_confirmed: int = 0
     num_pending: int = 0
+    drafts: list[int] = field(default_factory=list)
+    speculating: bool = False
+    forced: int = 0
     num_prompt_logprobs: int = 0
     num_cached_tokens: int = 0
     num_preemptions: int = 0
@@ -103,7 +111,9 @@ class Sequence:
 
     @property
     def num_missing(self) -> int:
-        """Tokens that the next step could compute; 0 if only results under way can tell more."""
+        """Tokens that the next step could compute, drafts aside; 0 if only results under way can tell."""
+        if self.speculating:
+            return 0
         length = len(self.token_ids) + self.num_pending
         return length - self.num_computed if length < self.state.max_len else 0
 
@@ -117,4 +127,6 @@ class Sequence:
 
     def forget_computed(self) -> None:
         """Back to nothing computed, when its blocks are gone; results under way become stale."""
-        self.num_computed = self.num_confirmed = self.num_pending = 0
+        self.num_computed = self.num_confirmed = self.num_pending = self.forced = 0
+        self.speculating = False
+        self.drafts = []

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from quire.kv import Allocation
 from quire.plan import BlockCopy, SlotStart, StepPlan
+from quire.scheduler.drafting import Drafting
 from quire.scheduler.state import Sequence
 
 __all__ = ["Ride", "StepDraft"]
@@ -18,7 +19,8 @@ class Ride(NamedTuple):
     Attributes:
         sequence: who computes.
         slot, generation: its seat at that time; another seat since makes the result stale.
-        num_tokens: computed.
+        num_tokens: computed, drafts among them.
+        num_drafts: of these, at the end.
         samples: the step reaches the sequence's end and samples a token.
     """
 
@@ -26,6 +28,7 @@ class Ride(NamedTuple):
     slot: int
     generation: int
     num_tokens: int
+    num_drafts: int
     samples: bool
 
 
@@ -36,7 +39,8 @@ class StepDraft:
     Attributes:
         step_id: the plan's.
         budget: tokens that may still be given out.
-        counts: tokens given, by sequence.
+        counts: tokens given, by sequence, drafts among them.
+        drafts: those of sequences that have some in this step.
         new_blocks: blocks appended to running sequences.
         starts, copies: as in the plan.
         bar: rank of the first sequence that lost, or lacked, blocks in this step; from there on
@@ -46,6 +50,7 @@ class StepDraft:
     step_id: int
     budget: int
     counts: dict[Sequence, int] = field(default_factory=dict)
+    drafts: dict[Sequence, list[int]] = field(default_factory=dict)
     new_blocks: dict[Sequence, tuple[list[int], ...]] = field(default_factory=dict)
     starts: list[SlotStart] = field(default_factory=list)
     copies: list[BlockCopy] = field(default_factory=list)
@@ -73,16 +78,32 @@ class StepDraft:
         self.lack(sequence)
         self.budget += self.counts.pop(sequence, 0)
         self.new_blocks.pop(sequence, None)
+        self.drafts.pop(sequence, None)
 
-    def seal(self, ended: list[int]) -> tuple[StepPlan, list[Ride]]:
+    def seal(self, ended: list[int], drafting: Drafting) -> tuple[StepPlan, list[Ride]]:
         """The finished plan, with the sequences' counts moved on to what they will be after it."""
         rides, slots, generations = [], [], []
+        appended, drafts, propose = [], [], []
+        speculation, num_drafts, ahead = drafting.enabled, 0, list[int]()
         for sequence, count in self.counts.items():
-            sequence.num_computed += count
-            samples = sequence.num_computed == len(sequence.token_ids) + sequence.num_pending
-            sequence.num_pending += samples
             slot, generation = sequence.slot, sequence.generation
-            rides.append(Ride(sequence, slot, generation, count, samples))
+            sequence.num_computed += count
+            if sequence.forced:
+                appended.append((slot, sequence.token_ids[-sequence.forced :]))
+                sequence.forced = 0
+            if speculation:
+                ahead = self.drafts.get(sequence, [])
+                num_drafts = len(ahead)
+                sequence.drafts = []
+            samples = sequence.num_computed - num_drafts == len(sequence.token_ids) + sequence.num_pending
+            sequence.num_pending += samples
+            if speculation and samples:
+                if ahead:
+                    drafts.append((slot, ahead))
+                if asked := drafting.ask(sequence):
+                    propose.append((slot, asked))
+                sequence.speculating = bool(ahead or asked)
+            rides.append(Ride(sequence, slot, generation, count, num_drafts, samples))
             slots.append(slot)
             generations.append(generation)
         plan = StepPlan(
@@ -94,6 +115,9 @@ class StepDraft:
             counts=list(self.counts.values()),
             new_blocks=[(sequence.slot, ids) for sequence, ids in self.new_blocks.items()],
             copies=self.copies,
+            appended=appended,
+            drafts=drafts,
+            propose=propose,
         )
         return plan, rides
 
