@@ -26,7 +26,7 @@ from quire._config_sources import KeyPath, Layer, read_environment
 from quire._config_types import NOT_BOOL, Bytes, Count, Dtype, Name, PluginKey, Threads, not_built, shapes_of
 from quire.errors import ConfigError
 
-__all__ = ["EngineConfig", "PluginsConfig"]
+__all__ = ["EngineConfig", "PluginsConfig", "StructuredOutputsConfig"]
 
 Section = type[BaseModel]
 
@@ -52,6 +52,31 @@ class PluginsConfig(BaseModel):
     routes: list[str] = Field(
         default_factory=list,
         description="Route plugins that the server mounts. Installing one activates nothing.",
+    )
+
+
+class StructuredOutputsConfig(BaseModel):
+    """Grammars: who compiles them, and what that may take."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    backend: str = Field(
+        default="auto",
+        description="Grammar plugin (`name` or `distribution:name`); `auto` tries all that are installed, the "
+        "best one first, until one can do what a request asks for.",
+    )
+    compile_timeout: Annotated[float, NOT_BOOL] = Field(
+        default=2.0,
+        gt=0,
+        le=60,
+        allow_inf_nan=False,
+        description="Most seconds for compiling one grammar.",
+    )
+    max_source_bytes: Bytes = Field(
+        default=1 << 18, description="Largest schema, expression or grammar, in bytes or as `64KiB`."
+    )
+    cache_bytes: Bytes = Field(
+        default=1 << 26, description="Compiled grammars that a front end keeps, in bytes or as `64MiB`."
     )
 
 
@@ -198,6 +223,10 @@ class EngineConfig(BaseSettings):
         default=False,
         description="A request's logits are the same bit for bit whatever runs beside it, and however its "
         "prompt is split or cached. Plugins that cannot hold this are not chosen.",
+    )
+    structured_outputs: StructuredOutputsConfig = Field(
+        default_factory=StructuredOutputsConfig,
+        description="Grammars: who compiles them, and what that may take.",
     )
     plugins: PluginsConfig = Field(
         default_factory=PluginsConfig, description="Allowed plugins, options of plugins, routes to mount."

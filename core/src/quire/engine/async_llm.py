@@ -138,7 +138,12 @@ class AsyncLLM:
                 field="best_of",
             )
         ids = await self._ids_of(prompt, add_special_tokens)
-        prepared = self._inputs.prepare(ids, sampling_params, priority=priority, add_special_tokens=False)
+        under_way = self._inputs.compile(sampling_params)
+        # Shielded: others may wait for the same, and it ends by itself.
+        grammar = under_way and await asyncio.shield(asyncio.wrap_future(under_way))
+        prepared = self._inputs.prepare(
+            ids, sampling_params, priority=priority, add_special_tokens=False, grammar=grammar
+        )
         key = prepared.engine.request_id
         news: asyncio.Queue[News] = asyncio.Queue()
         self._listeners[key] = news
@@ -267,6 +272,7 @@ class AsyncLLM:
 
     def shutdown(self) -> None:
         """End all requests with an error and let go of the engine; one in this process is freed."""
+        self._inputs.close()
         self._client.close()
 
     async def __aenter__(self) -> Self:

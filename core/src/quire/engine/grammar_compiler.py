@@ -7,12 +7,12 @@ remembered too, so that sending it again costs nothing.
 
 from __future__ import annotations
 
-import atexit
 import sys
 import threading
+import time
 import weakref
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -21,36 +21,16 @@ import msgspec
 from quire._confined import ConfinedProcess, DiedError, OverdueError
 from quire.contracts.grammar import GrammarNeed, GrammarSource, Vocabulary
 from quire.engine.grammar_worker import Answer, Start
+from quire.engine.info import GrammarLimits
 from quire.errors import EngineError, InvalidRequestError, OverloadedError
 from quire.plugin_plan import PlannedPlugin
 from quire.request import CompiledGrammar
 
-__all__ = ["CompileStats", "GrammarCompiler", "GrammarLimits"]
+__all__ = ["CompileStats", "GrammarCompiler"]
 
 _COMMAND = [sys.executable, "-P", "-m", "quire.engine.grammar_worker"]
 _START_SECONDS = 120.0  # its libraries may be large, and the machine busy
 _REFUSED_BYTES = 1 << 10  # what a remembered refusal counts in the cache
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GrammarLimits:
-    """What compiling may take.
-
-    Attributes:
-        seconds: for one source, by one backend.
-        source_bytes, artefact_bytes: sizes.
-        memory_bytes: above what the process takes when it begins.
-        cache_entries, cache_bytes: what is kept of artefacts.
-        waiting: sources that may wait their turn.
-    """
-
-    seconds: float = 2.0
-    source_bytes: int = 1 << 18
-    artefact_bytes: int = 1 << 24
-    memory_bytes: int = 1 << 30
-    cache_entries: int = 1024
-    cache_bytes: int = 1 << 26
-    waiting: int = 64
 
 
 @dataclass(slots=True)
@@ -75,7 +55,7 @@ class GrammarCompiler:
         self,
         plugins: Sequence[PlannedPlugin],
         need: GrammarNeed,
-        vocabulary: Vocabulary,
+        make_vocabulary: Callable[[], Vocabulary],
         limits: GrammarLimits,
     ) -> None:
         """Nothing is started yet.
@@ -83,22 +63,20 @@ class GrammarCompiler:
         Args:
             plugins: backends, in the order they are tried: the next one gets what the one before refuses.
             need: what they were chosen for.
-            vocabulary: the model's.
+            make_vocabulary: makes the model's; called once, in the compiler's thread.
             limits: what compiling may take.
         """
         self.limits = limits
         self.stats = CompileStats()
-        self._backends = [
-            (plugin.name, _process(Start(plugin, need, vocabulary, limits.seconds, limits.memory_bytes)))
-            for plugin in plugins
-        ]
+        self._plugins, self._need, self._make_vocabulary = list(plugins), need, make_vocabulary
+        self._backends: list[tuple[str, ConfinedProcess]] = []  # made by the thread
         self._lock = threading.Lock()
         self._under_way: dict[GrammarSource, Future[CompiledGrammar]] = {}
         self._cache: OrderedDict[GrammarSource, CompiledGrammar | InvalidRequestError] = OrderedDict()
         self._cached_bytes = 0
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="quire-grammars")
-        self._end = weakref.finalize(self, _close, self._thread, [one for _, one in self._backends])
-        atexit.register(self._end)
+        # Runs at the interpreter's end, too.
+        self._end = weakref.finalize(self, _close, self._thread, self._backends)
 
     def submit(self, source: GrammarSource) -> Future[CompiledGrammar]:
         """Have a source compiled; the future gives the artefact or raises what stands in the way.
@@ -107,7 +85,7 @@ class GrammarCompiler:
             InvalidRequestError: it is too large, was refused before, or there is no backend.
             OverloadedError: too many sources wait.
         """
-        if not self._backends:
+        if not self._plugins:
             raise InvalidRequestError(
                 "Structured output needs a grammar plugin, and none is installed: install "
                 "quire-grammar-xgrammar or quire-grammar-llguidance.",
@@ -154,8 +132,6 @@ class GrammarCompiler:
             return len(self._cache), self._cached_bytes
 
     def _compile(self, source: GrammarSource) -> CompiledGrammar:
-        import time
-
         start = time.perf_counter()
         outcome: CompiledGrammar | InvalidRequestError | None = None
         try:
@@ -171,7 +147,11 @@ class GrammarCompiler:
         return outcome
 
     def _by_any(self, source: GrammarSource) -> CompiledGrammar | InvalidRequestError:
-        """By the first backend that does it; the first one's refusal is the one that is told."""
+        """By the first backend that does it; else why not."""
+        try:
+            self._make_backends()
+        except InvalidRequestError as error:
+            return error
         refusals: list[InvalidRequestError] = []
         for name, process in self._backends:
             outcome = self._by(name, process, source)
@@ -187,6 +167,14 @@ class GrammarCompiler:
             others = " ".join(str(one) for one in refusals[1:])
             told = InvalidRequestError(f"{told} {others}", field=told.field)
         return told
+
+    def _make_backends(self) -> None:
+        if self._backends:
+            return
+        vocabulary, limits = self._make_vocabulary(), self.limits
+        for plugin in self._plugins:
+            start = Start(plugin, self._need, vocabulary, limits.seconds, limits.memory_bytes)
+            self._backends.append((plugin.name, _process(start)))
 
     def _by(
         self, name: str, process: ConfinedProcess, source: GrammarSource
@@ -254,7 +242,7 @@ def _process(start: Start) -> ConfinedProcess:
     )
 
 
-def _close(thread: ThreadPoolExecutor, processes: Sequence[ConfinedProcess]) -> None:
+def _close(thread: ThreadPoolExecutor, backends: Sequence[tuple[str, ConfinedProcess]]) -> None:
     thread.shutdown(wait=False, cancel_futures=True)
-    for process in processes:
+    for _, process in backends:
         process.kill()

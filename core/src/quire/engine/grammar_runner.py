@@ -18,10 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quire.contracts.grammar import Grammar, Matcher
+from quire.engine.info import GrammarStats
 from quire.plan import StepPlan, TokenMasks
 from quire.request import CompiledGrammar, EngineRequest, StepOutput
 
-__all__ = ["GrammarRunner", "GrammarStats"]
+__all__ = ["GrammarRunner"]
 
 logger = logging.getLogger(__name__)
 
@@ -32,19 +33,6 @@ _KEPT_BYTES = 1 << 26
 """Artefacts whose matchers are kept for requests to come."""
 
 Key = tuple[str, int]
-
-
-@dataclass(frozen=True, slots=True)
-class GrammarStats:
-    """What following grammars came to, since the start.
-
-    Attributes:
-        mask_seconds: time spent following outputs and making masks.
-        num_masks: rows of masks handed to the worker.
-    """
-
-    mask_seconds: float = 0.0
-    num_masks: int = 0
 
 
 @dataclass(slots=True)

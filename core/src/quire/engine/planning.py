@@ -14,6 +14,7 @@ from typing import Any
 from quire.config import EngineConfig
 from quire.contracts import (
     AttentionNeed,
+    GrammarNeed,
     KernelsNeed,
     Model,
     ModelFiles,
@@ -24,6 +25,7 @@ from quire.contracts import (
     SamplerNeed,
     TensorHeader,
 )
+from quire.engine.grammar_plan import choose_grammars
 from quire.engine.quantization_names import resolve_quantization
 from quire.errors import CheckpointError, ConfigError, PluginError, UnsupportedModelError
 from quire.layers import ModelFacts, describe
@@ -181,6 +183,8 @@ def make_plan(
     vocab_size = int(model_config["vocab_size"])
     builder.choose("kernels", _kernels_need(config, device, dtype), requested=config.kernels)
     builder.choose("sampler", _sampler_need(config, device, dtype, vocab_size), requested=config.sampler)
+    grammars = GrammarNeed(device=device, dtype=dtype, vocab_size=vocab_size)
+    choose_grammars(builder, grammars, config.structured_outputs.backend)
     attention = tuple(
         AttentionNeed(
             device=device,
