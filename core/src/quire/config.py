@@ -22,6 +22,7 @@ from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSett
 
 from quire._config_errors import explain
 from quire._config_file import read_file
+from quire._config_grammars import StructuredOutputsConfig
 from quire._config_sources import KeyPath, Layer, read_environment
 from quire._config_types import NOT_BOOL, Bytes, Count, Dtype, Name, PluginKey, Threads, not_built, shapes_of
 from quire.errors import ConfigError
@@ -52,31 +53,6 @@ class PluginsConfig(BaseModel):
     routes: list[str] = Field(
         default_factory=list,
         description="Route plugins that the server mounts. Installing one activates nothing.",
-    )
-
-
-class StructuredOutputsConfig(BaseModel):
-    """Grammars: who compiles them, and what that may take."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    backend: str = Field(
-        default="auto",
-        description="Grammar plugin (`name` or `distribution:name`); `auto` tries all that are installed, the "
-        "best one first, until one can do what a request asks for.",
-    )
-    compile_timeout: Annotated[float, NOT_BOOL] = Field(
-        default=2.0,
-        gt=0,
-        le=60,
-        allow_inf_nan=False,
-        description="Most seconds for compiling one grammar.",
-    )
-    max_source_bytes: Bytes = Field(
-        default=1 << 18, description="Largest schema, expression or grammar, in bytes or as `64KiB`."
-    )
-    cache_bytes: Bytes = Field(
-        default=1 << 26, description="Compiled grammars that a front end keeps, in bytes or as `64MiB`."
     )
 
 

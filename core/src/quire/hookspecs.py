@@ -57,7 +57,7 @@ def quire_kernels() -> Iterable[KernelsSpec]:  # type: ignore[empty-body]
 
 @hookspec
 def quire_grammars() -> Iterable[GrammarSpec]:  # type: ignore[empty-body]
-    """Grammar backends for structured output: the one named, or each in order of priority until one can do it."""
+    """Grammar backends for structured output: the one named, or each by priority until one can do it."""
 
 
 @hookspec

@@ -116,7 +116,7 @@ def matches_type(value: Any, name: str) -> bool:
 
 
 def are_disjoint(one: Schema, other: Schema, root: Schema) -> bool:
-    """Whether it is plain that no value is of both schemas: by types, by values, or by a required property."""
+    """Whether plainly no value is of both schemas: by types, by values, or by a required property."""
     return _disjoint(one, other, root, 0)
 
 

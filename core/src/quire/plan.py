@@ -122,8 +122,8 @@ class TokenMasks:
     Attributes:
         slots: which slots.
         counts: rows of each: one, and one more for each of its drafts in this step.
-        bits: `[sum of counts, ceil(V / 32)]` int32 on the host: bit i % 32 of word i // 32 is set where token i
-            is legal.
+        bits: `[sum of counts, ceil(V / 32)]` int32 on the host: bit i % 32 of word i // 32 is set where
+            token i is legal.
     """
 
     slots: list[int]

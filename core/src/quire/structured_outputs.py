@@ -33,13 +33,13 @@ class StructuredOutputsParams:
         choice: the output is one of these strings.
         grammar: a context-free grammar, in the EBNF of llama.cpp or in Lark's notation.
         json_object: True for any JSON object.
-        structural_tag: free text with parts that follow a schema, in XGrammar's notation, as JSON or a mapping.
+        structural_tag: free text with parts that follow a schema, in XGrammar's notation, as JSON or mapping.
         whitespace_pattern: regular expression of the whitespace between the tokens of JSON.
         disable_any_whitespace: no such whitespace at all.
         disable_additional_properties: as it is without, too; scripts written for vLLM may say so.
 
     Raises:
-        InvalidRequestError: none of the six is given, or several are; a value has the wrong type or is too long.
+        InvalidRequestError: none of the six is given, or several are; a value has a wrong type or is too long.
     """
 
     json: Any = None

@@ -39,6 +39,9 @@ __all__ = [
 
 ENGINE, SAMPLING, FILE = "Engine options", "Sampling options", "Configuration file"
 EVERYTHING = "quire.help_all"
+_RARE_GRAMMAR: frozenset[KeyPath] = frozenset(
+    ("structured_outputs", name) for name in ("compile_timeout", "max_source_bytes", "cache_bytes")
+)
 _RARE: frozenset[KeyPath] = frozenset(
     (name,)
     for name in (

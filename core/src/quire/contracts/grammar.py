@@ -49,8 +49,8 @@ class GrammarSource:
 
     Attributes:
         form: what `text` is.
-        text: a JSON Schema as JSON ("" for `json_object`, which is any JSON object), a regular expression that
-            the whole output matches, a JSON array of the strings to choose from, a context-free grammar (in
+        text: a JSON Schema as JSON ("" for `json_object`, which is any JSON object), a regular expression
+            that the whole output matches, a JSON array of the strings to choose from, a context-free grammar (in
             EBNF as llama.cpp writes it, or in Lark's notation), or structural tags as JSON.
         compact: JSON has no whitespace between its tokens.
         whitespace: regular expression of the whitespace allowed there, instead of the backend's own bounded
@@ -72,8 +72,8 @@ class Vocabulary:
             tokens, and ids that name no token.
         vocab_size: width of the logits; at least `len(tokens)`. Ids from there on are never legal.
         end_ids: ids that end an output; at least one, none of them twice.
-        tokenizer: the tokenizer as the `tokenizers` library writes it in JSON, for backends that want to spell
-            what is forced as the tokenizer would.
+        tokenizer: the tokenizer as the `tokenizers` library writes it in JSON, for backends that want to
+            spell what is forced as the tokenizer would.
     """
 
     tokens: list[bytes]
@@ -130,16 +130,16 @@ class Grammar(ABC):
     """Compiles grammars and follows outputs through them.
 
     Must hold:
-        * What is legal depends on the artefact and the accepted tokens alone: the same in any batch, and in any
+        * What is legal depends on the artefact and the accepted tokens alone: the same in any batch and any
           process.
-        * An output whose tokens were all legal, and that came to an end token, is what the source asks for. What
-          a backend cannot hold it refuses in `compile`, naming the construct: it ignores nothing.
-        * From every state that legal tokens lead to, some token is legal; once the source is satisfied, the end
+        * An output whose tokens were all legal, and that came to an end token, is what the source asks for.
+          What a backend cannot hold it refuses in `compile`, naming the construct: it ignores nothing.
+        * From every state that legal tokens lead to, some token is legal; once the source is satisfied, end
           tokens are.
         * A backend bounds the whitespace of JSON, which a model could otherwise write for ever.
 
-    `compile` is called in a process that is stopped when it takes too long; all else in the engine's, by one
-    thread at a time.
+    `compile` is called in a process that is stopped when it takes too long; all else in the engine's: `fill`
+    and its matchers by one thread, beside which another may call `matcher`.
     """
 
     @classmethod

@@ -1,7 +1,7 @@
 """Compiles what requests say about the form of their output, at the front end's side.
 
-Off the caller's thread, in a process that is stopped when a source takes too long or too much memory. What was
-compiled is kept, within bounds; equal sources are compiled once, also while they are. What was refused is
+Off the caller's thread, in a process that is stopped when a source takes too long or too much memory. What
+was compiled is kept, within bounds; equal sources are compiled once, also while they are. What was refused is
 remembered too, so that sending it again costs nothing.
 """
 

@@ -1,4 +1,4 @@
-"""The process that compiles grammars. What it is told on its standard input is plain data, and so are its answers.
+"""The process that compiles grammars. What it is told is plain data, and so are its answers.
 
 What strangers send may take for ever or fill memory; this process is stopped then, and another one started.
 It speaks in frames (see `quire._confined`): first `Start`, then a `GrammarSource` per question.

@@ -11,14 +11,13 @@ import torch
 class MaskOps:
     """What applies masks on the device. Inputs are never written to."""
 
-    def apply_token_bitmask(
-        self, logits: torch.Tensor, bits: torch.Tensor, rows: list[int]
-    ) -> torch.Tensor:
+    def apply_token_bitmask(self, logits: torch.Tensor, bits: torch.Tensor, rows: list[int]) -> torch.Tensor:
         """The logits with -inf where a row's bit is 0; rows without a mask as they are.
 
         Args:
             logits: `[R, V]`, any float dtype.
-            bits: `[M, ceil(V / 32)]` int32 on the device of the logits: bit i % 32 of word i // 32 is token i.
+            bits: `[M, ceil(V / 32)]` int32 on the device of the logits: bit i % 32 of word i // 32 is
+                token i.
             rows: M row numbers in ascending order: mask i is that of row `rows[i]`.
 
         Returns:

@@ -1,7 +1,7 @@
 """Some hundreds of JSON Schemas, made by code: what structured output is tried on.
 
-Every feature on its own, and objects nested out of all of them. Values are bounded, so that a model that writes
-nonsense comes to an end too. Knows JSON Schema; knows no grammar backend.
+Every feature on its own, and objects nested out of all of them. Values are bounded, so that a model that
+writes nonsense comes to an end too. Knows JSON Schema; knows no grammar backend.
 """
 
 from __future__ import annotations

@@ -61,6 +61,7 @@ class Messages:
             temperature=body.temperature,
             top_p=body.top_p,
             top_k=body.top_k,
+            structured_outputs=body.structured_outputs(),
         )
         work = Work(prompts=[await self._prompt(body)], params=params, stream=True, add_special_tokens=False)
         return await self.service.start(work)

@@ -125,6 +125,7 @@ class Responses:
             temperature=body.temperature,
             top_p=body.top_p,
             logprobs=body.logprobs,
+            structured_outputs=body.structured_outputs(),
         )
         work = Work(prompts=[prompt], params=params, stream=True, add_special_tokens=False)
         generation = await self.service.start(work)

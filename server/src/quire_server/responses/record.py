@@ -142,7 +142,7 @@ class Record:
             "service_tier": "default",
             "store": self.store,
             "temperature": self.temperature,
-            "text": {"format": {"type": "text"}, "verbosity": "medium"},
+            "text": {"format": body.format_shown(), "verbosity": "medium"},
             "tool_choice": "none",
             "tools": [],
             "top_logprobs": body.top_logprobs or 0,

@@ -1,7 +1,7 @@
-"""Structural tags for llguidance: free text, and in it parts between a beginning and an end that follow a schema.
+"""Structural tags for llguidance: free text, and in it parts that follow a schema.
 
-Of XGrammar's notation the form `{"structures": [{"begin", "schema", "end"}], "triggers": [...]}`, which vLLM's
-users write too.
+Of XGrammar's notation the form `{"structures": [{"begin", "schema", "end"}], "triggers": [...]}`, which
+vLLM's users write too.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """XGrammar behind Quire's grammar contract.
 
-The artefact is XGrammar's own serialised grammar, compiled for the vocabulary: following it costs microseconds.
+The artefact is XGrammar's own serialised grammar, compiled for the vocabulary: to follow it costs
+microseconds.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ _COMPACT_OBJECT = r"""
 root ::= "{" (pair ("," pair)*)? "}"
 pair ::= string ":" value
 value ::= root | "[" (value ("," value)*)? "]" | string | number | "true" | "false" | "null"
-string ::= "\"" ([^"\\\x00-\x1f] | "\\" (["\\/bfnrt] | "u" [0-9a-fA-F] [0-9a-fA-F] [0-9a-fA-F] [0-9a-fA-F]))* "\""
+string ::= "\"" ([^"\\\x00-\x1f] | "\\" (["\\/bfnrt] | "u" hex hex hex hex))* "\""
+hex ::= [0-9a-fA-F]
 number ::= "-"? ("0" | [1-9] [0-9]*) ("." [0-9]+)? ([eE] [-+]? [0-9]+)?
 """
 """Any JSON object (RFC 8259) without whitespace: XGrammar's own has some, whatever one asks for."""

@@ -1,4 +1,4 @@
-"""Structural tags as XGrammar takes them: those of the older notation are written anew, and schemas are checked."""
+"""Structural tags as XGrammar takes them: the older notation is written anew, schemas are checked."""
 
 from __future__ import annotations
 
