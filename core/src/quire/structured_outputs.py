@@ -39,7 +39,7 @@ class StructuredOutputsParams:
         disable_additional_properties: as it is without, too; scripts written for vLLM may say so.
 
     Raises:
-        InvalidRequestError: none of the six is given, or several are; a value has a wrong type or is too long.
+        InvalidRequestError: none of the six is given, or several; a value has a wrong type or is too long.
     """
 
     json: Any = None

@@ -16,6 +16,7 @@ from quire.contracts import Grammar, GrammarSource, Matcher
 from quire.errors import InvalidRequestError
 from quire_grammar_xgrammar.schema import prepared
 from quire_grammar_xgrammar.tags import tags_as_format
+from quire_grammar_xgrammar.utf8 import SecondBytes
 
 if TYPE_CHECKING:
     from quire.contracts.grammar import Bitmask
@@ -64,7 +65,7 @@ class XGrammar(Grammar):
             raise InvalidRequestError(
                 f"xgrammar cannot read this artefact: {_reason(error)}", field="structured_outputs"
             ) from error
-        return _Matcher(xgrammar.GrammarMatcher(compiled))
+        return _Matcher(xgrammar.GrammarMatcher(compiled), self._second_bytes)
 
     def fill(self, matchers: Sequence[Matcher], rows: Sequence[int], bitmask: Bitmask) -> None:
         """See `Grammar`."""
@@ -73,8 +74,16 @@ class XGrammar(Grammar):
         elif matchers:
             own = [cast(_Matcher, matcher).own for matcher in matchers]
             self._batched.batch_fill_next_token_bitmask(own, bitmask, list(rows))
+        for matcher, row in zip(matchers, rows, strict=True):
+            if lead := cast(_Matcher, matcher).lead:
+                bitmask[row] &= self._second_bytes.after(lead)
         if over := self.init.vocabulary.vocab_size % 32:  # it leaves the bits beyond the logits set
             bitmask[list(rows), -1] &= (1 << over) - 1
+
+    @cached_property
+    def _second_bytes(self) -> SecondBytes:
+        vocabulary = self.init.vocabulary
+        return SecondBytes(vocabulary.tokens, vocabulary.mask_width)
 
     @cached_property
     def _tokenizer(self) -> Any:
@@ -127,21 +136,37 @@ class XGrammar(Grammar):
 
 
 class _Matcher(Matcher):
-    """One of XGrammar's matchers."""
+    """One of XGrammar's matchers, and the lead bytes that its tokens ended with."""
 
-    __slots__ = ("own",)
+    __slots__ = ("_leads", "_second_bytes", "own")
 
-    def __init__(self, own: Any) -> None:
+    def __init__(self, own: Any, second_bytes: SecondBytes, leads: Sequence[int] = ()) -> None:
         self.own = own
+        self._second_bytes = second_bytes
+        self._leads = list(leads)
+
+    @property
+    def lead(self) -> int:
+        """The first byte of a character that has begun, if it says something about the next; else 0."""
+        return self._leads[-1] if self._leads else 0
 
     def accept(self, token_id: int) -> bool:
-        return not self.own.is_terminated() and bool(self.own.accept_token(token_id))
+        of_token = self._second_bytes.lead
+        if not 0 <= token_id < len(of_token) or self.own.is_terminated():
+            return False
+        if (lead := self.lead) and not self._second_bytes.allows(lead, token_id):
+            return False
+        if not self.own.accept_token(token_id):
+            return False
+        self._leads.append(of_token[token_id])
+        return True
 
     def rollback(self, count: int) -> None:
         self.own.rollback(count)
+        del self._leads[len(self._leads) - count :]
 
     def fork(self) -> Matcher:
-        return _Matcher(self.own.fork())
+        return _Matcher(self.own.fork(), self._second_bytes, self._leads)
 
     @property
     def is_terminated(self) -> bool:

@@ -1,7 +1,8 @@
 """What of JSON Schema XGrammar holds. It passes over what it does not know, so that is refused here, by name.
 
 A keyword is held if no output that the grammar lets through breaks it. Where XGrammar allows less than a
-schema does (a pattern matches the whole string, an object keeps the order of its properties), nothing is broken.
+schema does (a pattern matches the whole string, an object keeps the order of its properties), nothing is
+broken.
 """
 
 from __future__ import annotations
