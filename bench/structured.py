@@ -1,7 +1,7 @@
 """Structured output on the bundled model: how much of it is valid, and what it costs.
 
-Every schema of the corpus at temperature 1, then tokens per second of a batch with a grammar on every request and
-without, in turns.
+Every schema of the corpus at temperature 1, then tokens per second of a batch with a grammar on every
+request and without, in turns.
 """
 
 from __future__ import annotations
@@ -46,9 +46,8 @@ def validity(llm: LLM, count: int, max_tokens: int) -> None:
     cut = sum(output.outputs[0].finish_reason == "length" for output in outputs)
     valid = sum(_valid(text, schema) for schema, text in ended)
     tokens = sum(len(output.outputs[0].token_ids) for output in outputs)
-    print(
-        f"schemas {count}  refused {refused}  ended {len(ended)}  valid {valid}  cut {cut} ({cut / len(outputs):.1%})"
-    )
+    print(f"schemas {count}  refused {refused}  ended {len(ended)}  valid {valid}")
+    print(f"cut by the token limit {cut} ({cut / len(outputs):.1%})")
     print(f"tokens {tokens}, of them appended {llm.get_metrics().num_forced_tokens}")
 
 

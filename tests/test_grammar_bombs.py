@@ -1,4 +1,4 @@
-"""Grammars of strangers: none takes longer than it may, none holds up an event loop, and caches stay bounded."""
+"""Grammars of strangers: none takes longer than it may or holds up an event loop, and caches stay bounded."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """What UTF-8 forbids after the first byte of a character, which XGrammar does not hold.
 
-It lets surrogates, overlong forms and numbers beyond Unicode through; whoever reads the text sees several U+FFFD
-instead of one character. Only the second byte decides (RFC 3629, section 4).
+It lets surrogates, overlong forms and numbers beyond Unicode through; whoever reads the text sees several
+U+FFFD instead of one character. Only the second byte decides (RFC 3629, section 4).
 """
 
 from __future__ import annotations
