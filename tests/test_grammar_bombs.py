@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -21,7 +22,7 @@ from quire.text.vocabulary import make_vocabulary
 
 SECONDS = 2.0
 LIMITS = GrammarLimits(seconds=SECONDS, cache_entries=50, cache_bytes=1 << 20)
-BOMBS = {
+BOMBS: dict[str, tuple[Any, str]] = {
     "nested groups": ("regex", "(" * 5000 + "a" + ")" * 5000),
     "counted counts": ("regex", "((((a{1,99}b){1,99}c){1,99}d){1,99}e){1,99}"),
     "many letters": ("regex", "(" + "|".join("ab" * i + "c" for i in range(300)) + "){1,500}"),
@@ -60,7 +61,7 @@ def compiler(request: pytest.FixtureRequest) -> Iterator[GrammarCompiler]:
     made.close()
 
 
-async def lag_of(work: asyncio.Future[object]) -> float:
+async def lag_of(work: asyncio.Future[Any]) -> float:
     """The longest that the event loop was held up while work was under way, in seconds."""
     longest = 0.0
     while not work.done():
@@ -78,7 +79,7 @@ def test_bombs_are_stopped(compiler: GrammarCompiler, name: str) -> None:
     async def ask() -> tuple[float, float]:
         start = time.perf_counter()
         work = asyncio.ensure_future(
-            asyncio.wrap_future(compiler.submit(GrammarSource(form=form, text=text)))  # type: ignore[arg-type]
+            asyncio.wrap_future(compiler.submit(GrammarSource(form=form, text=text)))
         )
         lag = await lag_of(work)
         if (error := work.exception()) is not None:

@@ -51,8 +51,8 @@ class GrammarSource:
         form: what `text` is.
         text: a JSON Schema as JSON ("" for `json_object`, which is any JSON object), a regular
             expression that the whole output matches, a JSON array of the strings to choose from, a
-            context-free grammar (in EBNF as llama.cpp writes it, or in Lark's notation), or structural tags as
-            JSON.
+            context-free grammar (in EBNF as llama.cpp writes it, or in Lark's notation), or structural tags
+            as JSON.
         compact: JSON has no whitespace between its tokens.
         whitespace: regular expression of the whitespace allowed there, instead of the backend's own bounded
             one; None for that.
@@ -121,7 +121,6 @@ class Matcher(ABC):
     def fork(self) -> Matcher:
         """Another output that has come as far as this one."""
 
-    @property
     @abstractmethod
     def is_terminated(self) -> bool:
         """Whether an end token was accepted."""

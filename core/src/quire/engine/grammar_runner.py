@@ -212,7 +212,7 @@ class GrammarRunner:
         return TokenMasks(slots, counts, bits)
 
     def _write(self, backend: str, matcher: Matcher, row: int, bits: NDArray[np.int32]) -> None:
-        if matcher.is_terminated:
+        if matcher.is_terminated():
             bits[row] = self._end_row
         else:
             self._loaded(backend).fill([matcher], [row], bits)
@@ -224,7 +224,7 @@ class GrammarRunner:
             return
         for token in ids:
             # After its end an output has no form: with `ignore_eos` it goes on with end tokens.
-            if not output.matcher.is_terminated and not output.matcher.accept(token):
+            if not output.matcher.is_terminated() and not output.matcher.accept(token):
                 logger.error("Request %s: its grammar does not allow the token %d that it has", key[0], token)
                 output.matcher = None
                 return
@@ -232,12 +232,12 @@ class GrammarRunner:
     def _follow(self, output: _Output, token: int) -> list[int]:
         """The forced tokens from here, the first of which is known; the matcher stays where it is."""
         matcher, ids = output.matcher, list[int]()
-        if matcher is None or matcher.is_terminated:
+        if matcher is None or matcher.is_terminated():
             return ids
         scratch = np.zeros((1, self._width), dtype=np.int32)
         while len(ids) < _MOST_FORCED and matcher.accept(token):
             ids.append(token)
-            if matcher.is_terminated:
+            if matcher.is_terminated():
                 break
             self._loaded(output.backend).fill([matcher], [0], scratch)
             only = only_ids(scratch)
@@ -256,7 +256,7 @@ class GrammarRunner:
             output.filled = True
             if output.matcher is None:
                 self._bits[output.row] = 0
-            elif output.matcher.is_terminated:
+            elif output.matcher.is_terminated():
                 self._bits[output.row] = self._end_row
             else:
                 due.setdefault(output.backend, []).append(output)

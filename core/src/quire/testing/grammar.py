@@ -203,12 +203,12 @@ class GrammarSuite:
         matcher = self._matcher(bench, "choice", '["a"]')
         assert matcher.accept(bench.spell("a")[0])
         assert bench.legal(matcher) == list(bench.vocabulary.end_ids)
-        assert not matcher.is_terminated
+        assert not matcher.is_terminated()
         assert matcher.accept(END)
-        assert matcher.is_terminated
+        assert matcher.is_terminated()
         assert not matcher.accept(END)
         matcher.rollback(1)
-        assert not matcher.is_terminated
+        assert not matcher.is_terminated()
         assert bench.legal(matcher) == list(bench.vocabulary.end_ids)
 
     def test_rolled_back_is_as_before(self, bench: GrammarBench) -> None:
@@ -221,7 +221,7 @@ class GrammarSuite:
             masks.append(row)
             token = rng.choice(legal_ids(row))
             assert matcher.accept(token)
-            if matcher.is_terminated:
+            if matcher.is_terminated():
                 break
         back = min(5, len(masks))
         matcher.rollback(back)

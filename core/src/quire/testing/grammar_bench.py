@@ -43,7 +43,8 @@ def small_tokenizer() -> Tokenizer:
         show_progress=False,
     )
     backend.train_from_iterator(_TEXT * 4, trainer)
-    return Tokenizer(PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|end|>"))
+    hf: Any = PreTrainedTokenizerFast
+    return Tokenizer(hf(tokenizer_object=backend, eos_token="<|end|>"))
 
 
 def legal_ids(row: Any) -> list[int]:

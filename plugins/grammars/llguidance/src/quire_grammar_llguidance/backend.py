@@ -106,7 +106,6 @@ class _Matcher(Matcher):
     def fork(self) -> Matcher:
         return _Matcher(self.own.deep_copy(), self.ends, self.ended)
 
-    @property
     def is_terminated(self) -> bool:
         return self.ended
 

@@ -168,7 +168,6 @@ class _Matcher(Matcher):
     def fork(self) -> Matcher:
         return _Matcher(self.own.fork(), self._second_bytes, self._leads)
 
-    @property
     def is_terminated(self) -> bool:
         return bool(self.own.is_terminated())
 
