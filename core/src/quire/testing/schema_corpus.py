@@ -85,7 +85,9 @@ def _const(rng: random.Random) -> Made:
 
 
 def _nullable(rng: random.Random) -> Made:
-    return {"type": [rng.choice(["boolean", "integer"]), "null"]}
+    if rng.random() < 0.5:
+        return {"type": ["boolean", "null"]}
+    return {"type": ["integer", "null"], "minimum": 0, "maximum": rng.choice([1, 250, 10_000])}
 
 
 _LEAVES = [_integer, _number, _string, _pattern, _format, _enum, _const, _nullable]

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["LLGuidance"]
 
-_WHITESPACE = r"[ \n\r\t]{0,16}"
-"""Between two tokens of JSON: enough to indent, and an end to it."""
+_WHITESPACE = r"[ \n\r\t]{0,8}"
+"""Between two tokens of JSON: enough to indent a little, and an end to it."""
 
 
 class LLGuidance(Grammar):

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ["XGrammar"]
 
-_MAX_WHITESPACE = 16
-"""Characters of whitespace between two tokens of JSON: enough to indent, and an end to it."""
+_MAX_WHITESPACE = 8
+"""Characters of whitespace between two tokens of JSON: enough to indent a little, and an end to it."""
 
 
 _COMPACT_OBJECT = r"""
