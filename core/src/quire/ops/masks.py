@@ -5,6 +5,7 @@ Knows tensors; knows no grammar and no request.
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 
@@ -34,5 +35,8 @@ class MaskOps:
 
 def _unpacked(bits: torch.Tensor) -> torch.Tensor:
     """`[M, W]` int32 -> `[M, 32 W]` bool: by bytes, each looked up in a table of its bits."""
+    if bits.device.type == "cpu":  # numpy does it in vector registers
+        packed = bits.contiguous().numpy().view(np.uint8)
+        return torch.from_numpy(np.unpackbits(packed, axis=1, bitorder="little")).view(torch.bool)
     table = (torch.arange(256, device=bits.device).unsqueeze(1) >> torch.arange(8, device=bits.device)) & 1
     return table.bool()[bits.contiguous().view(torch.uint8).long()].flatten(1)
