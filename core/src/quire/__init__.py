@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from quire.outputs import CompletionOutput, Logprob, RequestOutput
     from quire.sampling import SamplingParams
     from quire.scheduler import SchedulerStats
+    from quire.structured_outputs import StructuredOutputsParams
 
 __version__ = "0.1.0"
 
@@ -35,6 +36,7 @@ __all__ = [
     "RequestOutput",
     "SamplingParams",
     "SchedulerStats",
+    "StructuredOutputsParams",
 ]
 
 _HOME = {
@@ -50,6 +52,7 @@ _HOME = {
     "RequestOutput": "quire.outputs",
     "SamplingParams": "quire.sampling",
     "SchedulerStats": "quire.scheduler",
+    "StructuredOutputsParams": "quire.structured_outputs",
 }
 
 

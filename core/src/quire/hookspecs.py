@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from quire.contracts import (
         AttentionSpec,
         CommandSpec,
+        GrammarSpec,
         KernelsSpec,
         LogitsProcessorSpec,
         ModelSourceSpec,
@@ -70,6 +71,11 @@ def quire_tool_parsers() -> Iterable[ToolParserSpec]:  # type: ignore[empty-body
 @hookspec
 def quire_reasoning_parsers() -> Iterable[ReasoningParserSpec]:  # type: ignore[empty-body]
     """Readers of a model's thinking. Chosen by the chat template, or by name."""
+
+
+@hookspec
+def quire_grammars() -> Iterable[GrammarSpec]:  # type: ignore[empty-body]
+    """Grammar backends for structured output: the one named, or each by priority until one can do it."""
 
 
 @hookspec

@@ -12,8 +12,9 @@ from typing import Any
 
 from quire import _sampling_checks as check
 from quire.errors import InvalidRequestError
+from quire.structured_outputs import StructuredOutputsParams
 
-__all__ = ["GREEDY_BELOW", "SamplingParams"]
+__all__ = ["GREEDY_BELOW", "SamplingParams", "StructuredOutputsParams"]
 
 GREEDY_BELOW = 1e-5
 """Temperatures below this take the most likely token: dividing by them says nothing else."""
@@ -67,6 +68,7 @@ class SamplingParams:
             know, and what values, is theirs to say when the request is admitted.
         use_beam_search, length_penalty, early_stopping: refused, as beam search is not built yet, unless they
             ask for nothing: False, 1.0 and False, or None.
+        structured_outputs: the form that the output must have; None for any.
         bad_words_token_ids: filled by the engine from `bad_words` and the tokenizer; never by users.
 
     Raises:
@@ -100,6 +102,7 @@ class SamplingParams:
     use_beam_search: bool = False
     length_penalty: float | None = None
     early_stopping: bool | None = None
+    structured_outputs: StructuredOutputsParams | None = None
     bad_words_token_ids: tuple[tuple[int, ...], ...] = field(default=(), repr=False)
 
     def __new__(cls, *args: object, **kwargs: object) -> SamplingParams:
@@ -215,6 +218,9 @@ class SamplingParams:
 
     def _check_together(self) -> None:
         """Parameters that rule each other out."""
+        form = self.structured_outputs
+        if form is not None and not isinstance(form, StructuredOutputsParams):
+            check.refuse("structured_outputs", form, "StructuredOutputsParams, or None")
         if self.greedy and max(self.n, self.best_of or 1) > 1:
             name = "n" if self.n > 1 else "best_of"
             check.refuse(name, getattr(self, name), "1 at temperature 0, where every completion is the same")

@@ -26,7 +26,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"reasoning": {"effort": "huge"}}, "reasoning.effort"),
     ({"reasoning": {"summary": "detailed"}}, "reasoning.summary"),
     ({"service_tier": "flex"}, "service_tier"),
-    ({"text": {"format": {"type": "json_schema", "name": "a", "schema": {}}}}, "text.format"),
+    ({"text": {"format": {"type": "grammar"}}}, "text.format"),
     ({"text": {"format": {"type": "json_object"}}}, "text.format"),
     ({"text": {"verbosity": "low"}}, "text.verbosity"),
     ({"truncation": "auto"}, "truncation"),

@@ -31,10 +31,6 @@ def on(path: str, name: str, *values: Any) -> list[tuple[str, str, Any]]:
 
 
 INVALID: list[tuple[str, Any]] = [
-    *((name, 5) for name in ("response_format", "structured_outputs", "guided_json", "guided_regex")),
-    ("response_format", {"type": "json_object"}),
-    ("response_format", {"type": "json_schema", "json_schema": {"name": "x", "schema": {}}}),
-    *((name, ["a"]) for name in ("guided_choice", "guided_grammar", "structural_tag")),
     ("logits_processors", ["os.system"]),
     ("truncate_prompt_tokens", 5),
     ("prompt_embeds", "AAAA"),

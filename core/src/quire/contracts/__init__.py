@@ -26,6 +26,15 @@ from quire.contracts.fusion import (
     ProfiledLayer,
     ProjectionParts,
 )
+from quire.contracts.grammar import (
+    Grammar,
+    GrammarInit,
+    GrammarNeed,
+    GrammarSource,
+    GrammarSpec,
+    Matcher,
+    Vocabulary,
+)
 from quire.contracts.kernels import KernelsInit, KernelsNeed, KernelsSpec
 from quire.contracts.kinds import KINDS
 from quire.contracts.logits_processor import (
@@ -104,6 +113,11 @@ __all__ = [
     "FusedLayer",
     "FusedStack",
     "GatedMLPParts",
+    "Grammar",
+    "GrammarInit",
+    "GrammarNeed",
+    "GrammarSource",
+    "GrammarSpec",
     "GraphSupport",
     "HeaderSource",
     "KVLayout",
@@ -119,6 +133,7 @@ __all__ = [
     "LogitsProcessorInit",
     "LogitsProcessorNeed",
     "LogitsProcessorSpec",
+    "Matcher",
     "Model",
     "ModelFiles",
     "ModelNeed",
@@ -156,6 +171,7 @@ __all__ = [
     "ToolParser",
     "ToolParserInit",
     "ToolParserSpec",
+    "Vocabulary",
     "Weight",
     "WeightMapping",
     "hookimpl",

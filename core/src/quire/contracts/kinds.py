@@ -5,6 +5,7 @@ from __future__ import annotations
 from quire.contracts.attention import AttentionSpec
 from quire.contracts.base import Choice, Kind
 from quire.contracts.command import CommandSpec
+from quire.contracts.grammar import GrammarSpec
 from quire.contracts.kernels import KernelsSpec
 from quire.contracts.logits_processor import LogitsProcessorSpec
 from quire.contracts.model import ModelSpec
@@ -74,6 +75,14 @@ KINDS: dict[str, Kind] = {
             api=1,
             choice=Choice.PRIORITY,
             title="reasoning parsers",
+        ),
+        Kind(
+            name="grammar",
+            hook="quire_grammars",
+            spec=GrammarSpec,
+            api=1,
+            choice=Choice.PRIORITY,
+            title="grammar backends",
         ),
         Kind(
             name="source",

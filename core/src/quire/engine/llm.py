@@ -190,6 +190,7 @@ class LLM:
 
     def shutdown(self) -> None:
         """Free the model and its memory. Calling it again does nothing."""
+        self._engine.inputs.close()
         self._engine.client.shutdown()
 
     def __enter__(self) -> Self:

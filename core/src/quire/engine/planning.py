@@ -14,6 +14,7 @@ from typing import Any
 from quire.config import EngineConfig
 from quire.contracts import (
     AttentionNeed,
+    GrammarNeed,
     KernelsNeed,
     LogitsProcessorNeed,
     LogitsProcessorSpec,
@@ -27,6 +28,7 @@ from quire.contracts import (
     TemplateNeed,
     TensorHeader,
 )
+from quire.engine.grammar_plan import choose_grammars
 from quire.engine.quantization_names import resolve_quantization
 from quire.errors import CheckpointError, ConfigError, PluginError, UnsupportedModelError
 from quire.layers import ModelFacts, describe
@@ -190,6 +192,8 @@ def make_plan(
     builder.choose("sampler", _sampler_need(config, device, dtype, vocab_size), requested=config.sampler)
     arguments = _choose_processors(builder, config, device, dtype, vocab_size)
     _choose_parsers(builder, config, tokenizer_files, device, dtype)
+    grammars = GrammarNeed(device=device, dtype=dtype, vocab_size=vocab_size)
+    choose_grammars(builder, grammars, config.structured_outputs.backend)
     attention = tuple(
         AttentionNeed(
             device=device,

@@ -12,7 +12,7 @@ import torch
 
 from quire.contracts import Sampler, SampleRows
 from quire.ops.upload import upload
-from quire.plan import TokenLogprobs
+from quire.plan import TokenLogprobs, TokenMasks
 from quire.runtime.device import Device
 from quire.runtime.in_flight import Forward, InFlight, Sampled
 from quire.runtime.logprobs import GatheredLogprobs, gather
@@ -71,7 +71,7 @@ class Drawing:
         self._state = state
         self._isolate = isolate
 
-    def sample(self, forward: Forward, slots: list[int]) -> Sampled:
+    def sample(self, forward: Forward, masks: TokenMasks | None, slots: list[int]) -> Sampled:
         """Draw for some of the slots that sample, unless the step has; have the results fetched."""
         logits, drawn, of = forward.logits, forward.drawn, forward.rows
         positions, drafts = of.lengths, of.drafts
@@ -84,13 +84,13 @@ class Drawing:
             rows = rows and rows.take(places)
         if rows is not None:
             each, before = rows.for_sampler()
-            ids, invalid = self._draw(logits, each, before)
+            ids, invalid = self._draw(logits, each, masks, before)
             plain = rows.plain
             if self._state is not None and plain:
                 at = [rows.starts[i] for i in plain]
                 self._state.record([slots[i] for i in plain], [positions[i] for i in plain], _rows(ids, at))
             return self._fetch(slots, positions, logits, ids, invalid, each.slots, rows)
-        ids, invalid = drawn or self._draw(logits, SampleRows(slots=slots, positions=positions))
+        ids, invalid = drawn or self._draw(logits, SampleRows(slots=slots, positions=positions), masks)
         if drawn is None and self._state is not None:
             self._state.record(slots, positions, ids)
         return self._fetch(slots, positions, logits, ids, invalid, slots, None)
@@ -159,12 +159,33 @@ class Drawing:
             self._state.record(ahead, ends, upload(self._state.last_ids.device, torch.tensor(last))[0])
 
     def _draw(
-        self, logits: torch.Tensor, rows: SampleRows, before: torch.Tensor | None = None
+        self,
+        logits: torch.Tensor,
+        rows: SampleRows,
+        masks: TokenMasks | None,
+        before: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Ids and invalid, `[R]` each, by the sampler itself, from logits as the processors leave them."""
+        """Ids and invalid, `[R]` each, by the sampler itself, from what processors and masks leave."""
         logits = self._processors.apply(logits, rows, before)
+        if masks is not None:
+            logits = self._masked(logits, rows, masks)
         distribution = self._sampler.process(logits, rows, before)
         return self._sampler.draw(distribution, rows), distribution.invalid
+
+    def _masked(self, logits: torch.Tensor, rows: SampleRows, masks: TokenMasks) -> torch.Tensor:
+        """The logits with -inf where a row's slot must not go; log probabilities are of those without."""
+        starts, first = dict[int, int](), 0
+        for slot, count in zip(masks.slots, masks.counts, strict=True):
+            starts[slot] = first
+            first += count
+        ahead = rows.draft_counts or [0] * len(rows.slots)
+        places = [row for row, slot in enumerate(rows.slots) if slot in starts]
+        if not places:
+            return logits
+        of = [starts[rows.slots[row]] + ahead[row] for row in places]
+        bits = masks.bits if of == list(range(first)) else masks.bits[of]
+        on_device = upload(logits.device, torch.from_numpy(bits))[0]
+        return self._kernels.apply_token_bitmask(logits, on_device, places)
 
     def _fetch(
         self,

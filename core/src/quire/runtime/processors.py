@@ -68,7 +68,7 @@ class Processors:
         for processor, own in self._active:
             if not own or own.isdisjoint(slots):
                 continue
-            mine, tokens, numbers, start = [], [], [], 0
+            mine, tokens, numbers, start = list[int](), list[int](), list[int](), 0
             for slot, count in zip(slots, counts, strict=True):
                 if slot in own:
                     mine.append(slot)

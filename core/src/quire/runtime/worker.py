@@ -22,7 +22,7 @@ import torch
 from quire.contracts import Batch, SampleRows, Speculator
 from quire.layers import Step
 from quire.ops.upload import upload
-from quire.plan import SlotResult, StepPlan, StepResult, TokenLogprobs
+from quire.plan import SlotResult, StepPlan, StepResult, TokenLogprobs, TokenMasks
 from quire.runtime.batching import BatchBuilder, Rows
 from quire.runtime.config import WorkerConfig
 from quire.runtime.device import open_device
@@ -139,12 +139,12 @@ class Worker:
         for forward in step.forwards:
             self.slots.advance(forward.rows.slots, forward.rows.computed)
 
-    def sample(self, step_id: int) -> None:
-        """Draw a token for every request that reached its last known one."""
+    def sample(self, step_id: int, masks: TokenMasks | None = None) -> None:
+        """Draw a token for every request that reached its last known one, among those its mask leaves."""
         step = self._in_flight[step_id]
         for forward in step.forwards:
             step.sampled += self._isolate(
-                forward.rows.sampled, partial(self._drawing.sample, forward), step.failed
+                forward.rows.sampled, partial(self._drawing.sample, forward, masks), step.failed
             )
         if self._state is not None:
             for sampled in step.sampled:
@@ -266,7 +266,8 @@ class Worker:
         be repeated.
         """
         logits = graphs.run(batch)[: len(rows.slots)]  # [R, V]
-        if self.processors.edits(rows.sampled):
+        edited = self.processors.edits(rows.sampled)
+        if edited or not self.slots.masked.isdisjoint(rows.sampled):  # or: what is legal is not known yet
             return Forward(rows, logits, {})
         return Forward(rows, logits, {}, graphs.draw(SampleRows(slots=rows.sampled, positions=rows.lengths)))
 

@@ -62,6 +62,7 @@ class Messages:
             temperature=body.temperature,
             top_p=body.top_p,
             top_k=body.top_k,
+            structured_outputs=body.structured_outputs(),
         )
         opened = await self.service.open_chat(body.chat())
         work = Work(

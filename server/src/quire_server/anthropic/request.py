@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, StrictBool, StrictFloat, StrictInt
 
+from quire import StructuredOutputsParams
 from quire.contracts import Tool
 from quire_server.anthropic.content import Content, Turn, read_text, read_turns
 from quire_server.errors import bad_request
@@ -17,6 +18,7 @@ from quire_server.http.fields import BoundedModel, RequestModel
 from quire_server.service import Chat
 from quire_server.service.chat import MAX_TOOLS
 from quire_server.service.chat import ToolChoice as Choice
+from quire_server.service.structured import format_form
 
 MAX_MESSAGES = 100_000
 _LEAST_BUDGET = 1024
@@ -94,14 +96,11 @@ class CountTokens(RequestModel):
         "fallbacks": "there is one model.",
         "inference_geo": "there is one place.",
         "mcp_servers": _TOOLS,
-        "output_config": "the form and the effort of the output cannot be set.",
-        "output_format": "the form of the output cannot be set.",
         "service_tier": "there is one tier.",
         "speed": "there is one speed.",
     }
     harmless: ClassVar[Mapping[str, tuple[Any, ...]]] = {
         "mcp_servers": ([],),
-        "output_config": ({},),
         "service_tier": ("auto", "standard_only"),
         "speed": ("standard",),
     }
@@ -201,6 +200,26 @@ class CreateMessage(CountTokens):
     top_k: Annotated[StrictInt, Field(ge=0)] | None = None
     stream: StrictBool | None = None
     metadata: Metadata | None = None
+    output_config: dict[str, Any] | None = None
+    output_format: dict[str, Any] | None = None
+
+    def structured_outputs(self) -> StructuredOutputsParams | None:
+        """The form that the answer must have: `output_config.format`, or `output_format` as betas had it.
+
+        Raises:
+            ApiError: 400, it is malformed, or something else of the output is to be set.
+        """
+        config = self.output_config or {}
+        for name in config:
+            if name != "format":
+                raise bad_request(
+                    f"output_config.{name[:64]} cannot be served: the form alone can be set.",
+                    f"output_config.{name[:64]}",
+                    "unsupported_parameter",
+                )
+        if config.get("format") is not None:
+            return format_form(config["format"], "output_config.format")
+        return format_form(self.output_format, "output_format")
 
     def check(self) -> None:
         """Refuse values that do not go together.

@@ -14,6 +14,7 @@ from pydantic import ConfigDict, WithJsonSchema
 from quire import EngineInfo, SamplingParams
 from quire_server.errors import bad_request
 from quire_server.http.fields import BoundedModel, RequestModel
+from quire_server.openai.structured import structured_outputs
 from quire_server.service.sampling import sampling_params
 
 _INTEGERS = {"type": "array", "items": {"type": "integer"}}
@@ -23,6 +24,7 @@ _NULL = {"type": "null"}
 TokenIds = Annotated[Any, WithJsonSchema({"anyOf": [_INTEGERS, _NULL]})]
 Strings = Annotated[Any, WithJsonSchema({"anyOf": [_STRINGS, _NULL]})]
 StringOrStrings = Annotated[Any, WithJsonSchema({"anyOf": [{"type": "string"}, _STRINGS, _NULL]})]
+Schema = Annotated[Any, WithJsonSchema({"anyOf": [{"type": "object"}, {"type": "string"}, _NULL]})]
 Object = Annotated[Any, WithJsonSchema({"anyOf": [{"type": "object"}, _NULL]})]
 
 _SAMPLING = (
@@ -31,6 +33,9 @@ _SAMPLING = (
     *("ignore_eos", "min_tokens", "skip_special_tokens", "include_stop_str_in_output"),
 )
 """Fields that are sampling parameters by the same name."""
+
+_FORMS = ("guided_json", "guided_regex", "guided_choice", "guided_grammar", "structural_tag")
+"""Fields that say what the answer must be, in vLLM's older names."""
 
 _NEUTRAL: Mapping[str, Any] = {
     "use_beam_search": False,
@@ -41,7 +46,6 @@ _NEUTRAL: Mapping[str, Any] = {
 }
 """Fields that are served for one value only, the one that asks for nothing."""
 
-_GRAMMAR = "structured output is not built yet; leave it out."
 TEMPLATE_REASON = "templates come from the model's files alone."
 """Why a request cannot bring a chat template: it is a program."""
 
@@ -64,15 +68,7 @@ class GenerationFields(RequestModel):
     model_config = ConfigDict(strict=True)
 
     refused: ClassVar[Mapping[str, str]] = {
-        "response_format": _GRAMMAR,
-        "structured_outputs": _GRAMMAR,
-        "guided_json": _GRAMMAR,
-        "guided_regex": _GRAMMAR,
-        "guided_choice": _GRAMMAR,
-        "guided_grammar": _GRAMMAR,
-        "guided_decoding_backend": _GRAMMAR,
-        "guided_whitespace_pattern": _GRAMMAR,
-        "structural_tag": _GRAMMAR,
+        "guided_decoding_backend": "the server's configuration names the backend; leave it out.",
         "logits_processors": "code does not travel in requests; use logit_bias or bad_words.",
         "truncate_prompt_tokens": "prompts are never cut; shorten it before sending.",
         "prompt_embeds": "prompts are text or token ids.",
@@ -81,7 +77,6 @@ class GenerationFields(RequestModel):
         "service_tier": "there is one tier only; leave it out, or ask for 'auto'.",
     }
     harmless: ClassVar[Mapping[str, tuple[Any, ...]]] = {
-        "response_format": ({"type": "text"},),
         "logits_processors": ([],),
         "return_tokens_as_token_ids": (False,),
         "service_tier": ("auto", "default"),
@@ -122,6 +117,15 @@ class GenerationFields(RequestModel):
     return_token_ids: bool | None = None
     priority: int | None = None
     cache_salt: str | None = None
+
+    response_format: Object = None
+    structured_outputs: Object = None
+    guided_json: Schema = None
+    guided_regex: str | None = None
+    guided_choice: Strings = None
+    guided_grammar: str | None = None
+    guided_whitespace_pattern: str | None = None
+    structural_tag: Schema = None
 
     user: str | None = None
     metadata: Object = None
@@ -165,6 +169,12 @@ class GenerationFields(RequestModel):
             ApiError: 400, with the field in `param`.
         """
         given = {name: getattr(self, name) for name in _SAMPLING}
+        given["structured_outputs"] = structured_outputs(
+            self.response_format,
+            self.structured_outputs,
+            self.guided_whitespace_pattern,
+            {name: getattr(self, name) for name in _FORMS},
+        )
         params = sampling_params(
             defaults,
             **given,

@@ -127,6 +127,7 @@ class Responses:
             temperature=body.temperature,
             top_p=body.top_p,
             logprobs=body.logprobs,
+            structured_outputs=body.structured_outputs(),
         )
         work = Work(
             prompts=[opened.prompt], params=opened.sampling(params), stream=True, add_special_tokens=False

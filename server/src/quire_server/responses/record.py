@@ -138,7 +138,7 @@ class Record:
             "service_tier": "default",
             "store": self.store,
             "temperature": self.temperature,
-            "text": {"format": {"type": "text"}, "verbosity": "medium"},
+            "text": {"format": body.format_shown(), "verbosity": "medium"},
             "tool_choice": body.tool_choice or ("auto" if body.tools else "none"),
             "tools": body.tools or [],
             "top_logprobs": body.top_logprobs or 0,

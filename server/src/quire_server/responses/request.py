@@ -18,12 +18,14 @@ from pydantic import (
     Tag,
 )
 
+from quire import StructuredOutputsParams
 from quire_server.errors import ApiError, bad_request
 from quire_server.http.fields import BoundedModel, RequestModel
 from quire_server.responses.items import EITHER, Item, Message, read_items
 from quire_server.responses.tools import read_tool_choice, read_tools
 from quire_server.service import Chat, Service
 from quire_server.service.chat import MAX_TOOLS
+from quire_server.service.structured import format_form
 
 LOGPROBS = "message.output_text.logprobs"
 MAX_TOP_LOGPROBS = 20
@@ -31,6 +33,7 @@ MAX_ITEMS = 10_000
 _TOOLS = "calls are the client's to count."
 _EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 _SUMMARIES = (None, "auto")
+_FORMAT_FIELDS = frozenset({"name", "description", "schema", "strict"})
 
 Key = Annotated[str, StringConstraints(max_length=64)]
 Value = Annotated[str, StringConstraints(max_length=512)]
@@ -152,16 +155,34 @@ class CreateResponse(RequestModel):
     def _check_text(self) -> None:
         if self.text is None:
             return
-        form = self.text.format
-        if form is not None and form.type != "text":
-            raise _unsupported("text.format", f"{form.type[:200]!r} is not served; 'text' is.")
-        if form is not None and form.model_extra:
-            name = next(iter(form.model_extra))
-            raise bad_request(f"Unknown field {name[:200]!r} of text.format.", "text.format")
+        self.structured_outputs()
         if self.text.verbosity not in (None, "medium"):
             raise _unsupported(
                 "text.verbosity", "models here do not know it. Leave it out, or send 'medium'."
             )
+
+    def format_shown(self) -> dict[str, Any]:
+        """The form of the text as the response repeats it."""
+        given = None if self.text is None else self.text.format
+        return {"type": "text"} if given is None else {"type": given.type, **(given.model_extra or {})}
+
+    def structured_outputs(self) -> StructuredOutputsParams | None:
+        """The form that the text must have.
+
+        Raises:
+            ApiError: 400, it is malformed.
+        """
+        given = None if self.text is None else self.text.format
+        if given is None:
+            return None
+        extra = dict(given.model_extra or {})
+        known = _FORMAT_FIELDS if given.type == "json_schema" else frozenset()
+        for name in extra:
+            if name not in known:
+                raise bad_request(f"Unknown field {name[:200]!r} of text.format.", "text.format")
+        if given.type not in ("text", "json_object", "json_schema"):
+            raise _unsupported("text.format", f"{given.type[:200]!r} is not served.")
+        return format_form({"type": given.type, **extra}, "text.format")
 
     def messages(self) -> list[Message]:
         """The input's turns.

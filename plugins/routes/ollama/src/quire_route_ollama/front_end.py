@@ -96,6 +96,7 @@ class Ollama:
             params = sampling_params(
                 self.service.engine.get_default_sampling_params(),
                 logprobs=body.num_logprobs,
+                structured_outputs=body.structured_outputs(),
                 **options.sampling(self.service.info.max_model_len),
             )
             if isinstance(prompt, OpenedChat):

@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, StrictBool, StrictInt
 
+from quire import StructuredOutputsParams
 from quire.contracts import Tool
 from quire_route_ollama.options import Options
 from quire_route_ollama.tools import read_calls
@@ -14,6 +15,7 @@ from quire_server.errors import bad_request
 from quire_server.http.fields import BoundedModel, RequestModel
 from quire_server.service import Chat
 from quire_server.service.chat import MAX_TOOLS
+from quire_server.service.structured import form
 
 MAX_MESSAGES = 100_000
 MAX_TOP_LOGPROBS = 20
@@ -34,21 +36,34 @@ class Prompted(RequestModel):
     stream: StrictBool | None = None
     options: Options | None = None
     think: StrictBool | Literal["low", "medium", "high"] | None = None
+    format: str | dict[str, Any] | None = None
     keep_alive: float | str | None = None
     logprobs: StrictBool | None = None
     top_logprobs: Annotated[StrictInt, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
 
     refused: ClassVar[Mapping[str, str]] = {
         "chat_template": "only the model's own chat template is used.",
-        "format": "the form of the output cannot be set.",
         "shift": "a full context ends the answer.",
         "truncate": "prompts are never shortened silently.",
     }
     harmless: ClassVar[Mapping[str, tuple[Any, ...]]] = {
-        "format": ("",),
         "shift": (False,),
         "truncate": (False,),
     }
+
+    def structured_outputs(self) -> StructuredOutputsParams | None:
+        """The form that the answer must have: "json", or a JSON Schema.
+
+        Raises:
+            ApiError: 400, it is something else.
+        """
+        if not self.format:
+            return None
+        if self.format == "json":
+            return form("format", json_object=True)
+        if isinstance(self.format, str):
+            raise bad_request('format must be "json" or a JSON Schema.', "format")
+        return form("format", json=self.format)
 
     @property
     def num_logprobs(self) -> int | None:
