@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         QuantizationSpec,
         RouteSpec,
         SamplerSpec,
+        SpeculatorSpec,
     )
 
 hookspec = pluggy.HookspecMarker("quire")
@@ -52,6 +53,11 @@ def quire_samplers() -> Iterable[SamplerSpec]:  # type: ignore[empty-body]
 @hookspec
 def quire_kernels() -> Iterable[KernelsSpec]:  # type: ignore[empty-body]
     """Compute operations for a device. One is chosen per engine, by name or by priority."""
+
+
+@hookspec
+def quire_speculators() -> Iterable[SpeculatorSpec]:  # type: ignore[empty-body]
+    """What proposes tokens ahead (speculative decoding). Used only if `speculative_config` names it."""
 
 
 @hookspec

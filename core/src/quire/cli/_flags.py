@@ -53,6 +53,8 @@ _RARE: frozenset[KeyPath] = frozenset(
         "kv_cache_dtype",
         "load_format",
         "max_logprobs",
+        "ngram_prompt_lookup_max",
+        "ngram_prompt_lookup_min",
         "num_speculative_tokens",
         "pipeline_parallel_size",
         "sampler",

@@ -53,7 +53,7 @@ from quire.contracts.sampler import (
     SamplerSpec,
 )
 from quire.contracts.source import HeaderSource, ModelFiles, ModelRequest, ModelSource, ModelSourceSpec
-from quire.contracts.speculator import Speculator
+from quire.contracts.speculator import Speculator, SpeculatorInit, SpeculatorNeed, SpeculatorSpec
 from quire.hookspecs import hookimpl
 
 __all__ = [
@@ -114,6 +114,9 @@ __all__ = [
     "SamplerSpec",
     "Span",
     "Speculator",
+    "SpeculatorInit",
+    "SpeculatorNeed",
+    "SpeculatorSpec",
     "TensorHeader",
     "Weight",
     "WeightMapping",

@@ -11,6 +11,7 @@ from quire.contracts.quantization import QuantizationSpec
 from quire.contracts.route import RouteSpec
 from quire.contracts.sampler import SamplerSpec
 from quire.contracts.source import ModelSourceSpec
+from quire.contracts.speculator import SpeculatorSpec
 
 KINDS: dict[str, Kind] = {
     kind.name: kind
@@ -47,6 +48,14 @@ KINDS: dict[str, Kind] = {
             api=1,
             choice=Choice.PRIORITY,
             title="kernels",
+        ),
+        Kind(
+            name="speculator",
+            hook="quire_speculators",
+            spec=SpeculatorSpec,
+            api=1,
+            choice=Choice.NAMED,
+            title="speculators",
         ),
         Kind(
             name="source",

@@ -134,6 +134,7 @@ def load_core(config: EngineConfig, *, show_progress: bool, with_tokenizer: bool
         graphs_set_aside=profile.graphs,
         threads=str(worker_config.threads) if plan.device == "cpu" else "",
         notes=plan.notes,
+        speculation=config.speculation,
         phases=watch.phases,
     )
     return LoadedCore(EngineCore(scheduler, executor), plan, _info(plan, budget, report), report, tokenizer)
@@ -193,5 +194,6 @@ def _scheduler_config(plan: EnginePlan, budget: MemoryBudget) -> SchedulerConfig
         enable_prefix_caching=config.enable_prefix_caching,
         enable_chunked_prefill=config.enable_chunked_prefill,
         policy=config.scheduling_policy,
+        num_speculative_tokens=0 if config.speculation is None else config.speculation.num_speculative_tokens,
         windows=plan.windows,
     )

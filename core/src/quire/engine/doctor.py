@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 import quire
+from quire._config_speculation import Speculation
 from quire.config import EngineConfig
 from quire.contracts import AttentionNeed, KernelsNeed
 from quire.engine.forecast import estimate
@@ -118,6 +119,8 @@ def _with_model(
 ) -> tuple[tuple[str, list[tuple[str, str]]], list[ChoiceReport]]:
     plan = make_plan(config, registry)
     needs = {f"attention/{group}": _attention(need) for group, need in enumerate(plan.attention)}
+    if config.speculation is not None:
+        needs["speculator"] = _speculation(config.speculation)
     model = (
         "Model",
         [
@@ -165,6 +168,12 @@ def _memory(plan: EnginePlan) -> str:
         f"weights {size(profile.weights)}, activations about {size(profile.activations)}, graphs {graphs}; "
         f"`quire plan` tells what is left for the KV cache"
     )
+
+
+def _speculation(asked: Speculation) -> str:
+    """Speculative decoding in words."""
+    model = "" if asked.model is None else f", with the draft model {asked.model}"
+    return f"up to {asked.num_speculative_tokens} tokens ahead of a request{model}"
 
 
 def _attention(need: AttentionNeed) -> str:

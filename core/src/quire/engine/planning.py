@@ -22,6 +22,7 @@ from quire.contracts import (
     ModelSource,
     QuantizationNeed,
     SamplerNeed,
+    SpeculatorNeed,
     TensorHeader,
 )
 from quire.engine.quantization_names import resolve_quantization
@@ -118,6 +119,7 @@ class EnginePlan:
             seed=config.seed,
             eos_token_ids=self.generation.eos_token_ids,
             show_progress=show_progress,
+            speculator=_speculator_need(config, self.device, self.dtype, self.vocab_size),
         )
 
 
@@ -195,6 +197,10 @@ def make_plan(
     )
     for group, need in enumerate(attention):
         builder.choose("attention", need, requested=config.attention_backend, role=f"attention/{group}")
+    proposing = _speculator_need(config, device, dtype, vocab_size)
+    if config.speculation is not None and proposing is not None:
+        method, options = config.speculation.method, config.speculation.options
+        builder.choose("speculator", proposing, requested=method, given=("speculative_config", options))
     return EnginePlan(
         config=config,
         files=files,
@@ -280,6 +286,20 @@ def _kernels_need(config: EngineConfig, device: str, dtype: str) -> KernelsNeed:
 
 def _sampler_need(config: EngineConfig, device: str, dtype: str, vocab_size: int) -> SamplerNeed:
     return SamplerNeed(device=device, dtype=dtype, deterministic=config.deterministic, vocab_size=vocab_size)
+
+
+def _speculator_need(config: EngineConfig, device: str, dtype: str, vocab_size: int) -> SpeculatorNeed | None:
+    asked = config.speculation
+    if asked is None:
+        return None
+    return SpeculatorNeed(
+        device=device,
+        dtype=dtype,
+        deterministic=config.deterministic,
+        vocab_size=vocab_size,
+        num_speculative_tokens=asked.num_speculative_tokens,
+        model=asked.model,
+    )
 
 
 def _dtype(asked: str, model_config: Mapping[str, Any]) -> str:

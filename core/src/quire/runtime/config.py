@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from quire.contracts import AttentionNeed, KernelsNeed, QuantizationNeed, SamplerNeed
+from quire.contracts import AttentionNeed, KernelsNeed, QuantizationNeed, SamplerNeed, SpeculatorNeed
 from quire.plugin_plan import PluginPlan
 from quire.runtime.threads import Threads
 
@@ -19,7 +19,8 @@ class WorkerConfig:
     Attributes:
         directory: the model's files.
         model_config: config.json as a mapping, overrides applied.
-        plugins: what to load, by role: "model", "quantization", "kernels", "sampler", "attention/<group>".
+        plugins: what to load, by role: "model", "quantization", "kernels", "sampler", "attention/<group>",
+            and "speculator" where one is used.
         device: device type.
         threads: how many to compute with on the CPU, and where.
         cpu_pinning: whether each is bound to its processor.
@@ -35,6 +36,7 @@ class WorkerConfig:
         seed: seed of dummy weights.
         eos_token_ids: the model's end tokens.
         show_progress: draw a progress bar while loading.
+        speculator: the need the speculator was chosen for, None without one.
     """
 
     directory: Path
@@ -58,3 +60,4 @@ class WorkerConfig:
     seed: int
     eos_token_ids: tuple[int, ...]
     show_progress: bool
+    speculator: SpeculatorNeed | None = None

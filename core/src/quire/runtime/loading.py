@@ -1,4 +1,4 @@
-"""From a worker's configuration to a loaded model, its backends and its sampler."""
+"""From a worker's configuration to a loaded model, its backends, its sampler and its speculator."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from quire.contracts import (
     QuantizationInit,
     Sampler,
     SamplerInit,
+    Speculator,
+    SpeculatorInit,
 )
 from quire.layers import Build, ParallelGroup, weight_bytes
 from quire.runtime.config import WorkerConfig
@@ -40,6 +42,7 @@ class LoadedModel:
         backends: one per KV group.
         group_of_layer: KV group of each attention layer.
         sampler: seated with nobody.
+        speculator: who proposes, None if nobody does.
         weight_bytes: memory that the weights hold.
     """
 
@@ -48,6 +51,7 @@ class LoadedModel:
     backends: list[AttentionBackend]
     group_of_layer: list[int]
     sampler: Sampler
+    speculator: Speculator | None
     weight_bytes: int
 
 
@@ -114,7 +118,32 @@ def load_model(config: WorkerConfig, device: str) -> LoadedModel:
         )
     )
     groups = [registered.group for registered in build.attention_layers]
-    return LoadedModel(model, kernels, backends, groups, sampler, weight_bytes(cast(nn.Module, model)))
+    return LoadedModel(
+        model,
+        kernels,
+        backends,
+        groups,
+        sampler,
+        open_speculator(config, device),
+        weight_bytes(cast(nn.Module, model)),
+    )
+
+
+def open_speculator(config: WorkerConfig, device: str) -> Speculator | None:
+    """The planned speculator, None if none was planned."""
+    if config.speculator is None:
+        return None
+    planned = config.plugins["speculator"]
+    speculator: Speculator = planned.load()(
+        SpeculatorInit(
+            need=config.speculator,
+            device=device,
+            max_num_seqs=config.max_num_seqs,
+            max_model_len=config.max_model_len,
+            options=planned.load_options(),
+        )
+    )
+    return speculator
 
 
 def open_backends(config: WorkerConfig, device: str) -> list[AttentionBackend]:

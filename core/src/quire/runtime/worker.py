@@ -19,7 +19,7 @@ from typing import TypeVar
 
 import torch
 
-from quire.contracts import Batch, SampleRows, Speculator
+from quire.contracts import Batch, SampleRows
 from quire.layers import Step
 from quire.ops.upload import upload
 from quire.plan import SlotResult, StepPlan, StepResult, TokenLogprobs
@@ -62,13 +62,13 @@ class Worker:
         self.backends = loaded.backends
         self.group_of_layer = loaded.group_of_layer
         self.sampler = loaded.sampler
+        self.speculator = loaded.speculator
         self.weight_bytes = loaded.weight_bytes
         self.kv: KVCache | None = None
         self.filling: Filling | None = None  # of its pages, where they come one by one
         self.graphs: DecodeGraphs | None = None
         # Of slots, for steps that are submitted before the host knows what the last one drew.
         self._state: SlotState | None = None
-        self.speculator: Speculator | None = None
         if self.device.asynchronous:
             self._state = SlotState(config.max_num_seqs, self.device.name)
         self._activity = Activity()
