@@ -76,9 +76,10 @@ class Broken(Oracle):
         raise RuntimeError("out of ideas")
 
 
-def generate(llm: LLM) -> list[RequestOutput]:
-    params = [SamplingParams(max_tokens=NEW, ignore_eos=True, **kind) for kind in KINDS]
-    return llm.generate([{"prompt_token_ids": prompt} for prompt in PROMPTS], params, use_tqdm=False)
+def generate(llm: LLM, kinds: Sequence[dict[str, Any]] = KINDS) -> list[RequestOutput]:
+    params = [SamplingParams(max_tokens=NEW, ignore_eos=True, **kind) for kind in kinds]
+    prompts = [{"prompt_token_ids": prompt} for prompt in PROMPTS[: len(params)]]
+    return llm.generate(prompts, params, use_tqdm=False)
 
 
 def speculate(llm: LLM, speculator: Speculator, ahead: int) -> Any:

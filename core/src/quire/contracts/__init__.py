@@ -16,6 +16,7 @@ from quire.contracts.attention import (
 from quire.contracts.base import Choice, DeviceSpec, Kind, Need, PluginSpec
 from quire.contracts.batch import AttentionBatch, Batch
 from quire.contracts.command import CommandSpec
+from quire.contracts.draft_model import DraftModel
 from quire.contracts.fusion import (
     AttentionParts,
     DecoderLayerParts,
@@ -74,6 +75,7 @@ __all__ = [
     "DecoderLayerParts",
     "DeviceSpec",
     "Distribution",
+    "DraftModel",
     "FusedLayer",
     "FusedStack",
     "GatedMLPParts",

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from pydantic import BaseModel
 
+    from quire.contracts.draft_model import DraftModel
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpeculatorSpec(DeviceSpec):
@@ -66,6 +68,7 @@ class SpeculatorInit:
         max_num_seqs: slots are 0 .. max_num_seqs - 1.
         max_model_len: longest context, in tokens.
         options: its validated options model, or None.
+        draft_model: what was named by `need.model`, loaded; None without one.
     """
 
     need: SpeculatorNeed
@@ -73,6 +76,7 @@ class SpeculatorInit:
     max_num_seqs: int
     max_model_len: int
     options: BaseModel | None = None
+    draft_model: DraftModel | None = None
 
 
 class Speculator(ABC):

@@ -190,7 +190,7 @@ def _scheduler_config(plan: EnginePlan, budget: MemoryBudget) -> SchedulerConfig
         max_num_batched_tokens=config.max_num_batched_tokens,
         max_model_len=budget.max_model_len,
         block_size=config.block_size,
-        num_blocks=tuple(budget.num_blocks for _ in plan.attention),
+        num_blocks=tuple(budget.num_blocks for _ in plan.windows),
         enable_prefix_caching=config.enable_prefix_caching,
         enable_chunked_prefill=config.enable_chunked_prefill,
         policy=config.scheduling_policy,

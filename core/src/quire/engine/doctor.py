@@ -119,6 +119,9 @@ def _with_model(
 ) -> tuple[tuple[str, list[tuple[str, str]]], list[ChoiceReport]]:
     plan = make_plan(config, registry)
     needs = {f"attention/{group}": _attention(need) for group, need in enumerate(plan.attention)}
+    if plan.draft is not None:
+        groups = plan.draft.worker_config.attention
+        needs |= {f"draft/attention/{group}": _attention(need) for group, need in enumerate(groups)}
     if config.speculation is not None:
         needs["speculator"] = _speculation(config.speculation)
     model = (
@@ -130,6 +133,7 @@ def _with_model(
                 "parameters",
                 f"{plan.facts.num_parameters / 1e6:.1f} M, {size(plan.facts.weight_bytes)} of weights",
             ),
+            *_draft(plan),
             ("runs in", f"{plan.dtype} on {plan.device}"),
             ("context", f"{plan.max_model_len} tokens"),
             ("memory", _memory(plan)),
@@ -158,6 +162,15 @@ def _without_model(config: EngineConfig, registry: PluginRegistry) -> list[Choic
     )
     _, why = registry.choose("kernels", need, requested=config.kernels)
     return [ChoiceReport(why.role, f"{need.dtype} on {device}", why.chosen, why.reason, list(why.rejected))]
+
+
+def _draft(plan: EnginePlan) -> list[tuple[str, str]]:
+    """The model that proposes tokens, if there is one."""
+    if plan.draft is None:
+        return []
+    facts, files = plan.draft.facts, plan.draft.files
+    parameters = f"{facts.num_parameters / 1e6:.1f} M parameters, {size(facts.weight_bytes)} of weights"
+    return [("draft model", f"{plan.draft.name} ({files.source}): {parameters}")]
 
 
 def _memory(plan: EnginePlan) -> str:

@@ -15,32 +15,27 @@ from quire.config import EngineConfig
 from quire.contracts import (
     AttentionNeed,
     KernelsNeed,
-    Model,
     ModelFiles,
-    ModelNeed,
     ModelRequest,
     ModelSource,
-    QuantizationNeed,
     SamplerNeed,
     SpeculatorNeed,
-    TensorHeader,
 )
-from quire.engine.quantization_names import resolve_quantization
-from quire.errors import CheckpointError, ConfigError, PluginError, UnsupportedModelError
-from quire.layers import ModelFacts, describe
+from quire.engine.draft_planning import DraftPlan, Served, plan_draft
+from quire.engine.network_planning import choose_attention, choose_network, kv_dtype, quantization_need
+from quire.errors import CheckpointError, ConfigError
+from quire.layers import ModelFacts
 from quire.plugin_plan import PlanBuilder, PluginPlan
 from quire.plugins import PluginRegistry, discover
 from quire.runtime.config import WorkerConfig
 from quire.runtime.device import resolve_device
 from quire.runtime.threads import choose_threads, read_machine
-from quire.weights.checkpoint import Checkpoint
 from quire.weights.config_files import (
     GenerationDefaults,
     derive_max_model_len,
     load_generation_config,
     load_model_config,
 )
-from quire.weights.loader import renamed_headers
 from quire.weights.sources.resolve import resolve_model
 
 _DTYPES = {
@@ -69,6 +64,7 @@ class EnginePlan:
         max_model_len: asked for, or the model's own.
         vocab_size: width of the logits.
         notes: what was understood otherwise than it was written, for the start-up report.
+        draft: the model that proposes tokens to it, None without one.
     """
 
     config: EngineConfig
@@ -84,11 +80,15 @@ class EnginePlan:
     max_model_len: int
     vocab_size: int
     notes: tuple[str, ...] = ()
+    draft: DraftPlan | None = None
 
     @property
     def windows(self) -> tuple[int | None, ...]:
         """Per KV group its sliding window in tokens; None where all tokens are kept."""
-        return tuple(need.cache.window for need in self.attention)
+        windows = [need.cache.window for need in self.attention]
+        if self.draft is not None and self.draft.worker_config.group == len(windows):
+            windows.append(None)
+        return tuple(windows)
 
     def with_eos(self, token_id: int) -> EnginePlan:
         """The same plan with an end token, for a checkpoint that names none."""
@@ -110,16 +110,17 @@ class EnginePlan:
             max_num_batched_tokens=config.max_num_batched_tokens,
             max_model_len=self.max_model_len,
             attention=self.attention,
-            quantization=_quantization_need(config, self.device, self.dtype, self.model_config),
+            quantization=quantization_need(config, self.device, self.dtype, self.model_config),
             kernels=_kernels_need(config, self.device, self.dtype),
             sampler=_sampler_need(config, self.device, self.dtype, self.vocab_size),
-            kv_dtype=_kv_dtype(config),
+            kv_dtype=kv_dtype(config),
             enforce_eager=config.enforce_eager,
             load_format="dummy" if config.load_format == "dummy" else "safetensors",
             seed=config.seed,
             eos_token_ids=self.generation.eos_token_ids,
             show_progress=show_progress,
             speculator=_speculator_need(config, self.device, self.dtype, self.vocab_size),
+            draft=None if self.draft is None else self.draft.worker_config,
         )
 
 
@@ -162,45 +163,27 @@ def make_plan(
     device = resolve_device(config.device)
     dtype = _dtype(config.dtype, model_config)
     builder = PlanBuilder(registry, config.plugins.options)
-    model_class = _choose_model(builder, config, model_config, device, dtype)
-    named = resolve_quantization(config.quantization, _quant_method(model_config), registry)
-    quantization = builder.choose(
-        "quantization",
-        _quantization_need(config, device, dtype, model_config),
-        requested=named.requested,
-        key=named.stored,
-    )
-    facts = describe(
-        model_class,
-        model_config,
-        dtype=dtype,
-        device=device,
-        kv_dtype=_kv_dtype(config),
-        quantization=quantization,
-        headers=_headers(config, files, model_class),
-        options=builder.options("quantization"),
+    facts, note = choose_network(
+        builder, config, files, model_config, device, dtype, quantization=config.quantization
     )
     vocab_size = int(model_config["vocab_size"])
     builder.choose("kernels", _kernels_need(config, device, dtype), requested=config.kernels)
     builder.choose("sampler", _sampler_need(config, device, dtype, vocab_size), requested=config.sampler)
-    attention = tuple(
-        AttentionNeed(
-            device=device,
-            dtype=dtype,
-            deterministic=config.deterministic,
-            cache=group.cache,
-            num_q_heads=group.num_q_heads,
-            block_size=config.block_size,
-            soft_cap=group.soft_cap,
-        )
-        for group in facts.attention
-    )
-    for group, need in enumerate(attention):
-        builder.choose("attention", need, requested=config.attention_backend, role=f"attention/{group}")
+    attention = choose_attention(builder, config, facts, device, dtype)
+    max_model_len = _max_model_len(config, model_config)
     proposing = _speculator_need(config, device, dtype, vocab_size)
     if config.speculation is not None and proposing is not None:
         method, options = config.speculation.method, config.speculation.options
         builder.choose("speculator", proposing, requested=method, given=("speculative_config", options))
+    served = Served(
+        tokenizer_files=tokenizer_files,
+        attention=attention,
+        vocab_size=vocab_size,
+        max_model_len=max_model_len,
+        device=device,
+        dtype=dtype,
+    )
+    draft = plan_draft(builder, config, sources, served, show_progress=show_progress, headers_in=headers_in)
     return EnginePlan(
         config=config,
         files=files,
@@ -212,72 +195,15 @@ def make_plan(
         attention=attention,
         device=device,
         dtype=dtype,
-        max_model_len=_max_model_len(config, model_config),
+        max_model_len=max_model_len,
         vocab_size=vocab_size,
-        notes=(named.note,) if named.note else (),
+        notes=(note,) if note else (),
+        draft=draft,
     )
-
-
-def _headers(config: EngineConfig, files: ModelFiles, model_class: type[Model]) -> Mapping[str, TensorHeader]:
-    """The checkpoint's headers: formats decide by them, and a broken file is found before anything starts."""
-    if config.load_format == "dummy":
-        return {}
-    return renamed_headers(Checkpoint(files.directory), model_class.mapping)
 
 
 def _sources(registry: PluginRegistry) -> list[ModelSource]:
     return [registry.load(found)() for found in registry.all_of("source")]
-
-
-def _choose_model(
-    builder: PlanBuilder, config: EngineConfig, model_config: Mapping[str, Any], device: str, dtype: str
-) -> type[Model]:
-    """The first of the checkpoint's architectures that a plugin serves."""
-    architectures = [str(name) for name in model_config.get("architectures") or ()]
-    if not architectures:
-        raise UnsupportedModelError(
-            "The checkpoint's config.json names no `architectures`, so no model plugin can be chosen. "
-            "Add the field, or pass hf_overrides={'architectures': [...]}."
-        )
-    reasons = []
-    for name in architectures:
-        need = ModelNeed(
-            device=device,
-            dtype=dtype,
-            deterministic=config.deterministic,
-            architecture=name,
-            config=model_config,
-        )
-        try:
-            model_class: type[Model] = builder.choose("model", need, key=name)
-        except PluginError as error:
-            reasons.append(str(error))
-        else:
-            return model_class
-    installed = sorted(
-        {name for found in builder.registry.of_kind("model") for name in getattr(found.spec, "matches", ())}
-    )
-    raise UnsupportedModelError(
-        f"No installed plugin of the kind 'model' implements {' or '.join(architectures)}. "
-        f"Installed architectures: {', '.join(installed) or 'none'}. {' '.join(reasons)}"
-    )
-
-
-def _quant_method(model_config: Mapping[str, Any]) -> str:
-    settings = model_config.get("quantization_config") or {}
-    return str(settings.get("quant_method", "none"))
-
-
-def _kv_dtype(config: EngineConfig) -> str | None:
-    """Name of the dtype that K and V are kept in; None for the compute dtype."""
-    return None if config.kv_cache_dtype == "auto" else "float8_e4m3fn"
-
-
-def _quantization_need(
-    config: EngineConfig, device: str, dtype: str, model_config: Mapping[str, Any]
-) -> QuantizationNeed:
-    settings = model_config.get("quantization_config") or {}
-    return QuantizationNeed(device=device, dtype=dtype, deterministic=config.deterministic, config=settings)
 
 
 def _kernels_need(config: EngineConfig, device: str, dtype: str) -> KernelsNeed:
@@ -285,7 +211,13 @@ def _kernels_need(config: EngineConfig, device: str, dtype: str) -> KernelsNeed:
 
 
 def _sampler_need(config: EngineConfig, device: str, dtype: str, vocab_size: int) -> SamplerNeed:
-    return SamplerNeed(device=device, dtype=dtype, deterministic=config.deterministic, vocab_size=vocab_size)
+    return SamplerNeed(
+        device=device,
+        dtype=dtype,
+        deterministic=config.deterministic,
+        vocab_size=vocab_size,
+        coupled=config.speculation is not None and config.speculation.model is not None,
+    )
 
 
 def _speculator_need(config: EngineConfig, device: str, dtype: str, vocab_size: int) -> SpeculatorNeed | None:

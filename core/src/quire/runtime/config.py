@@ -13,6 +13,30 @@ from quire.runtime.threads import Threads
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DraftConfig:
+    """A model that a worker loads beside its own, to propose tokens by.
+
+    Attributes:
+        directory, model_config, attention, quantization: as in `WorkerConfig`. The roles of its plugins begin
+            with "draft/".
+        max_model_len: tokens of the longest context it can follow.
+        vocab_size: width of the served model's logits.
+        num_speculative_tokens: most tokens proposed at a time.
+        group: KV group by whose block tables its K and V lie: the first of the served model that keeps all
+            tokens; if none does, a group of its own after those.
+    """
+
+    directory: Path
+    model_config: Mapping[str, Any]
+    attention: tuple[AttentionNeed, ...]
+    quantization: QuantizationNeed
+    max_model_len: int
+    vocab_size: int
+    num_speculative_tokens: int
+    group: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerConfig:
     """Everything a worker needs to load its model and run steps.
 
@@ -37,6 +61,7 @@ class WorkerConfig:
         eos_token_ids: the model's end tokens.
         show_progress: draw a progress bar while loading.
         speculator: the need the speculator was chosen for, None without one.
+        draft: the speculator's model, None without one.
     """
 
     directory: Path
@@ -61,3 +86,12 @@ class WorkerConfig:
     eos_token_ids: tuple[int, ...]
     show_progress: bool
     speculator: SpeculatorNeed | None = None
+    draft: DraftConfig | None = None
+
+    @property
+    def windows(self) -> tuple[int | None, ...]:
+        """Per KV group its sliding window in tokens, None where all tokens are kept."""
+        windows = [need.cache.window for need in self.attention]
+        if self.draft is not None and self.draft.group == len(windows):
+            windows.append(None)
+        return tuple(windows)

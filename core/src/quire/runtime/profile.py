@@ -28,9 +28,10 @@ class MemoryProfile:
 
     Attributes:
         weights: held by the model's parameters, after repacking.
-        activations: peak of a step of `max_num_batched_tokens` rows that samples for every slot.
+        activations: peak of a step of `max_num_batched_tokens` rows that samples for every slot; with a draft
+            model, and what that keeps besides its share of the requests' blocks.
         graphs: what captured decode steps will keep besides, by an estimate; 0 where none are captured.
-        kv_bytes_per_block: one block more in every KV group, over all layers.
+        kv_bytes_per_block: one block more in every KV group, over all layers of all models.
         device_free, device_total: of the device, with the model loaded.
         measured_rows: rows of the forward pass that was measured.
     """
@@ -52,6 +53,8 @@ def profile(worker: Worker) -> MemoryProfile:
         rows = min(rows, _CPU_ROWS)
     of_forward, of_sampling = _measure(worker, rows)
     activations = max(of_forward * max(config.max_num_batched_tokens, rows) // rows, of_sampling)
+    if worker.draft is not None:
+        activations += worker.draft.spare_bytes(config.block_size)
     graphs = 0
     if worker.can_capture:
         graphs = graphs_bytes(config, of_forward / rows, of_sampling, len(worker.backends))
@@ -61,7 +64,7 @@ def profile(worker: Worker) -> MemoryProfile:
         weights=worker.weight_bytes,
         activations=activations,
         graphs=graphs,
-        kv_bytes_per_block=KVCache.bytes_per_block(worker.backends, worker.group_of_layer),
+        kv_bytes_per_block=worker.bytes_per_block,
         device_free=memory.free,
         device_total=memory.total,
         measured_rows=rows,
@@ -95,7 +98,8 @@ def _measure(worker: Worker, rows: int) -> tuple[int, int]:
     hidden: list[torch.Tensor] = []
 
     def forward() -> None:
-        batch, _ = BatchBuilder(worker.slots, worker.device.name).build([0], [rows])
+        groups = len(worker.backends)
+        batch, _ = BatchBuilder(worker.slots, worker.device.name, num_groups=groups).build([0], [rows])
         metadata = tuple(
             backend.plan(group) for backend, group in zip(worker.backends, batch.groups, strict=True)
         )

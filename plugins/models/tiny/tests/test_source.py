@@ -30,7 +30,11 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_the_hook_describes_the_source() -> None:
     (spec,) = quire_models_tiny.quire_model_sources()
-    assert (spec.name, spec.api, spec.names) == ("tiny", KINDS["source"].api, frozenset({"tiny", "tiny-draft"}))
+    assert (spec.name, spec.api, spec.names) == (
+        "tiny",
+        KINDS["source"].api,
+        frozenset({"tiny", "tiny-draft"}),
+    )
     assert 0 < spec.priority < 100  # after directories, before the hub
     module, attribute = spec.target.split(":")
     assert getattr(importlib.import_module(module), attribute) is TinySource

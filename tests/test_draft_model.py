@@ -1,0 +1,292 @@
+"""A draft model of any kind changes no token, knows what it should of every request, and keeps the books."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from quire import LLM, RequestOutput, SamplingParams
+from quire.contracts import DraftModel
+from quire.errors import ConfigError
+from quire.testing.model import Reference, assert_logits_equal, save_random_checkpoint
+
+from .conftest import BASE, FAMILIES, save_byte_tokenizer
+from .test_verification import KINDS, assert_same, generate
+
+Checkpoint = Callable[[str], Reference]
+OpenLLM = Callable[..., LLM]
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "roomy": {},
+    "chunked": {"max_num_batched_tokens": 16},
+    "tight": {"max_model_len": 80, "kv_cache_memory_bytes": "150KiB"},
+    "alone": {"enable_prefix_caching": False},
+}
+
+
+def core_of(llm: LLM) -> Any:
+    return llm._engine.client.core  # type: ignore[attr-defined]
+
+
+def alone(llm: LLM, kinds: Sequence[dict[str, Any]] = KINDS) -> list[RequestOutput]:
+    """What it says while nobody is asked about."""
+    drafting = core_of(llm).scheduler._drafting
+    drafting.ask = lambda sequence: 0
+    outputs = generate(llm, kinds)
+    del drafting.ask
+    return outputs
+
+
+def with_draft(directory: Path, ahead: int = 3) -> dict[str, Any]:
+    return {"speculative_config": {"model": str(directory), "num_speculative_tokens": ahead}}
+
+
+@pytest.fixture(scope="session")
+def nearly(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """A checkpoint that is some noise away from that of a family: it guesses right every now and then."""
+    made: dict[str, Path] = {}
+
+    def make(family: str) -> Path:
+        if family not in made:
+            made[family] = tmp_path_factory.mktemp(f"{family}-noisy")
+            generator = torch.Generator().manual_seed(5)
+            for path in checkpoint(family).directory.iterdir():
+                if path.suffix != ".safetensors":
+                    (made[family] / path.name).write_bytes(path.read_bytes())
+                    continue
+                tensors = {
+                    name: tensor + 0.05 * tensor.std() * torch.randn(tensor.shape, generator=generator)
+                    if tensor.ndim > 1
+                    else tensor
+                    for name, tensor in load_file(path).items()
+                }
+                save_file(tensors, made[family] / path.name, metadata={"format": "pt"})
+        return made[family]
+
+    return make
+
+
+_known: dict[tuple[Path, tuple[int, ...]], torch.Tensor] = {}
+
+
+class Checked(DraftModel):
+    """Holds each of a draft model's answers against the model it was saved from, run without a cache."""
+
+    def __init__(self, inner: Any, reference: Reference) -> None:
+        self.max_len = inner.max_len
+        self.inner, self._reference = inner, reference
+        self._contexts: list[list[int]] = []
+        self.problems: list[str] = []
+        self.checked = 0
+
+    def begin(self, slots: Sequence[int]) -> torch.Tensor:
+        self._contexts = [self.inner._table.context(slot).tolist() for slot in slots]
+        return self._check(self.inner.begin(slots))
+
+    def extend(self, ids: torch.Tensor) -> torch.Tensor:
+        self._contexts = [
+            [*context, token] for context, token in zip(self._contexts, ids.tolist(), strict=False)
+        ]
+        return self._check(self.inner.extend(ids))
+
+    def sample(self, logits: torch.Tensor) -> torch.Tensor:
+        ids: torch.Tensor = self.inner.sample(logits)
+        return ids
+
+    def _expected(self, context: list[int]) -> torch.Tensor:
+        key = (self._reference.directory, tuple(context))
+        if key not in _known:
+            _known[key] = self._reference.logits(context)[-1]
+        return _known[key]
+
+    def _check(self, logits: torch.Tensor) -> torch.Tensor:
+        for row, context in zip(logits, self._contexts, strict=True):
+            self.checked += 1
+            try:
+                assert_logits_equal(row, self._expected(context))
+            except AssertionError as error:  # whoever asked would take it for a failure of the draft model
+                self.problems.append(f"{len(context)} tokens: {error}")
+        return logits
+
+
+@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS.keys())
+@pytest.mark.parametrize(
+    ("target", "draft"), [("llama", "qwen3"), ("mistral", "llama-tied"), ("qwen2-window", "qwen2-window")]
+)
+def test_it_knows_what_it_should(
+    target: str, draft: str, settings: dict[str, Any], checkpoint: Checkpoint, open_llm: OpenLLM
+) -> None:
+    """Whatever was computed when, found in the cache, forked, preempted, rejected or past a table's end."""
+    llm = open_llm(checkpoint(target), max_num_seqs=7, **with_draft(checkpoint(draft).directory), **settings)
+    core = core_of(llm)
+    checked = Checked(core.executor.worker.draft, checkpoint(draft))
+    core.executor.worker.speculator._model = checked
+    found = generate(llm)
+    assert_same(generate(llm), found)  # and once more, with all prompts in the cache
+    assert not checked.problems, checked.problems[0]
+    assert checked.checked > 300
+    core.scheduler._kv.check()
+
+
+@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS.keys())
+@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2-window"])
+def test_no_token_changes(
+    family: str,
+    settings: dict[str, Any],
+    checkpoint: Checkpoint,
+    nearly: Callable[[str], Path],
+    open_llm: OpenLLM,
+) -> None:
+    llm = open_llm(checkpoint(family), max_num_seqs=7, **with_draft(nearly(family), 4), **settings)
+    plain = alone(llm)
+    assert core_of(llm).stats().scheduler.drafts.num_drafts == 0
+    assert_same(generate(llm), plain)
+    drafts = core_of(llm).stats().scheduler.drafts
+    assert 0 < drafts.num_accepted_tokens < drafts.num_draft_tokens
+    core_of(llm).scheduler._kv.check()
+
+
+def test_greedy_tokens_are_those_of_an_engine_without_one(
+    checkpoint: Checkpoint, nearly: Callable[[str], Path], open_llm: OpenLLM
+) -> None:
+    greedy = [kind for kind in KINDS if kind["temperature"] == 0]
+    plain = generate(open_llm(checkpoint("llama")), greedy)
+    assert_same(generate(open_llm(checkpoint("llama"), **with_draft(nearly("llama"))), greedy), plain)
+
+
+def test_the_model_itself_is_always_right(checkpoint: Checkpoint, open_llm: OpenLLM) -> None:
+    """At any temperature: like logits and the same random numbers give the same tokens."""
+    llm = open_llm(checkpoint("llama"), max_num_seqs=7, **with_draft(checkpoint("llama").directory, 5))
+    kinds = [{"temperature": 0.0}, {"temperature": 1.0, "seed": 5}, {"temperature": 0.7, "top_p": 0.9}]
+    generate(llm, kinds)
+    core = core_of(llm)
+    drafts = core.stats().scheduler.drafts
+    assert drafts.num_accepted_tokens > 0.97 * drafts.num_draft_tokens
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 1.6])
+def test_tokens_are_drawn_from_the_targets_distribution(
+    temperature: float, checkpoint: Checkpoint, nearly: Callable[[str], Path], open_llm: OpenLLM
+) -> None:
+    """Pearson's chi-square of the second token, which is drafted, with penalties and a bias."""
+    reference = checkpoint("llama")
+    llm = open_llm(reference, max_num_seqs=64, **with_draft(nearly("llama")))
+    prompt, biased, count = [5, 80, 31, 200], 7, 900
+    params = [
+        SamplingParams(
+            max_tokens=3,
+            ignore_eos=True,
+            seed=seed,
+            temperature=temperature,
+            top_k=6,
+            presence_penalty=1.5,
+            logit_bias={biased: 1.0},
+        )
+        for seed in range(count)
+    ]
+    outputs = llm.generate([{"prompt_token_ids": prompt}] * count, params, use_tqdm=False)
+    drafts = core_of(llm).stats().scheduler.drafts
+    assert 0.2 * drafts.num_draft_tokens < drafts.num_accepted_tokens < drafts.num_draft_tokens
+    tokens = [list(output.outputs[0].token_ids) for output in outputs]
+    first = Counter(one[0] for one in tokens).most_common(1)[0][0]
+    logits = reference.logits([*prompt, first])[-1].double()
+    logits[biased] += 1.0
+    logits[first] -= 1.5
+    kept = logits.topk(6)
+    expected = (kept.values / temperature).softmax(-1)
+    found = Counter(one[1] for one in tokens if one[0] == first)
+    assert set(found) <= set(kept.indices.tolist())
+    total = sum(found.values())
+    assert total > 150
+    chi_square = sum(
+        (found[token] - total * share) ** 2 / (total * share)
+        for token, share in zip(kept.indices.tolist(), expected.tolist(), strict=True)
+    )
+    assert chi_square < 20.5  # 5 degrees of freedom: exceeded once in a thousand
+
+
+def test_for_nobody_nothing_runs(
+    checkpoint: Checkpoint, open_llm: OpenLLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    llm = open_llm(checkpoint("llama"), **with_draft(checkpoint("qwen3").directory))
+    core = core_of(llm)
+    draft = core.executor.worker.draft
+    core.scheduler._drafting.ask = lambda sequence: 0
+    calls: list[str] = []
+    monkeypatch.setattr(draft, "_forward", lambda *args: calls.append("forward"))
+    monkeypatch.setattr(draft._kv, "clear", lambda *args: calls.append("clear"))
+    before = [stack.clone() for stacks in draft._kv._stacks for _, stack in stacks]
+    generate(llm)
+    assert not calls
+    after = [stack for stacks in draft._kv._stacks for _, stack in stacks]
+    assert all(torch.equal(one, other) for one, other in zip(before, after, strict=True))
+
+
+def test_a_context_may_outgrow_the_draft_model(
+    checkpoint: Checkpoint, open_llm: OpenLLM, tmp_path: Path
+) -> None:
+    short = save_random_checkpoint(tmp_path, {**FAMILIES["qwen3"], "max_position_embeddings": 40})
+    save_byte_tokenizer(tmp_path)
+    llm = open_llm(checkpoint("llama"), **with_draft(short.directory))
+    checked = Checked(core_of(llm).executor.worker.draft, short)
+    core_of(llm).executor.worker.speculator._model = checked
+    assert checked.max_len == 40
+    generate(llm)
+    assert checked.checked > 0
+    assert not checked.problems, checked.problems[0]
+
+
+@pytest.mark.parametrize("width", [288, 352])
+def test_logits_may_be_padded_otherwise(
+    width: int, checkpoint: Checkpoint, open_llm: OpenLLM, tmp_path: Path
+) -> None:
+    """As those of models of one family are, where a size is made even for the hardware's sake."""
+    save_random_checkpoint(tmp_path, {**BASE, "model_type": "llama", "vocab_size": width})
+    save_byte_tokenizer(tmp_path)
+    llm = open_llm(checkpoint("llama"), **with_draft(tmp_path))
+    assert_same(generate(llm), alone(llm))
+    assert core_of(llm).stats().scheduler.drafts.num_draft_tokens > 0
+
+
+def test_another_vocabulary_is_refused(checkpoint: Checkpoint, open_llm: OpenLLM) -> None:
+    with pytest.raises(ConfigError, match=r"'tiny-draft' has another vocabulary .* Name a draft model with"):
+        open_llm(checkpoint("llama"), speculative_config={"model": "tiny-draft", "num_speculative_tokens": 2})
+
+
+def test_memory_counts_both_models(checkpoint: Checkpoint, open_llm: OpenLLM) -> None:
+    alone = open_llm(checkpoint("llama"))
+    llm = open_llm(checkpoint("llama"), **with_draft(checkpoint("qwen3").directory, 20))
+    one, both = core_of(alone).executor, core_of(llm).executor
+    assert both.worker.bytes_per_block == 2 * one.worker.bytes_per_block  # layers of the same shape
+    assert both.worker.weight_bytes > 1.9 * one.worker.weight_bytes
+    spare = both.worker.config.max_num_seqs * 2 * one.worker.bytes_per_block  # 20 tokens, blocks of 16
+    assert both.worker.draft._kv.nbytes() == both.worker.kv.nbytes() + spare
+    assert both.profile().activations >= one.profile().activations + spare
+
+
+def test_tiny_draft_knows_what_tiny_says(open_llm: OpenLLM) -> None:
+    """On Python that neither has seen."""
+    settings: dict[str, Any] = {"kv_cache_memory_bytes": "64MiB", "dtype": "bfloat16"}
+    llm = open_llm(
+        "tiny", **settings, speculative_config={"model": "tiny-draft", "num_speculative_tokens": 3}
+    )
+    generate_text(llm, temperature=0.0)
+    drafts = core_of(llm).stats().scheduler.drafts
+    assert drafts.num_accepted_tokens > 0.35 * drafts.num_draft_tokens
+    assert drafts.num_emitted_tokens > 1.9 * drafts.num_drafts
+
+
+def generate_text(llm: LLM, **params: Any) -> None:
+    texts = [
+        "class Stack:\n    def __init__(self):\n        self._items = []\n\n    def ",
+        "import json\n\n\ndef read_settings(path):\n",
+        "def fibonacci(n):\n",
+        "async def fetch(session, url, timeout=None):\n    try:\n",
+    ]
+    llm.generate(texts, SamplingParams(max_tokens=64, ignore_eos=True, seed=1, **params), use_tqdm=False)
