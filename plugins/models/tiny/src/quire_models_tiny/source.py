@@ -11,7 +11,7 @@ __all__ = ["DATA", "DRAFT", "TinySource"]
 
 DATA = Path(__file__).parent / "data"
 DRAFT = Path(__file__).parent / "draft"
-"""A whole checkpoint as well, with a tokenizer.json of its own: the same bytes, for tools that want a folder."""
+"""Whole checkpoints, both, of one tokenizer.json: tools want all of a model in one folder."""
 _NEEDED = ("config.json", "tokenizer.json", "model.safetensors")
 
 
