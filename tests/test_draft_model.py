@@ -16,6 +16,7 @@ from quire.contracts import DraftModel
 from quire.engine.forecast import forecast
 from quire.errors import ConfigError
 from quire.runtime import worker as worker_module
+from quire.scheduler.drafting import Drafting
 from quire.testing.model import Reference, assert_logits_equal, save_random_checkpoint
 
 from .conftest import BASE, FAMILIES, save_byte_tokenizer
@@ -37,12 +38,24 @@ def core_of(llm: LLM) -> Any:
     return llm._engine.client.core  # type: ignore[attr-defined]
 
 
+def ask_about(llm: LLM, asks: Callable[[Any], bool] = lambda _: True) -> LLM:
+    """Have the engine ask for as many tokens as it may each time, of the sequences that `asks` names."""
+    core = core_of(llm)
+
+    class Asking(Drafting):
+        def ask(self, sequence: Any) -> int:
+            return super().ask(sequence) if asks(sequence) else 0
+
+    core.scheduler._drafting = Asking(core.executor.worker.config.draft.num_speculative_tokens)
+    return llm
+
+
 def alone(llm: LLM, kinds: Sequence[dict[str, Any]] = KINDS) -> list[RequestOutput]:
     """What it says while nobody is asked about."""
-    drafting = core_of(llm).scheduler._drafting
-    drafting.ask = lambda sequence: 0
+    ask_about(llm, lambda _: False)
     outputs = generate(llm, kinds)
-    del drafting.ask
+    assert core_of(llm).stats().scheduler.drafts.num_drafts == 0
+    ask_about(llm)
     return outputs
 
 
@@ -136,7 +149,7 @@ def test_it_knows_what_it_should(
     core = core_of(llm)
     checked = Checked(core.executor.worker.draft, checkpoint(draft))
     core.executor.worker.speculator._model = checked
-    found = generate(llm)
+    found = generate(ask_about(llm))
     assert_same(generate(llm), found)  # and once more, with all prompts in the cache
     assert not checked.problems, checked.problems[0]
     assert checked.checked > 200
@@ -154,7 +167,6 @@ def test_no_token_changes(
 ) -> None:
     llm = open_llm(checkpoint(family), max_num_seqs=7, **with_draft(nearly(family), 4), **settings)
     plain = alone(llm)
-    assert core_of(llm).stats().scheduler.drafts.num_drafts == 0
     assert_same(generate(llm), plain)
     drafts = core_of(llm).stats().scheduler.drafts
     assert 0 < drafts.num_accepted_tokens < drafts.num_draft_tokens
@@ -166,14 +178,15 @@ def test_greedy_tokens_are_those_of_an_engine_without_one(
 ) -> None:
     greedy = [kind for kind in KINDS if kind["temperature"] == 0]
     plain = generate(open_llm(checkpoint("llama")), greedy)
-    assert_same(generate(open_llm(checkpoint("llama"), **with_draft(nearly("llama"))), greedy), plain)
+    llm = ask_about(open_llm(checkpoint("llama"), **with_draft(nearly("llama"))))
+    assert_same(generate(llm, greedy), plain)
 
 
 def test_the_model_itself_is_always_right(checkpoint: Checkpoint, open_llm: OpenLLM) -> None:
     """At any temperature: like logits and the same random numbers give the same tokens."""
     llm = open_llm(checkpoint("llama"), max_num_seqs=7, **with_draft(checkpoint("llama").directory, 5))
     kinds = [{"temperature": 0.0}, {"temperature": 1.0, "seed": 5}, {"temperature": 0.7, "top_p": 0.9}]
-    generate(llm, kinds)
+    generate(ask_about(llm), kinds)
     core = core_of(llm)
     drafts = core.stats().scheduler.drafts
     assert drafts.num_accepted_tokens > 0.97 * drafts.num_draft_tokens
@@ -194,8 +207,7 @@ def test_on_a_device_that_works_by_itself_too(
     core = core_of(llm)
     checked = Checked(core.executor.worker.draft, None)
     core.executor.worker.speculator._model = checked
-    ask = core.scheduler._drafting.ask
-    core.scheduler._drafting.ask = lambda sequence: ask(sequence) if sequence.slot % 2 else 0
+    ask_about(llm, lambda sequence: sequence.slot % 2 == 1)
     assert_same(generate(llm), plain)
     assert checked.checked > 0
     assert core.stats().scheduler.drafts.num_accepted_tokens > 0
@@ -218,8 +230,8 @@ def test_requests_that_end_early_leave_the_others_alone(
     plain = alone(llm, kinds)
     update, seen = core.scheduler.update, [0]
 
-    def abort_the_third(plan: Any, result: Any) -> Any:
-        outputs = update(plan, result)
+    def abort_the_third(*step: Any) -> Any:
+        outputs = update(*step)
         seen[0] += 1
         live = sorted(core.scheduler._requests, key=int)
         if seen[0] == 4:
@@ -258,6 +270,7 @@ def test_tokens_are_drawn_from_the_targets_distribution(
         )
         for seed in range(count)
     ]
+    ask_about(llm)
     outputs = llm.generate([{"prompt_token_ids": prompt}] * count, params, use_tqdm=False)
     drafts = core_of(llm).stats().scheduler.drafts
     assert 0.2 * drafts.num_draft_tokens < drafts.num_accepted_tokens < drafts.num_draft_tokens
@@ -285,7 +298,7 @@ def test_for_nobody_nothing_runs(
     llm = open_llm(checkpoint("llama"), **with_draft(checkpoint("qwen3").directory))
     core = core_of(llm)
     draft = core.executor.worker.draft
-    core.scheduler._drafting.ask = lambda sequence: 0
+    ask_about(llm, lambda _: False)
     calls: list[str] = []
     monkeypatch.setattr(draft, "_forward", lambda *args: calls.append("forward"))
     monkeypatch.setattr(draft._kv, "clear", lambda *args: calls.append("clear"))
@@ -305,7 +318,7 @@ def test_a_context_may_outgrow_the_draft_model(
     checked = Checked(core_of(llm).executor.worker.draft, short)
     core_of(llm).executor.worker.speculator._model = checked
     assert checked.max_len == 40
-    generate(llm)
+    generate(ask_about(llm))
     assert checked.checked > 0
     assert not checked.problems, checked.problems[0]
 
@@ -318,7 +331,8 @@ def test_logits_may_be_padded_otherwise(
     save_random_checkpoint(tmp_path, {**BASE, "model_type": "llama", "vocab_size": width})
     save_byte_tokenizer(tmp_path)
     llm = open_llm(checkpoint("llama"), **with_draft(tmp_path))
-    assert_same(generate(llm), alone(llm))
+    plain = alone(llm)
+    assert_same(generate(llm), plain)
     assert core_of(llm).stats().scheduler.drafts.num_draft_tokens > 0
 
 
@@ -359,7 +373,7 @@ def test_tiny_draft_knows_what_tiny_says(open_llm: OpenLLM) -> None:
     llm = open_llm(
         "tiny", **settings, speculative_config={"model": "tiny-draft", "num_speculative_tokens": 3}
     )
-    generate_text(llm, temperature=0.0)
+    generate_text(ask_about(llm), temperature=0.0)
     drafts = core_of(llm).stats().scheduler.drafts
     assert drafts.num_accepted_tokens > 0.35 * drafts.num_draft_tokens
     assert drafts.num_emitted_tokens > 1.9 * drafts.num_drafts

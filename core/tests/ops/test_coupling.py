@@ -47,7 +47,7 @@ def test_like_distributions_agree_as_often_as_they_can(noise: float) -> None:
     other = logits + noise * some_logits(2, 300, 1.0)
     distance = float((logits.softmax(-1) - other.softmax(-1)).abs().sum()) / 2
     agreeing = float((draw(logits, 9) == draw(other, 9)).double().mean())
-    assert agreeing >= ((1 - distance) / (1 + distance)) ** 2 - 0.01  # one factor for each heat
+    assert agreeing >= (1 - distance) / (1 + distance) - 0.01
     assert agreeing <= 1 - distance + 0.01  # what no way of drawing exceeds
     uniform = torch.from_numpy(uniforms(np.full(DRAWS, 9, dtype=np.uint64), np.arange(DRAWS)))
     inverted = [KERNELS.draw_from(one.expand(DRAWS, -1), uniform) for one in (logits, other)]
@@ -55,16 +55,15 @@ def test_like_distributions_agree_as_often_as_they_can(noise: float) -> None:
 
 
 def test_a_row_depends_on_its_own_key_alone() -> None:
-    some, ids = keys(4, 9), torch.arange(33)
-    whole = exponentials(some, ids)
-    assert torch.equal(exponentials(some[5:6], ids), whole[5:6])
-    assert torch.equal(exponentials(some, ids[4:20]), whole[:, 4:20])
-    assert torch.equal(exponentials(some, ids.flip(0).expand(9, -1)), whole.flip(1))
+    some = keys(4, 9)
+    whole = exponentials(some, 33)
+    assert torch.equal(exponentials(some[5:6], 33), whole[5:6])
+    assert torch.equal(exponentials(some, 20), whole[:, :20])
     assert len({row.tobytes() for row in whole.numpy()}) == 9
 
 
 def test_lots_are_exponential_and_independent() -> None:
-    lots = exponentials(keys(7, 2000), torch.arange(500))
+    lots = exponentials(keys(7, 2000), 500)
     assert float(lots.min()) > 0
     assert float(lots.mean()) == pytest.approx(1, abs=0.005)
     assert float((lots > 3).double().mean()) == pytest.approx(np.exp(-3), rel=0.03)

@@ -1,12 +1,11 @@
-"""An exponential number for each of many ids, from a key: the lots of a race that tokens run.
+"""An exponential number for each token of a vocabulary, from a key: the lots of a race that tokens run.
 
 The token that arrives first, where token x takes E(x) / p(x), is one drawn from p. Two that race by the same
 lots from like distributions p and q have mostly the same winner: with a probability of at least
 (1 - d) / (1 + d), d being half the sum of |p - q|. That is the most that can be had where neither knows the
 other's distribution (Daliri, Musco and Suresh, "Coupling without communication and drafter-invariant
 speculative decoding", 2024). To invert both cumulative distributions at one number does worse: a difference
-early in the vocabulary moves all that comes after it. A race may be run in two heats, first among blocks of
-tokens by their shares of p, then among the tokens of the one that won: what comes of it is drawn from p, too.
+early in the vocabulary moves all that comes after it.
 """
 
 from __future__ import annotations
@@ -19,18 +18,18 @@ _MASK = 0xFFFFFFFF
 _STEP = 0x9E3779B1  # odd, so that ids stay apart; near the golden ratio, so that neighbours go far apart
 
 
-def exponentials(keys: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+def exponentials(keys: torch.Tensor, width: int) -> torch.Tensor:
     """Independent numbers of mean 1, never 0, of 32 random bits each.
 
     Args:
         keys: `[R, 2]` int64, each below 2**32.
-        ids: `[C]` or `[R, C]` int64 below 2**32, whose numbers are wanted.
+        width: V.
 
     Returns:
-        `[R, C]` fp32. A number depends on its row's key and its id alone.
+        `[R, V]` fp32. A number depends on its row's key and its column alone.
     """
     low, high = keys.unsqueeze(2).unbind(1)  # [R, 1] each
-    bits = ids * _STEP + low  # [R, C]
+    bits = torch.arange(width, device=keys.device).mul_(_STEP) + low  # [R, V]
     _mix(bits.bitwise_and_(_MASK))
     _mix(bits.bitwise_xor_(high))
     # 1 - u instead of u, since it is small numbers that win: fp32 tells those apart to the last bit.

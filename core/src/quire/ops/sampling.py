@@ -25,10 +25,7 @@ _NUCLEUS_WINDOW = 256
 """Most likely tokens looked at first for top-p alone; most nuclei are smaller."""
 
 _BLOCK = 256
-"""Tokens per block of the two-level sum that `draw_from` searches, and of the races of `draw_coupled`."""
-
-_BLOCK_LOTS = 1 << 31
-"""From here on lots are those of blocks, which token ids never reach."""
+"""Tokens per block of the two-level sum that `draw_from` searches."""
 
 
 class SamplingOps:
@@ -190,9 +187,7 @@ class SamplingOps:
     def draw_coupled(self, logits: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
         """One token per row from softmax(logits), such that rows alike with the same key mostly get the same.
 
-        The winner of a race, see `quire.ops.coupling`: first among blocks of tokens, then among those of one
-        block. So it takes a lot for each of them alone, and little more time than `draw_from`. A token of
-        probability 0 never wins.
+        The winner of a race, see `quire.ops.coupling`. A token of probability 0 never is.
 
         Args:
             logits: `[R, V]`, any float dtype, no +inf; computed in fp32.
@@ -201,14 +196,8 @@ class SamplingOps:
         Returns:
             `[R]` int64; some id in [0, V) for a row with NaN or with nothing but -inf.
         """
-        there = upload(logits.device, keys)[0]
         probs = logits.softmax(-1, dtype=torch.float32)  # [R, V]
-        sums = _block_sums(probs)  # [R, N]
-        numbers = torch.arange(sums.shape[1], device=probs.device)
-        block = (sums / exponentials(there, numbers + _BLOCK_LOTS)).argmax(-1, keepdim=True)  # [R, 1]
-        columns, inside = _inside(probs, block)  # [R, 256] each
-        winner = (inside / exponentials(there, columns)).argmax(-1, keepdim=True)
-        return columns.gather(1, winner).squeeze(1).clamp_(max=logits.shape[1] - 1)
+        return probs.div_(exponentials(upload(logits.device, keys)[0], logits.shape[1])).argmax(-1)
 
 
 def _argmax_of_bits(logits: torch.Tensor) -> torch.Tensor | None:
@@ -334,32 +323,21 @@ def _search(probs: torch.Tensor, share: torch.Tensor, *, strict: bool) -> torch.
     Returns:
         `[R]` int64, V or more only for rows without any mass.
     """
-    if len(probs) == 0:
+    rows, vocab = probs.shape
+    if rows == 0:
         return torch.empty(0, dtype=torch.int64, device=probs.device)
-    ends = _block_sums(probs).double().cumsum(1)  # [R, N]
+    whole = vocab // _BLOCK * _BLOCK
+    sums = probs[:, :whole].view(rows, whole // _BLOCK, _BLOCK).sum(-1)  # [R, N]
+    if whole < vocab:
+        sums = torch.cat((sums, probs[:, whole:].sum(-1, keepdim=True)), dim=1)
+    ends = sums.double().cumsum(1)  # [R, N]
     target = share.unsqueeze(1) * ends[:, -1:]  # [R, 1]
     block = _first(ends, target, strict)  # [R, 1]
     start = torch.where(block > 0, ends.gather(1, (block - 1).clamp(min=0)), 0.0)
-    within = _inside(probs, block)[1].double().cumsum(1)
+    columns = block * _BLOCK + torch.arange(_BLOCK, device=probs.device)  # [R, 256]
+    inside = probs.gather(1, columns.clamp(max=vocab - 1)).double()
+    within = inside.masked_fill(columns >= vocab, 0.0).cumsum(1)
     return (block * _BLOCK + _first(within, target - start, strict)).squeeze(1)
-
-
-def _block_sums(probs: torch.Tensor) -> torch.Tensor:
-    """`[R, V] -> [R, N]`: sums over blocks of tokens; the last one may be short."""
-    rows, vocab = probs.shape
-    whole = vocab // _BLOCK * _BLOCK
-    sums = probs[:, :whole].view(rows, whole // _BLOCK, _BLOCK).sum(-1)
-    if whole < vocab:
-        sums = torch.cat((sums, probs[:, whole:].sum(-1, keepdim=True)), dim=1)
-    return sums
-
-
-def _inside(probs: torch.Tensor, block: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Ids and probabilities of one block (`[R, 1]`) of each row, `[R, 256]` each; 0 past the last token."""
-    vocab = probs.shape[1]
-    columns = block * _BLOCK + torch.arange(_BLOCK, device=probs.device)
-    inside = probs.gather(1, columns.clamp(max=vocab - 1))
-    return columns, inside.masked_fill_(columns >= vocab, 0.0)
 
 
 def _first(ends: torch.Tensor, target: torch.Tensor, strict: bool) -> torch.Tensor:
