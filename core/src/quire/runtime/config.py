@@ -61,3 +61,10 @@ class WorkerConfig:
     eos_token_ids: tuple[int, ...]
     show_progress: bool
     speculator: SpeculatorNeed | None = None
+
+    @property
+    def max_sampled_rows(self) -> int:
+        """Rows that a step samples in at most: one per sequence, and one more for each of its drafts."""
+        ahead = 0 if self.speculator is None else self.speculator.num_speculative_tokens
+        most = max(self.max_num_seqs, self.max_num_batched_tokens)
+        return min(self.max_num_seqs * (1 + ahead), most)

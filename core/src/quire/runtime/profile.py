@@ -28,7 +28,7 @@ class MemoryProfile:
 
     Attributes:
         weights: held by the model's parameters, after repacking.
-        activations: peak of a step of `max_num_batched_tokens` rows that samples for every slot.
+        activations: peak of a step of `max_num_batched_tokens` rows that samples for every slot and draft.
         graphs: what captured decode steps will keep besides, by an estimate; 0 where none are captured.
         kv_bytes_per_block: one block more in every KV group, over all layers.
         device_free, device_total: of the device, with the model loaded.
@@ -54,7 +54,8 @@ def profile(worker: Worker) -> MemoryProfile:
     activations = max(of_forward * max(config.max_num_batched_tokens, rows) // rows, of_sampling)
     graphs = 0
     if worker.can_capture:
-        graphs = graphs_bytes(config, of_forward / rows, of_sampling, len(worker.backends))
+        of_seats = of_sampling * config.max_num_seqs // config.max_sampled_rows
+        graphs = graphs_bytes(config, of_forward / rows, of_seats, len(worker.backends))
     worker.device.empty_cache()
     memory = worker.device.memory()
     return MemoryProfile(
@@ -88,7 +89,7 @@ def graphs_bytes(config: WorkerConfig, per_row: float, of_sampling: int, groups:
 
 @torch.inference_mode()
 def _measure(worker: Worker, rows: int) -> tuple[int, int]:
-    """Peak bytes of a forward pass of `rows` tokens, and of sampling for every slot."""
+    """Peak bytes of a forward pass of `rows` tokens, and of sampling for every slot and draft."""
     config = worker.config
     blocks = -(-rows // config.block_size)
     cache = KVCache(worker.backends, worker.group_of_layer, blocks + 1, worker.device.name)
@@ -103,7 +104,7 @@ def _measure(worker: Worker, rows: int) -> tuple[int, int]:
         hidden.append(worker.model.forward(worker.model.embed(batch.token_ids), batch.positions, step))
 
     def sample() -> None:
-        count = config.max_num_seqs
+        count = config.max_sampled_rows
         logits = worker.model.logits(hidden[0][:1].expand(count, -1))
         slots = SampleRows(slots=[0] * count, positions=[1] * count)
         worker.sampler.draw(worker.sampler.process(logits, slots), slots)

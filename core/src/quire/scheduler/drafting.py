@@ -24,7 +24,7 @@ _SHARE = 0.007
 """Of the time of all steps, that speculation may cost."""
 _FIRST, _MOST = 1.0, 1.5
 """Allowance at the start and at most, in plain steps."""
-_MARGIN = 0.01
+_MARGIN = 0.03
 """Expected gain, as a share of a step, from which drafts are worth it."""
 _MEAN_WEIGHT = 20.0
 """Verifications that the mean acceptance over all sequences looks back on, about."""

@@ -16,7 +16,7 @@ from statistics import median
 
 __all__ = ["Cost", "StepCost"]
 
-_RECENT = 7
+_RECENT = 15
 """Plain steps whose median is b(S)."""
 _FAR = 0.25
 """b(S) of another S counts if it is no farther off than this, as a share of S."""
