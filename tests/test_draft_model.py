@@ -16,7 +16,7 @@ from quire.contracts import DraftModel
 from quire.engine.forecast import forecast
 from quire.errors import ConfigError
 from quire.runtime import worker as worker_module
-from quire.scheduler.drafting import Drafting
+from quire.testing.drafting import always_draft
 from quire.testing.model import Reference, assert_logits_equal, save_random_checkpoint
 
 from .conftest import BASE, FAMILIES, save_byte_tokenizer
@@ -41,12 +41,7 @@ def core_of(llm: LLM) -> Any:
 def ask_about(llm: LLM, asks: Callable[[Any], bool] = lambda _: True) -> LLM:
     """Have the engine ask for as many tokens as it may each time, of the sequences that `asks` names."""
     core = core_of(llm)
-
-    class Asking(Drafting):
-        def ask(self, sequence: Any) -> int:
-            return super().ask(sequence) if asks(sequence) else 0
-
-    core.scheduler._drafting = Asking(core.executor.worker.config.draft.num_speculative_tokens)
+    always_draft(core.scheduler, core.executor.worker.config.draft.num_speculative_tokens, asks)
     return llm
 
 

@@ -73,9 +73,10 @@ class EngineCore:
         self._begun = None
         result = self.executor.collect(plan.step_id)
         now = time.perf_counter()
-        self._meter.count(plan, result, now - max(start, self._last_end))
+        seconds = now - max(start, self._last_end)
+        self._meter.count(plan, result, seconds)
         self._last_end = now
-        return self.scheduler.update(plan, result)
+        return self.scheduler.update(plan, result, seconds)
 
     def has_unfinished(self) -> bool:
         """Whether any request waits or runs, or a step's results are not in."""

@@ -38,7 +38,7 @@ _BYTES_PER_LOGIT = 16
 HOW_ESTIMATED = (
     "Estimates: a start measures activations with a profile run; here they are "
     "max_num_batched_tokens rows of 6 hidden sizes and of a layer's widest temporaries, or "
-    f"max_num_seqs rows of {_BYTES_PER_LOGIT} bytes per logit, whichever is more. "
+    f"max_num_seqs rows (each with its drafts) of {_BYTES_PER_LOGIT} bytes per logit, whichever is more. "
     "Captured steps keep both for max_num_seqs rows."
 )
 
@@ -130,12 +130,13 @@ def estimate(plan: EnginePlan, memory: Memory) -> MemoryProfile:
         most = draft.worker_config.num_speculative_tokens
         spare = config.max_num_seqs * spare_blocks(most, config.block_size) * its_own
         weights += draft.facts.weight_bytes + _repacked(plan, draft.worker_config.model_config)
-    per_row, of_sampling = _row_bytes(plan), config.max_num_seqs * plan.vocab_size * _BYTES_PER_LOGIT
+    per_row, of_logits = _row_bytes(plan), plan.vocab_size * _BYTES_PER_LOGIT
+    of_sampling, of_seats = worker.max_sampled_rows * of_logits, config.max_num_seqs * of_logits
     captures = not config.enforce_eager and can_capture(device, backends)
     return MemoryProfile(
         weights=weights,
         activations=max(config.max_num_batched_tokens * per_row, of_sampling) + spare,
-        graphs=graphs_bytes(worker, per_row, of_sampling, len(backends)) if captures else 0,
+        graphs=graphs_bytes(worker, per_row, of_seats, len(backends)) if captures else 0,
         kv_bytes_per_block=kv_bytes,
         device_free=max(memory.free - weights, 0),
         device_total=memory.total,

@@ -95,3 +95,10 @@ class WorkerConfig:
         if self.draft is not None and self.draft.group == len(windows):
             windows.append(None)
         return tuple(windows)
+
+    @property
+    def max_sampled_rows(self) -> int:
+        """Rows that a step samples in at most: one per sequence, and one more for each of its drafts."""
+        ahead = 0 if self.speculator is None else self.speculator.num_speculative_tokens
+        most = max(self.max_num_seqs, self.max_num_batched_tokens)
+        return min(self.max_num_seqs * (1 + ahead), most)

@@ -28,8 +28,8 @@ class MemoryProfile:
 
     Attributes:
         weights: held by the model's parameters, after repacking.
-        activations: peak of a step of `max_num_batched_tokens` rows that samples for every slot; with a draft
-            model, and what that keeps besides its share of the requests' blocks.
+        activations: peak of a step of `max_num_batched_tokens` rows that samples for every slot and draft. Of a
+            draft model, what it keeps besides its share of the requests' blocks.
         graphs: what captured decode steps will keep besides, by an estimate; 0 where none are captured.
         kv_bytes_per_block: one block more in every KV group, over all layers of all models.
         device_free, device_total: of the device, with the model loaded.
@@ -57,7 +57,8 @@ def profile(worker: Worker) -> MemoryProfile:
         activations += worker.draft.spare_bytes(config.block_size)
     graphs = 0
     if worker.can_capture:
-        graphs = graphs_bytes(config, of_forward / rows, of_sampling, len(worker.backends))
+        of_seats = of_sampling * config.max_num_seqs // config.max_sampled_rows
+        graphs = graphs_bytes(config, of_forward / rows, of_seats, len(worker.backends))
     worker.device.empty_cache()
     memory = worker.device.memory()
     return MemoryProfile(
@@ -91,7 +92,7 @@ def graphs_bytes(config: WorkerConfig, per_row: float, of_sampling: int, groups:
 
 @torch.inference_mode()
 def _measure(worker: Worker, rows: int) -> tuple[int, int]:
-    """Peak bytes of a forward pass of `rows` tokens, and of sampling for every slot."""
+    """Peak bytes of a forward pass of `rows` tokens, and of sampling for every slot and draft."""
     config = worker.config
     blocks = -(-rows // config.block_size)
     cache = KVCache(worker.backends, worker.group_of_layer, blocks + 1, worker.device.name)
@@ -107,7 +108,7 @@ def _measure(worker: Worker, rows: int) -> tuple[int, int]:
         hidden.append(worker.model.forward(worker.model.embed(batch.token_ids), batch.positions, step))
 
     def sample() -> None:
-        count = config.max_num_seqs
+        count = config.max_sampled_rows
         logits = worker.model.logits(hidden[0][:1].expand(count, -1))
         slots = SampleRows(slots=[0] * count, positions=[1] * count)
         worker.sampler.draw(worker.sampler.process(logits, slots), slots)
