@@ -28,8 +28,8 @@ class MemoryProfile:
 
     Attributes:
         weights: held by the model's parameters, after repacking.
-        activations: peak of a step of `max_num_batched_tokens` rows that samples for every slot and draft. Of a
-            draft model, what it keeps besides its share of the requests' blocks.
+        activations: peak of a step of `max_num_batched_tokens` rows that samples for every slot and draft.
+            With a draft model, what that keeps besides its share of the requests' blocks is in it.
         graphs: what captured decode steps will keep besides, by an estimate; 0 where none are captured.
         kv_bytes_per_block: one block more in every KV group, over all layers of all models.
         device_free, device_total: of the device, with the model loaded.
