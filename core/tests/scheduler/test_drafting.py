@@ -111,16 +111,13 @@ class Engine:
 
 
 @pytest.mark.parametrize("curve", CURVES)
-@pytest.mark.parametrize("right", [0.0, 0.3, 0.6])
-@pytest.mark.parametrize("batch", [1, 4, 32])
+@pytest.mark.parametrize("right", [0.0, 0.3, 0.6, 0.9])
+@pytest.mark.parametrize("batch", [1, 4, 16, 32])
 def test_it_never_costs_more_than_three_percent(curve: str, right: float, batch: int) -> None:
-    for engine in (
-        Engine(CURVES[curve], right),
-        Engine(CURVES[curve], right, noise=0.1, proposing=0.1),
-        Engine(CURVES[curve], right, found=0.3, noise=0.05),
-    ):
-        plain = engine.milliseconds(batch, 250)
-        assert engine.milliseconds(batch, 250, Drafting(AHEAD)) < 1.03 * plain
+    """From an engine's first step on, with noise, with a proposer that takes time and is often silent."""
+    engine = Engine(CURVES[curve], right, found=0.8, noise=0.1, proposing=0.1)
+    plain = engine.milliseconds(batch, 300)
+    assert engine.milliseconds(batch, 300, Drafting(AHEAD)) < 1.03 * plain
 
 
 @pytest.mark.parametrize("curve", ["memory", "roofline", "tiles"])

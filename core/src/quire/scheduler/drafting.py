@@ -20,7 +20,7 @@ from quire.scheduler.step_cost import Cost, StepCost
 
 __all__ = ["DraftStats", "Drafting"]
 
-_SHARE = 0.007
+_SHARE = 0.005
 """Of the time of all steps, that speculation may cost."""
 _FIRST, _MOST = 1.0, 1.5
 """Allowance at the start and at most, in plain steps."""
