@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from quire import LLM, EngineConfig, RequestOutput, SamplingParams
 from quire.contracts import DraftModel
 from quire.engine.forecast import forecast
-from quire.errors import ConfigError
+from quire.errors import ConfigError, ModelNotFoundError
 from quire.runtime import worker as worker_module
 from quire.testing.drafting import always_draft
 from quire.testing.model import Reference, assert_logits_equal, save_random_checkpoint
@@ -334,6 +334,11 @@ def test_logits_may_be_padded_otherwise(
 def test_another_vocabulary_is_refused(checkpoint: Checkpoint, open_llm: OpenLLM) -> None:
     with pytest.raises(ConfigError, match=r"'tiny-draft' has another vocabulary .* Name a draft model with"):
         open_llm(checkpoint("llama"), speculative_config={"model": "tiny-draft", "num_speculative_tokens": 2})
+
+
+def test_a_model_that_is_not_there_is_named(checkpoint: Checkpoint, open_llm: OpenLLM) -> None:
+    with pytest.raises(ModelNotFoundError, match="The draft model of speculative_config: 'nowhere'"):
+        open_llm(checkpoint("llama"), speculative_config={"model": "nowhere", "num_speculative_tokens": 2})
 
 
 def test_memory_counts_both_models(checkpoint: Checkpoint, open_llm: OpenLLM) -> None:

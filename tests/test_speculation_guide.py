@@ -38,7 +38,7 @@ def test_its_file_is_understood(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "meant"),
-    zip(blocks("console"), [Speculation("ngram", 5), Speculation("draft", 3, "tiny-draft")], strict=True),
+    [*zip(blocks("console"), [Speculation("ngram", 5), Speculation("draft", 3, "tiny-draft")], strict=True)],
 )
 def test_its_commands_are_understood(text: str, meant: Speculation) -> None:
     given = re.search(r"--speculative-config '(.*)'", text)

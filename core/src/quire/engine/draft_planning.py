@@ -9,7 +9,7 @@ from pathlib import Path
 from quire.config import EngineConfig
 from quire.contracts import AttentionNeed, ModelFiles, ModelRequest, ModelSource
 from quire.engine.network_planning import choose_attention, choose_network, quantization_need
-from quire.errors import CheckpointError, ConfigError
+from quire.errors import CheckpointError, ConfigError, ModelNotFoundError
 from quire.layers import ModelFacts
 from quire.plugin_plan import PlanBuilder
 from quire.runtime.config import DraftConfig
@@ -90,7 +90,10 @@ def plan_draft(
     if headers_in is not None:
         headers_in = headers_in / "draft"
         headers_in.mkdir()
-    files = resolve_model(sources, request, headers_in=headers_in)
+    try:
+        files = resolve_model(sources, request, headers_in=headers_in)
+    except ModelNotFoundError as error:
+        raise ModelNotFoundError(f"The draft model of speculative_config: {error}") from error
     model_config = load_model_config(files)
     try:
         longest = min(derive_max_model_len(model_config), served.max_model_len)
