@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from quire.errors import QuireError
     from quire.outputs import CompletionOutput, Logprob, RequestOutput
     from quire.sampling import SamplingParams
-    from quire.scheduler import SchedulerStats
+    from quire.scheduler import DraftStats, SchedulerStats
     from quire.structured_outputs import StructuredOutputsParams
 
 __version__ = "0.1.0"
@@ -27,6 +27,7 @@ __all__ = [
     "LLM",
     "AsyncLLM",
     "CompletionOutput",
+    "DraftStats",
     "EngineConfig",
     "EngineInfo",
     "EngineProcess",
@@ -43,6 +44,7 @@ _HOME = {
     "LLM": "quire.engine.llm",
     "AsyncLLM": "quire.engine.async_llm",
     "CompletionOutput": "quire.outputs",
+    "DraftStats": "quire.scheduler",
     "EngineConfig": "quire.config",
     "EngineInfo": "quire.engine.info",
     "EngineProcess": "quire.engine.launch",

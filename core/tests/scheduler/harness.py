@@ -16,6 +16,7 @@ from quire.request import EngineRequest, StepOutput
 from quire.sampling import SamplingParams
 from quire.scheduler import Scheduler, SchedulerConfig
 from quire.scheduler.state import completion_seed, num_completions
+from quire.testing.drafting import always_draft
 
 VOCAB = 12
 EOS = 11
@@ -231,6 +232,7 @@ class Harness:
         self.lag = lag
         self.now = 0.0
         self.scheduler = Scheduler(settings, clock=lambda: self.now)
+        always_draft(self.scheduler, settings.num_speculative_tokens)
         self.requests: dict[str, EngineRequest] = {}
         self.worker = FakeExecutor(
             settings.block_size,

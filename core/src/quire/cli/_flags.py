@@ -57,6 +57,8 @@ _RARE: frozenset[KeyPath] = frozenset(
         "load_format",
         "logits_processors",
         "max_logprobs",
+        "ngram_prompt_lookup_max",
+        "ngram_prompt_lookup_min",
         "num_speculative_tokens",
         "pipeline_parallel_size",
         "sampler",

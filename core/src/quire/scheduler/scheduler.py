@@ -22,7 +22,7 @@ from quire.scheduler.planner import Planner
 from quire.scheduler.policy import make_policy
 from quire.scheduler.roster import Roster
 from quire.scheduler.state import RequestState, Sequence, completion_seed, num_completions
-from quire.scheduler.step import Ride, StepDraft
+from quire.scheduler.step import Ride, StepDraft, tell_time
 from quire.scheduler.stopping import append_tokens
 
 __all__ = ["Scheduler", "SchedulerStats"]
@@ -79,6 +79,7 @@ class Scheduler:
         self._planner = Planner(config, self._kv, self._roster, self._policy, clock)
         self._requests: dict[str, RequestState] = {}
         self._under_way: dict[int, list[Ride]] = {}
+        self._skipping: dict[int, int] = {}  # sequences that wait for the step before, by step under way
         self._num_steps = 0
         self._num_requests = 0
         self._num_forced = 0
@@ -169,6 +170,10 @@ class Scheduler:
         self._num_steps += 1
         if rides:
             self._under_way[plan.step_id] = rides
+            if self._drafting.enabled and len(self._under_way) > 1:
+                self._skipping[plan.step_id] = sum(
+                    sequence.speculating and sequence not in step.counts for sequence in self._roster.running
+                )
         return plan
 
     def _check_progress(self, step: StepDraft) -> None:
@@ -219,11 +224,16 @@ class Scheduler:
 
     # --- results
 
-    def update(self, plan: StepPlan, result: StepResult) -> list[StepOutput]:
+    def update(self, plan: StepPlan, result: StepResult, seconds: float | None = None) -> list[StepOutput]:
         """Take in the result of a plan; results of slots that ended or were preempted since are discarded.
 
         An error of one completion ends its whole request, each unfinished completion with "error": the
         request is what fails for its caller. Other requests are not affected.
+
+        Args:
+            plan: it must be under way.
+            result: its result.
+            seconds: what the step took, for those who decide by it; None if that is not measured.
 
         Returns:
             News, at most of every completion in the plan; what a stop cut off is not in it.
@@ -232,12 +242,15 @@ class Scheduler:
             EngineError: `result` is not this plan's, or lacks one of its slots.
         """
         rides = self._under_way.pop(plan.step_id, [])
+        skipping = self._skipping.pop(plan.step_id, 0)
         if len(rides) != len(plan.slots) or result.step_id != plan.step_id:
             raise EngineError(
                 f"Result of step {result.step_id} does not answer step {plan.step_id} under way."
             )
         self._kv.release(plan.step_id)
         answers = result.slots
+        if seconds is not None and self._drafting.enabled:
+            tell_time(self._drafting, plan, rides, answers, skipping, seconds)
         outputs: list[StepOutput] = []
         for place, ride in enumerate(rides):
             sequence, slot, generation, _, num_drafts, samples = ride
@@ -270,12 +283,15 @@ class Scheduler:
             sequence.num_pending -= 1
             if num_drafts:
                 accepted = len(answer.token_ids) - 1
-                self._drafting.verified(num_drafts, accepted)
+                self._drafting.verified(sequence, num_drafts, accepted)
                 count -= num_drafts - accepted
                 sequence.num_computed -= num_drafts - accepted  # nothing was planned on top of them
             if sequence.speculating and not sequence.num_pending:
                 sequence.speculating = False
                 sequence.drafts = answer.draft_ids
+                if sequence.asked:
+                    sequence.asked = False
+                    self._drafting.answered(sequence, bool(answer.draft_ids))
             taken, stop = append_tokens(sequence, answer.token_ids)
         sequence.num_confirmed = confirmed = before + count
         size = self.config.block_size

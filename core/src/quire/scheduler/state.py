@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 
 from quire.kv import TokenChain
 from quire.request import EngineRequest
+from quire.scheduler.acceptance import Acceptance
 
 __all__ = ["RequestState", "Sequence", "completion_seed", "num_completions"]
 
@@ -73,6 +74,8 @@ class Sequence:
         num_pending: sampled tokens still under way.
         drafts: tokens proposed to follow, for its next step; not among `token_ids`.
         speculating: a step under way has drafts of it, or is to propose some.
+        asked: that step is to propose some.
+        acceptance: how well its drafts do.
         forced: the last so many of `token_ids` were not sampled by the worker, which has yet to be told.
         num_prompt_logprobs: prompt positions already reported.
         num_cached_tokens: prompt tokens found in the prefix cache at its first start.
@@ -93,6 +96,8 @@ class Sequence:
     num_pending: int = 0
     drafts: list[int] = field(default_factory=list)
     speculating: bool = False
+    asked: bool = False
+    acceptance: Acceptance = field(default_factory=Acceptance)
     forced: int = 0
     num_prompt_logprobs: int = 0
     num_cached_tokens: int = 0
@@ -128,5 +133,5 @@ class Sequence:
     def forget_computed(self) -> None:
         """Back to nothing computed, when its blocks are gone; results under way become stale."""
         self.num_computed = self.num_confirmed = self.num_pending = self.forced = 0
-        self.speculating = False
+        self.speculating = self.asked = False
         self.drafts = []
