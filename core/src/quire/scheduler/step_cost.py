@@ -10,6 +10,7 @@ Knows numbers. Must never look at a clock.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass, field
 from statistics import median
@@ -55,7 +56,7 @@ class Cost:
     def at_worst(self, drafts: float, asked: float) -> float:
         """The same, a standard deviation worse."""
         x = (1.0, drafts, asked)
-        return self.of(drafts, asked) + self._variance(x)[0] ** 0.5
+        return self.of(drafts, asked) + math.sqrt(self._variance(x)[0])
 
     def learn(self, drafts: float, asked: float, excess: float) -> None:
         """A step took `excess` more than a plain one."""
@@ -64,7 +65,7 @@ class Cost:
             self.covariance[i][i] += drift
         variance, px = self._variance(x)
         variance += _NOISE
-        bound = _OUTLIER * variance**0.5
+        bound = _OUTLIER * math.sqrt(variance)
         surprise = excess - sum(w * f for w, f in zip(self.weights, x, strict=True))
         surprise = min(max(surprise, -bound), bound)
         for i in range(3):
