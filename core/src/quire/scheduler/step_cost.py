@@ -83,12 +83,15 @@ class StepCost:
 
     def __init__(self) -> None:
         self._plain: dict[int, deque[float]] = {}
+        self._median: dict[int, float] = {}
         self._costs: dict[int, Cost] = {}
 
     def learn(self, sequences: int, drafts: int, asked: int, seconds: float) -> float | None:
         """Take in a step's time; its excess over a plain one, None if that is not known."""
         if not drafts and not asked:
-            self._plain.setdefault(sequences, deque(maxlen=_RECENT)).append(seconds)
+            times = self._plain.setdefault(sequences, deque(maxlen=_RECENT))
+            times.append(seconds)
+            self._median.pop(sequences, None)
             return 0.0
         plain = self.plain(sequences)
         if plain is None:
@@ -105,7 +108,10 @@ class StepCost:
             if near is None or abs(near - sequences) > max(1, _FAR * sequences):
                 return None
             times = self._plain[near]
-        return median(times)
+            sequences = near
+        if (found := self._median.get(sequences)) is None:
+            found = self._median[sequences] = median(times)
+        return found
 
     def of(self, sequences: int) -> Cost:
         """What drafts cost, at this many sequences."""
