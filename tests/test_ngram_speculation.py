@@ -125,11 +125,11 @@ def test_an_abort_between_drafts_leaves_the_others_alone(checkpoint: Checkpoint,
     assert all(usage.used == 0 for usage in core.stats().scheduler.kv)
 
 
-class Counting(TorchDispatchMode):
+class Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]  # PyTorch's has no types
     """Counts operations by name."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.counts: Counter[str] = Counter()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -32,6 +32,8 @@ _LIKELY = 0.3
 """Chance of the last token of a trial, at least, if it has more than one."""
 _GRAVEST = -1.5
 """What a step may count for at worst, in plain steps: more than that is a pause of the machine."""
+_REST = 8
+"""Steps without a thought after one in which nobody was worth asking: thinking costs, too."""
 _REFRESH, _PAUSE = 64, 2
 """Steps with drafts after which so many go without, to see what a plain step takes by now."""
 
@@ -68,6 +70,7 @@ class Drafting:
         self._right, self._tried = 0.6, 1.0  # fading counts over all sequences
         self._skipped = 0.0  # share of those asked that miss the next step for it
         self._since_plain = 0
+        self._rest = 0  # steps until it is thought over again
 
     @property
     def enabled(self) -> bool:
@@ -82,8 +85,11 @@ class Drafting:
         Args:
             sequences: all that sample in that step; their counts are those after it.
         """
-        most = [self._bound(sequence) for sequence in sequences]
         number = len(sequences)
+        if self._rest:
+            self._rest -= 1
+            return [0] * number
+        most = [self._bound(sequence) for sequence in sequences]
         if not any(most) or self._allowance <= 0 or self._cost.plain(number) is None:
             return [0] * number
         self._since_plain += 1
@@ -91,7 +97,9 @@ class Drafting:
             if self._since_plain >= _REFRESH + _PAUSE:
                 self._since_plain = 0
             return [0] * number
-        return self._choose(sequences, most, self._cost.of(number))
+        asked = self._choose(sequences, most, self._cost.of(number))
+        self._rest = 0 if any(asked) else _REST
+        return asked
 
     def _bound(self, sequence: Sequence) -> int:
         """The token after the last draft has to have its place, too; 0 for who is to be left alone."""

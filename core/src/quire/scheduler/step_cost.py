@@ -10,6 +10,7 @@ Knows numbers. Must never look at a clock.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass, field
 from statistics import median
@@ -55,7 +56,7 @@ class Cost:
     def at_worst(self, drafts: float, asked: float) -> float:
         """The same, a standard deviation worse."""
         x = (1.0, drafts, asked)
-        return self.of(drafts, asked) + self._variance(x)[0] ** 0.5
+        return self.of(drafts, asked) + math.sqrt(self._variance(x)[0])
 
     def learn(self, drafts: float, asked: float, excess: float) -> None:
         """A step took `excess` more than a plain one."""
@@ -64,7 +65,7 @@ class Cost:
             self.covariance[i][i] += drift
         variance, px = self._variance(x)
         variance += _NOISE
-        bound = _OUTLIER * variance**0.5
+        bound = _OUTLIER * math.sqrt(variance)
         surprise = excess - sum(w * f for w, f in zip(self.weights, x, strict=True))
         surprise = min(max(surprise, -bound), bound)
         for i in range(3):
@@ -82,12 +83,15 @@ class StepCost:
 
     def __init__(self) -> None:
         self._plain: dict[int, deque[float]] = {}
+        self._median: dict[int, float] = {}
         self._costs: dict[int, Cost] = {}
 
     def learn(self, sequences: int, drafts: int, asked: int, seconds: float) -> float | None:
         """Take in a step's time; its excess over a plain one, None if that is not known."""
         if not drafts and not asked:
-            self._plain.setdefault(sequences, deque(maxlen=_RECENT)).append(seconds)
+            times = self._plain.setdefault(sequences, deque(maxlen=_RECENT))
+            times.append(seconds)
+            self._median.pop(sequences, None)
             return 0.0
         plain = self.plain(sequences)
         if plain is None:
@@ -104,7 +108,10 @@ class StepCost:
             if near is None or abs(near - sequences) > max(1, _FAR * sequences):
                 return None
             times = self._plain[near]
-        return median(times)
+            sequences = near
+        if (found := self._median.get(sequences)) is None:
+            found = self._median[sequences] = median(times)
+        return found
 
     def of(self, sequences: int) -> Cost:
         """What drafts cost, at this many sequences."""
