@@ -277,7 +277,8 @@ class Scheduler:
                 sequence.speculating = False
                 sequence.drafts = answer.draft_ids
             taken, stop = append_tokens(sequence, answer.token_ids)
-        sequence.num_confirmed = confirmed = before + count
+        # Of drafts behind the one that ends it there is KV, but they are no tokens of it.
+        sequence.num_confirmed = confirmed = min(before + count, len(sequence.token_ids))
         size = self.config.block_size
         if confirmed // size != before // size:
             self._kv.commit(sequence, sequence.chain, confirmed)
