@@ -86,7 +86,7 @@ class InputProcessor:
         engine.min_tokens = min(asked.min_tokens, engine.max_tokens)  # the engine checks them together again
         engine.bad_words_token_ids = self._bad_words(asked)
         engine.check_vocabulary(self._info.vocab_size)
-        if asked.best_of is not None and asked.best_of > asked.n and engine.logprobs is None:
+        if asked.num_completions > asked.n and engine.logprobs is None:
             engine.logprobs = 0  # completions are ranked by their cumulative log probability
         seed = asked.seed if asked.seed is not None else self._seeds.getrandbits(63)
         request = EngineRequest(
@@ -158,6 +158,14 @@ class InputProcessor:
                     f"{name} {value} is more than max_logprobs, which is {limit}. "
                     f"Ask for at most {limit}, or raise max_logprobs.",
                     field=name,
+                )
+        if params.use_beam_search:
+            ends = {*(params.stop_token_ids or ()), *(() if params.ignore_eos else self._info.eos_token_ids)}
+            if params.width + len(ends) > self._info.vocab_size:
+                raise InvalidRequestError(
+                    f"{params.width} beams and {len(ends)} end tokens are more than the "
+                    f"{self._info.vocab_size} tokens of the vocabulary. Ask for fewer.",
+                    field="best_of" if params.best_of is not None else "n",
                 )
 
     def _bad_words(self, params: SamplingParams) -> tuple[tuple[int, ...], ...]:

@@ -100,7 +100,8 @@ class StepDraft:
             if speculation and samples:
                 if ahead:
                     drafts.append((slot, ahead))
-                if asked := drafting.ask(sequence):
+                asked = 0 if sequence.beam is not None else drafting.ask(sequence)
+                if asked:
                     propose.append((slot, asked))
                 sequence.speculating = bool(ahead or asked)
             rides.append(Ride(sequence, slot, generation, count, num_drafts, samples))
