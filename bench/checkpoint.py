@@ -1,9 +1,10 @@
 """The random checkpoints that the benchmarks share: public Llama shapes in bf16, with a tokenizer of bytes.
 
-    python bench/checkpoint.py [135m 1b tiny]
+    python bench/checkpoint.py [--form awq] [135m 1b tiny]
 
 Speed depends on shapes and types, not on what a model has learnt. Each is made once and kept in the temporary
-directory. The seed is fixed, so that every machine has the same weights.
+directory. The seed is fixed, so that every machine has the same weights. A form of 4 bits (see
+`packed_checkpoint`) has those of the bf16 checkpoint, and lies beside it.
 """
 
 from __future__ import annotations
@@ -60,14 +61,25 @@ SHAPES: dict[str, dict[str, Any]] = {
 }
 
 
-def checkpoint_path(name: str = "135m") -> Path:
-    """Where the checkpoint of that name is, or would be."""
-    return Path(tempfile.gettempdir()) / f"quire-bench-llama-{name}"
+FORMS = ("bf16", "awq", "gptq")
+"""As the weights may be kept."""
 
 
-def make_checkpoint(name: str = "135m") -> Path:
-    """The checkpoint of that name (of `SHAPES`); made if it is not there yet."""
-    directory = checkpoint_path(name)
+def checkpoint_path(name: str = "135m", form: str = "bf16") -> Path:
+    """Where the checkpoint of that name and form is, or would be."""
+    more = "" if form == "bf16" else f"-{form}"
+    return Path(tempfile.gettempdir()) / f"quire-bench-llama-{name}{more}"
+
+
+def make_checkpoint(name: str = "135m", form: str = "bf16") -> Path:
+    """The checkpoint of that name (of `SHAPES`) and form (of `FORMS`); made if it is not there yet."""
+    directory = checkpoint_path(name, form)
+    if form != "bf16":
+        if not (directory / "model.safetensors").exists():
+            from packed_checkpoint import write_packed
+
+            write_packed(make_checkpoint(name), directory, form)
+        return directory
     if (directory / "tokenizer.json").exists():
         return directory
     import torch
@@ -99,10 +111,12 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("names", nargs="*", default=["135m"], help=f"of {', '.join(SHAPES)}")
-    for name in parser.parse_args().names:
+    parser.add_argument("--form", default="bf16", choices=FORMS, help="of the weights (bf16)")
+    args = parser.parse_args()
+    for name in args.names:
         if name not in SHAPES:
             parser.error(f"unknown checkpoint {name!r}; choose of {', '.join(SHAPES)}")
-        print(make_checkpoint(name))
+        print(make_checkpoint(name, args.form))
 
 
 if __name__ == "__main__":

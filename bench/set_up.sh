@@ -59,6 +59,9 @@ llamacpp() {
   checkpoints | while read -r name path; do
     "$work/venv-llamacpp/bin/python" "$bench/gguf_file.py" "$path" "$work/gguf/$name-bf16.gguf"
     "$work/llama-build/bin/llama-quantize" "$work/gguf/$name-bf16.gguf" "$work/gguf/$name-q8_0.gguf" Q8_0 < /dev/null
+    "$work/llama-build/bin/llama-quantize" "$work/gguf/$name-bf16.gguf" "$work/gguf/$name-q4_0.gguf" Q4_0 < /dev/null
+    "$work/llama-build/bin/llama-quantize" --token-embedding-type bf16 \
+      "$work/gguf/$name-bf16.gguf" "$work/gguf/$name-q4_0-bf16-head.gguf" Q4_0 < /dev/null
   done
 }
 

@@ -79,10 +79,13 @@ def chosen(text: str, known: list[str], what: str) -> list[str]:
     return names
 
 
-def split(peers: list[Peer], checkpoint: Path, together: int) -> list[list[Peer]]:
-    """Peers in groups to be loaded at once."""
-    weights = sum(path.stat().st_size for path in checkpoint.glob("*.safetensors")) / 2**30
-    needs = {peer.name: peer.spec.memory_gib + WEIGHT_COPIES * weights for peer in peers}
+def split(peers: list[Peer], forms: dict[str, Path], together: int) -> list[list[Peer]]:
+    """Peers in groups to be loaded at once, given the checkpoint in each form."""
+    weights = {
+        form: sum(path.stat().st_size for path in checkpoint.glob("*.safetensors")) / 2**30
+        for form, checkpoint in forms.items()
+    }
+    needs = {peer.name: peer.spec.memory_gib + WEIGHT_COPIES * weights[peer.spec.form] for peer in peers}
     always = [peer.name for peer in peers if peer.spec.baseline or peer.name.startswith(LIMIT)]
     room = ROOM * psutil.virtual_memory().available / 2**30
     if together:
@@ -122,13 +125,20 @@ def measure(args: argparse.Namespace, specs: dict[str, PeerSpec]) -> Run:
     records: dict[str, PeerRecord] = {}
     samples: list[Sample] = []
     for model in chosen(args.models, list(SHAPES), "model"):
-        checkpoint = make_checkpoint(model)
-        values = places(args.work.absolute(), model, checkpoint, args.threads)
-        found = [resolve(name, specs[name], values, pythons) for name in names]
+        forms = {form: make_checkpoint(model, form) for form in {specs[name].form for name in names}}
+        found = [
+            resolve(
+                name,
+                specs[name],
+                places(args.work.absolute(), model, forms[specs[name].form], args.threads),
+                pythons,
+            )
+            for name in names
+        ]
         session = Session(model, plan, say)
         for one in found:
             spec = specs[one.name]
-            state = {"variant": spec.variant, "baseline": spec.baseline}
+            state = {"variant": spec.variant, "baseline": spec.baseline, "holds": spec.holds}
             if isinstance(one, Absent):
                 say(f"{one.name} is absent: {one.reason}. To get it: {one.setup}")
                 note = anonymous(f"{one.reason}; to get it: `{one.setup}`", args.work)
@@ -137,14 +147,15 @@ def measure(args: argparse.Namespace, specs: dict[str, PeerSpec]) -> Run:
                 records[one.name] = PeerRecord(state="measured", versions=one.versions, **state)
         present = [one for one in found if isinstance(one, Peer)]
         try:
-            for number, group in enumerate(split(present, checkpoint, args.together)):
+            for number, group in enumerate(split(present, forms, args.together)):
                 for sample in session.measure(group, number):
                     samples.append(sample)  # noqa: PERF402 - what there is, is kept when this is interrupted
         except KeyboardInterrupt:
             say("Interrupted: what was measured until now is kept.")
             break
         for name, reason in session.failures.items():
-            records[name] = records[name].model_copy(update={"state": "failed", "note": reason})
+            note = f"{model}, {', '.join(plan.workloads)}: {reason}"  # other runs may have it measured
+            records[name] = records[name].model_copy(update={"state": "failed", "note": note})
     return Run(
         started=started,
         command=anonymous(shlex.join(sys.argv[1:]), args.work),

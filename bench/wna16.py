@@ -35,7 +35,7 @@ def wna16_side(
     weight = QuantizedWeight(
         codes=torch.randint(2**bits, (inputs, outputs), dtype=torch.uint8),
         bits=bits,
-        scales=(torch.rand(groups, outputs) + 0.5) / 2**bits * inputs**-0.5,
+        scales=((torch.rand(groups, outputs) + 0.5) / 2**bits * inputs**-0.5).half(),
         zeros=torch.randint(2**bits, (groups, outputs))
         if zeros
         else torch.full((groups, outputs), 1 << bits - 1),

@@ -38,6 +38,23 @@ def test_the_guide_to_beam_search_runs() -> None:
         assert len(run.stdout.strip().splitlines()) >= 2
 
 
+def test_the_logits_processor_of_the_guide_works() -> None:
+    used, written, described = blocks("docs/how-to/logits-processors.md", "python")
+    script = (
+        f"{used}\n{written}\n{described}\n"
+        "assert text.strip()\n"
+        "[spec] = quire_logits_processors()\n"
+        "from quire.contracts import SampleRows\n"
+        "floor = Floor(None)\n"
+        "assert not floor.add(0, SamplingParams(), [1], [])\n"
+        "assert floor.add(1, SamplingParams(extra_args={'floor': 2.0}), [1], [])\n"
+        "logits = torch.tensor([[0.0, 1.0, 2.5]])\n"
+        "floor.process(logits, SampleRows(slots=[1], positions=[1]))\n"
+        "assert logits.tolist() == [[float('-inf'), 1.0, 2.5]]\n"
+    )
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, capture_output=True)
+
+
 def test_the_command_in_the_guide_gets_its_flags() -> None:
     script = blocks("docs/how-to/command-line.md", "python")[0]
     script += "\ncommand(['tiny', '--port', '80', '--api-key', 'k'])"

@@ -28,10 +28,10 @@ def test_a_step_begins_before_the_one_before_it_is_collected(
     executor = llm._engine.client.core.executor  # type: ignore[attr-defined]
     joints: list[str] = []
 
-    def noting(name: str, call: Callable[[Any], Any]) -> Callable[[Any], Any]:
-        def noted(step: StepPlan | int) -> Any:
+    def noting(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        def noted(step: StepPlan | int, *rest: Any) -> Any:
             joints.append(f"{name} {step.step_id if isinstance(step, StepPlan) else step}")
-            return call(step)
+            return call(step, *rest)
 
         return noted
 

@@ -2,9 +2,10 @@
 
     python tools/write_quantized.py TOOL --out DIR [--tiny DIR] [NAME ...]
 
-Runs in the environment of the tool (autoawq, autogptq, gptqmodel, llmcompressor); `make test-tools` makes
-those environments and calls this. NAMEs are of `checkpoint_recipes.variants`; without any, all of the tool's.
-A checkpoint that is there already is left alone. `--tiny` is the bundled model's directory.
+Runs in the environment of the tool (autoawq, autogptq, gptqmodel, llmcompressor, llmcompressor_0_6); `make
+test-tools` makes those environments and calls this. NAMEs are of `checkpoint_recipes.variants`; without any,
+all of the tool's. A checkpoint that is there already is left alone. `--tiny` is the bundled model's
+directory.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from pathlib import Path
 from checkpoint_recipes import reference, sources
 from checkpoint_recipes.variants import TOOLS, VARIANTS, of_tool
 
-DISTRIBUTIONS = {"autogptq": "auto-gptq"}
+DISTRIBUTIONS = {"autogptq": "auto-gptq", "llmcompressor_0_6": "llmcompressor"}
 
 
 def main() -> int:

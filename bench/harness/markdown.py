@@ -58,12 +58,22 @@ def report_text(report: Report) -> str:
     parts = []
     for table in tables(report):
         parts.append(f"### {table.model}, {table.variant}\n\n{table_text(table)}")
+        if table.holds:
+            parts.append(holds_text(table.holds))
         if table.variant == "bf16" and (reached := limits(report, table.model)):
             parts.append(limits_text(reached))
     parts.append(workloads_text(report))
     if notes := [note for run in report.runs for note in peer_notes(run)]:
         parts.append("\n".join(dict.fromkeys(notes)))
     return "\n\n".join(parts)
+
+
+def holds_text(holds: dict[str, str]) -> str:
+    """How peers keep the weights, those that do it alike together."""
+    alike: dict[str, list[str]] = {}
+    for name, text in holds.items():
+        alike.setdefault(text, []).append(f"`{name}`")
+    return "Weights: " + "; ".join(f"{', '.join(names)}: {text}" for text, names in alike.items()) + "."
 
 
 def limits_text(reached: dict[str, float]) -> str:

@@ -40,7 +40,9 @@ class PeerSpec(BaseModel):
         baseline: the others of its variant are compared with it.
         python: the interpreter.
         distributions: what its environment has to have; their versions are recorded.
+        form: of the checkpoint that it is given, of `checkpoint.FORMS`.
         model: what it loads.
+        holds: how it keeps the weights, in a few words, where its variant does not say it all.
         files: what else has to be there.
         options: for the adapter.
         env: environment variables; of LD_PRELOAD, files that are not there are left out.
@@ -57,7 +59,9 @@ class PeerSpec(BaseModel):
     baseline: bool = False
     python: str = "{python}"
     distributions: tuple[str, ...] = ()
+    form: str = "bf16"
     model: str = "{checkpoint}"
+    holds: str = ""
     files: tuple[str, ...] = ()
     options: dict[str, Any] = Field(default_factory=dict)
     env: dict[str, str] = Field(default_factory=dict)

@@ -52,6 +52,7 @@ class PeerRecord(_Record):
     """A peer in a run.
 
     Attributes:
+        holds: how it keeps the weights; empty where the variant says it all.
         state: "absent" could not be started here, "failed" was started and broke.
         note: why it is absent or failed, and how to get it.
     """
@@ -60,6 +61,7 @@ class PeerRecord(_Record):
     baseline: bool
     state: Literal["measured", "absent", "failed"]
     versions: dict[str, str] = Field(default_factory=dict)
+    holds: str = ""
     note: str = ""
 
 

@@ -32,20 +32,30 @@ class Cell:
     disturbed: bool
 
 
+def engine(peer: str) -> str:
+    """The engine that a peer is a variant of: what its name begins with."""
+    return peer.partition("-")[0]
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One figure of all peers; peers that have it not are not in it."""
+    """One figure of all peers; peers that have it not are not in it.
+
+    Attributes:
+        own: the baseline's engine.
+    """
 
     figure: Figure
     cells: dict[str, Cell]
+    own: str = ""
 
     @property
     def best_peer(self) -> tuple[str, float] | None:
-        """The engine that is ahead of all but the baseline, and its ratio; None if there is none."""
+        """The peer that is ahead of all but the baseline's engine, and its ratio; None if there is none."""
         ratios = [
             (cell.ratio, name)
             for name, cell in self.cells.items()
-            if cell.ratio is not None and not name.startswith(LIMIT)
+            if cell.ratio is not None and engine(name) not in (self.own, LIMIT)
         ]
         return min(ratios)[::-1] if ratios else None
 
@@ -57,6 +67,7 @@ class Table:
     Attributes:
         peers: columns, the baseline first and the limit last.
         baseline: that the others are compared with; None if it was not measured.
+        holds: by peer, how it keeps the weights, where it was said.
     """
 
     model: str
@@ -64,6 +75,7 @@ class Table:
     peers: tuple[str, ...]
     baseline: str | None
     rows: tuple[Row, ...]
+    holds: dict[str, str]
 
 
 def ratio(figure: Figure, baseline: float, peer: float) -> float:
@@ -87,7 +99,8 @@ def tables(report: Report) -> list[Table]:
             baseline = next((name for name in columns if peers[name].baseline), None)
             if rows := _rows(columns, own, baseline):
                 shown = tuple(name for name in columns if any(name in row.cells for row in rows))
-                found.append(Table(model, variant, shown, baseline, tuple(rows)))
+                holds = {name: peers[name].holds for name in shown if peers[name].holds}
+                found.append(Table(model, variant, shown, baseline, tuple(rows), holds))
     return found
 
 
@@ -109,7 +122,7 @@ def _rows(columns: Sequence[str], samples: Sequence[Sample], baseline: str | Non
                 if any(one.peer == name and figure.name in one.figures for one in own)
             }
             if cells:
-                rows.append(Row(figure, cells))
+                rows.append(Row(figure, cells, engine(baseline or "")))
     return rows
 
 

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from quire.errors import InvalidRequestError
 from quire.sampling import SamplingParams
+from quire.structured_outputs import StructuredOutputsParams
 
 NOT_INTEGERS: list[Any] = [True, 1.0, "1", None, [1], math.nan, object()]
 NOT_NUMBERS: list[Any] = [True, "0.5", None, [0.5], math.nan, math.inf, -math.inf, 10**400, 1j]
@@ -133,6 +134,8 @@ def test_beam_search_goes_with(given: dict[str, Any]) -> None:
         ("logit_bias", {5: 1.0}),
         ("allowed_token_ids", [5]),
         ("bad_words", ["x"]),
+        ("extra_args", {"x": 1}),
+        ("structured_outputs", StructuredOutputsParams(regex="a")),
         ("stop", "x"),
         ("length_penalty", 11),
         ("early_stopping", "soon"),

@@ -12,7 +12,7 @@ from quire.errors import CheckpointError
 from quire_server.config import ServeConfig
 from quire_server.errors import ApiError
 from quire_server.metrics import ServerMetrics
-from quire_server.service import Service, Work
+from quire_server.service import Chat, Service, Work
 from quire_server.testing import FakeEngine
 
 
@@ -27,7 +27,7 @@ class Broken(FakeEngine):
 def test_messages_that_a_template_fails_at_are_the_clients_fault() -> None:
     service = Service(Broken(), ServeConfig(), ServerMetrics())
     with pytest.raises(ApiError, match=r"template failed: TypeError: <x at \.\.\.>") as caught:
-        asyncio.run(service.render_chat([{"role": "user", "content": "hi"}]))
+        asyncio.run(service.open_chat(Chat(messages=[{"role": "user", "content": "hi"}])))
     assert (caught.value.status, caught.value.param) == (400, "messages")
 
 

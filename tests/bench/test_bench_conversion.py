@@ -11,7 +11,7 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from checkpoint import SHAPES
 from gguf_file import gguf_name, interleave_rotary, rope_divisors
 from harness.adapters.llamacpp_context import shared_length
-from harness.adapters.roofline import linear_shapes, weights_read
+from harness.adapters.roofline import bytes_read, linear_shapes, weights_read
 from harness.adapters.worker import Request
 
 
@@ -72,6 +72,12 @@ def test_the_limit_reads_what_a_token_reads() -> None:
     assert weights_read(SHAPES["135m"]) / 1e6 == pytest.approx(134.5, abs=0.1)
     assert weights_read(SHAPES["1b"]) / 1e9 == pytest.approx(1.236, abs=0.001)
     assert linear_shapes(SHAPES["135m"]) == [(960, 576), (576, 576), (3072, 576), (576, 1536)]
+
+
+def test_a_head_in_another_type_is_read_as_that() -> None:
+    weights, head = weights_read(SHAPES["1b"]), 2048 * 128_256
+    assert bytes_read(SHAPES["1b"], 2, 2) == 2 * weights
+    assert bytes_read(SHAPES["1b"], 0.5, 2) == (weights - head) // 2 + 2 * head
 
 
 def test_a_prefix_is_shared_only_among_several_and_if_long() -> None:

@@ -104,6 +104,24 @@ def test_peers_are_compared_with_the_baseline_of_their_own_group() -> None:
     assert table.rows[0].cells["quire"].median == 200.0
 
 
+def test_what_an_engine_does_in_another_way_is_no_rival_of_it() -> None:
+    four = {
+        "quire-awq": PeerRecord(variant="4-bit", baseline=True, state="measured", holds="4 bits"),
+        "quire-gptq": PeerRecord(variant="4-bit", baseline=False, state="measured", holds="4 bits"),
+        "rival-q4": PeerRecord(variant="4-bit", baseline=False, state="measured", holds="4 bits, and 6"),
+    }
+    made = run(
+        sample("quire-awq", "ragged", output_tok_s=100.0),
+        sample("quire-gptq", "ragged", output_tok_s=125.0),
+        sample("rival-q4", "ragged", output_tok_s=50.0),
+    ).model_copy(update={"peers": four})
+    report = Report(machine=MACHINE, runs=(made,))
+    (table,) = tables(report)
+    assert table.rows[0].cells["quire-gptq"].ratio == 0.8
+    assert table.rows[0].best_peer == ("rival-q4", 2.0)
+    assert "Weights: `quire-awq`, `quire-gptq`: 4 bits; `rival-q4`: 4 bits, and 6." in report_text(report)
+
+
 def test_without_a_baseline_nothing_is_compared() -> None:
     (table,) = tables(Report(machine=MACHINE, runs=(run(sample("rival", "ragged", output_tok_s=1.0)),)))
     assert table.baseline is None

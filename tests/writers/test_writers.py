@@ -1,4 +1,4 @@
-"""The four tools, for real: each writes its checkpoints, and Quire's engine computes what the tool would.
+"""The tools, for real: each writes its checkpoints, and Quire's engine computes what the tool would.
 
 `make test-tools`, not part of `make test`: it installs gigabytes once and runs for minutes. What was written
 is kept in a cache as long as the recipe stays the same.

@@ -31,6 +31,8 @@ STEPS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("--no-build-isolation", "--no-deps", "gptqmodel==7.7.0"),
     ),
     "llmcompressor": (("llmcompressor==0.14.0.1",),),
+    # It wants numpy < 2, which later versions of what reads data sets do not.
+    "llmcompressor_0_6": (("llmcompressor==0.6.0.1", "transformers==4.52.4", "datasets<4", "pyarrow<21"),),
 }
 """Per tool the arguments of one `pip install` after another."""
 

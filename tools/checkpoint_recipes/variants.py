@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Tool = Literal["autoawq", "autogptq", "gptqmodel", "llmcompressor"]
-TOOLS: tuple[Tool, ...] = ("autoawq", "autogptq", "gptqmodel", "llmcompressor")
+Tool = Literal["autoawq", "autogptq", "gptqmodel", "llmcompressor", "llmcompressor_0_6"]
+TOOLS: tuple[Tool, ...] = ("autoawq", "autogptq", "gptqmodel", "llmcompressor", "llmcompressor_0_6")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +54,10 @@ def _weights(bits: int, group_size: int | None = None, **more: Any) -> dict[str,
     return scheme if group_size is None else {**scheme, "strategy": "group", "group_size": group_size}
 
 
+def _older_compressor(**scheme: Any) -> Variant:
+    return Variant("llmcompressor_0_6", "narrow", "compressed-tensors", {"weights": scheme}, kept=True)
+
+
 _HEAD = {"lm_head": {"bits": 8, "group_size": 32, "sym": True, "desc_act": False}}
 _LAYERS = {
     r"-:.*layers\.0\.mlp\.down_proj.*": {},
@@ -65,7 +69,7 @@ VARIANTS: dict[str, Variant] = {
     "gptq-b2-g32": _gptqmodel("narrow", bits=2),
     "gptq-b3-g32": _gptqmodel("narrow", bits=3),
     "gptq-b3-g64-asym": _gptqmodel("narrow", bits=3, group_size=64, sym=False, kept=True),
-    "gptq-b4-g128": _gptqmodel("wide", group_size=128, kept=True),
+    "gptq-b4-g128": _gptqmodel("wide", group_size=128),
     "gptq-b4-g64-asym": _gptqmodel("narrow", group_size=64, sym=False),
     "gptq-b4-whole": _gptqmodel("narrow", group_size=-1),
     "gptq-b8-g64": _gptqmodel("narrow", bits=8, group_size=64),
@@ -111,6 +115,9 @@ VARIANTS: dict[str, Variant] = {
     "ct-w8a16-g64-asym": _compressor("narrow", weights=_weights(8, 64, symmetric=False)),
     "ct-w8a8": _compressor("narrow", preset="W8A8", kept=True),
     "ct-fp8": _compressor("narrow", preset="FP8_DYNAMIC", kept=True),
+    "ct-fp8-static": _compressor("narrow", preset="FP8", kept=True),
+    # Later versions no longer write groups in the order of activations.
+    "ct-w4a16-g32-asym-act": _older_compressor(**_weights(4, 32, symmetric=False, actorder="group")),
     "ct-w4a16-partly": _compressor("narrow", weights=_weights(4, 32), ignore=["lm_head", "re:.*down_proj"]),
     "ct-mixed": _compressor(
         "narrow",

@@ -45,17 +45,21 @@ def write(variant: Variant, source: Path, target: Path, samples: list[list[int]]
 
 
 def activations(directory: Path) -> dict[str, Activation]:
-    """Module name -> what the format does to its input: quantized per token, and back."""
+    """Module name -> what the format does to its input: quantized (by its static scale, if any), and back."""
     found: dict[str, Activation] = {}
+    stored = tensors(directory)
     for name, scheme in _schemes(directory).items():
         if scheme.input_activations is not None:
-            found[name] = _fake(scheme.input_activations)
+            found[name] = _fake(scheme.input_activations, stored.get(f"{name}.input_scale"))
     return found
 
 
-def _fake(args: Any) -> Activation:
+def _fake(args: Any, static: torch.Tensor | None) -> Activation:
     def change(x: torch.Tensor) -> torch.Tensor:
-        scale, zero = compute_dynamic_scales_and_zp(value=x, args=args, module=nn.Identity())
+        if static is None:
+            scale, zero = compute_dynamic_scales_and_zp(value=x, args=args, module=nn.Identity())
+        else:
+            scale, zero = static.float(), None
         changed: torch.Tensor = fake_quantize(x, scale, zero, args)
         return changed
 

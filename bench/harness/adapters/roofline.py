@@ -70,22 +70,38 @@ def linear_shapes(config: dict[str, Any]) -> list[tuple[int, int]]:
     return [(query + 2 * key, hidden), (hidden, query), (2 * inner, hidden), (hidden, inner)]
 
 
+def head_weights(config: dict[str, Any]) -> int:
+    """Weights of the output head."""
+    count: int = config["hidden_size"] * config["vocab_size"]
+    return count
+
+
 def weights_read(config: dict[str, Any]) -> int:
     """Weights that a generated token reads: all linears, and the output head."""
     layer = sum(rows * columns for rows, columns in linear_shapes(config))
     layers: int = config["num_hidden_layers"]
-    head: int = config["hidden_size"] * config["vocab_size"]
-    return layers * layer + head
+    return layers * layer + head_weights(config)
+
+
+def bytes_read(config: dict[str, Any], weight_bytes: float, head_bytes: float) -> int:
+    """Bytes that a generated token reads, with so many for a weight of the linears and of the head."""
+    head = head_weights(config)
+    return int((weights_read(config) - head) * weight_bytes + head * head_bytes)
 
 
 class Roofline(Adapter):
-    """Reading and multiplying. The option `weight_bytes` is the size of a weight, 2 for bf16."""
+    """Reading and multiplying.
+
+    The option `weight_bytes` is the size of a weight, 2 for bf16; `head_bytes` that of the output head's,
+    where it is another.
+    """
 
     def load(self) -> None:
         self._torch: Any = import_module("torch")
         self._torch.set_num_threads(self.threads)
         config = json.loads((Path(self.model) / "config.json").read_text())
-        size = int(weights_read(config) * self.options.get("weight_bytes", 2))
+        each = self.options.get("weight_bytes", 2)
+        size = bytes_read(config, each, self.options.get("head_bytes", each))
         self._buffer = self._torch.ones(size // 8 + 512, dtype=self._torch.int64)
         self._loop = compile_read_loop()
         self._layers: int = config["num_hidden_layers"]

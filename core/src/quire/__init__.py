@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from quire.outputs import CompletionOutput, Logprob, RequestOutput
     from quire.sampling import SamplingParams
     from quire.scheduler import SchedulerStats
+    from quire.structured_outputs import StructuredOutputsParams
 
 __version__ = "0.1.0"
 
@@ -39,6 +40,7 @@ __all__ = [
     "RequestOutput",
     "SamplingParams",
     "SchedulerStats",
+    "StructuredOutputsParams",
 ]
 
 _HOME = {
@@ -57,6 +59,7 @@ _HOME = {
     "RequestOutput": "quire.outputs",
     "SamplingParams": "quire.sampling",
     "SchedulerStats": "quire.scheduler",
+    "StructuredOutputsParams": "quire.structured_outputs",
 }
 
 

@@ -22,7 +22,7 @@ __all__ = ["ELSEWHERE", "explain"]
 
 _EAGER = "Quire runs eagerly; leave it out"
 _ONE_TOKENIZER = "Quire has one tokenizer mode, the fast one; leave it out"
-_GRAMMAR = "structured output is not built yet; leave it out"
+_GRAMMAR = "write structured_outputs: {backend: ...}"
 _LORA = "adapters are not built yet; leave it out"
 _MULTIMODAL = "Quire serves text models; leave it out"
 _NO_CPU_MEMORY = "Quire moves no KV cache or weights to host memory; preempted requests are recomputed"

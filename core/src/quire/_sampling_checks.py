@@ -102,6 +102,15 @@ def bias(field: str, value: object, most: int, bound: float) -> dict[int, float]
     return checked
 
 
+def arguments(field: str, value: object) -> dict[str, Any] | None:
+    """A mapping with names as keys, copied, or None."""
+    if value is None:
+        return None
+    if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
+        refuse(field, value, "a mapping of argument names to values, or None")
+    return dict(value)
+
+
 def in_vocabulary(field: str, ids: Sequence[int], vocab_size: int) -> None:
     """Every id in 0 .. vocab_size - 1; by `min` and `max`, for the list may be as long as the vocabulary."""
     if not ids:

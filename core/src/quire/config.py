@@ -16,43 +16,24 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+from pydantic import BaseModel, Field, PrivateAttr, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from quire._config_errors import explain
 from quire._config_file import read_file
+from quire._config_groups import PluginsConfig, StructuredOutputsConfig
 from quire._config_sources import KeyPath, Layer, read_environment
-from quire._config_types import NOT_BOOL, Bytes, Count, Dtype, Name, PluginKey, Threads, not_built, shapes_of
+from quire._config_types import NOT_BOOL, Bytes, Count, Dtype, Name, Threads, not_built, shapes_of
 from quire.errors import ConfigError
 
-__all__ = ["EngineConfig", "PluginsConfig"]
+__all__ = ["EngineConfig", "PluginsConfig", "StructuredOutputsConfig"]
 
 Section = type[BaseModel]
 
 _LAYERS = "_layers"
 _ONE_DEVICE = not_built("must be 1: engines over several devices are not built yet", 1)
 _NO_DRAFT = not_built("must be left out: speculative decoding is not built yet", None)
-
-
-class PluginsConfig(BaseModel):
-    """Which plugins may run, and their options."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    allow: list[str] | None = Field(
-        default=None,
-        description="Distributions whose plugins may be imported at all; null allows every installed one. "
-        "Environment variable: `QUIRE_PLUGINS_ALLOW`, comma-separated.",
-    )
-    options: dict[PluginKey, dict[str, Any]] = Field(
-        default_factory=dict,
-        description='Options per plugin, as `"kind.name": {option: value}`; the plugin validates them.',
-    )
-    routes: list[str] = Field(
-        default_factory=list,
-        description="Route plugins that the server mounts. Installing one activates nothing.",
-    )
 
 
 class EngineConfig(BaseSettings):
@@ -190,6 +171,26 @@ class EngineConfig(BaseSettings):
     sampler: str | None = Field(
         default=None, description="Sampler plugin (`name` or `distribution:name`); null chooses."
     )
+    logits_processors: list[str] = Field(
+        default_factory=list,
+        description="Logits processors (`name` or `distribution:name`) to activate, in the order in which "
+        "they run. Requests give them their arguments in `extra_args`.",
+    )
+    tool_call_parser: str | None = Field(
+        default=None,
+        description="Tool parser (`name` or `distribution:name`). Left out, the chat template chooses; "
+        "`none` does without.",
+    )
+    reasoning_parser: str | None = Field(
+        default=None,
+        description="Reasoning parser (`name` or `distribution:name`). Left out, the model's chat template "
+        "chooses; `none` does without.",
+    )
+    enable_auto_tool_choice: bool = Field(
+        default=True,
+        description="Let the model decide whether to call the tools of a request that leaves it the choice. "
+        "False refuses such requests.",
+    )
     scheduling_policy: Literal["fcfs", "priority"] = Field(
         default="fcfs",
         description="Who runs next: first come first served, or the lowest `priority` value.",
@@ -198,6 +199,10 @@ class EngineConfig(BaseSettings):
         default=False,
         description="A request's logits are the same bit for bit whatever runs beside it, and however its "
         "prompt is split or cached. Plugins that cannot hold this are not chosen.",
+    )
+    structured_outputs: StructuredOutputsConfig = Field(
+        default_factory=StructuredOutputsConfig,
+        description="Grammars: who compiles them, and what that may take.",
     )
     plugins: PluginsConfig = Field(
         default_factory=PluginsConfig, description="Allowed plugins, options of plugins, routes to mount."

@@ -17,12 +17,16 @@ if TYPE_CHECKING:
     from quire.contracts import (
         AttentionSpec,
         CommandSpec,
+        GrammarSpec,
         KernelsSpec,
+        LogitsProcessorSpec,
         ModelSourceSpec,
         ModelSpec,
         QuantizationSpec,
+        ReasoningParserSpec,
         RouteSpec,
         SamplerSpec,
+        ToolParserSpec,
     )
 
 hookspec = pluggy.HookspecMarker("quire")
@@ -52,6 +56,26 @@ def quire_samplers() -> Iterable[SamplerSpec]:  # type: ignore[empty-body]
 @hookspec
 def quire_kernels() -> Iterable[KernelsSpec]:  # type: ignore[empty-body]
     """Compute operations for a device. One is chosen per engine, by name or by priority."""
+
+
+@hookspec
+def quire_logits_processors() -> Iterable[LogitsProcessorSpec]:  # type: ignore[empty-body]
+    """Edits of logits before sampling. Active only if the configuration names them."""
+
+
+@hookspec
+def quire_tool_parsers() -> Iterable[ToolParserSpec]:  # type: ignore[empty-body]
+    """Readers of tool calls in a model's text. Chosen by the chat template, or by name."""
+
+
+@hookspec
+def quire_reasoning_parsers() -> Iterable[ReasoningParserSpec]:  # type: ignore[empty-body]
+    """Readers of a model's thinking. Chosen by the chat template, or by name."""
+
+
+@hookspec
+def quire_grammars() -> Iterable[GrammarSpec]:  # type: ignore[empty-body]
+    """Grammar backends for structured output: the one named, or each by priority until one can do it."""
 
 
 @hookspec

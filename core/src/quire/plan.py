@@ -16,8 +16,13 @@ Plain data only (msgspec can encode every field); no torch, no scheduler.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from quire.sampling import SamplingParams
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +41,8 @@ class SlotStart:
         block_ids: per KV group its blocks so far, in order.
         prompt_logprobs_from: first prompt position whose log probability is still wanted (positions
             below it were emitted before a preemption); None if none are.
+        index: which completion of the request.
+        masked: what it samples is masked, so that no step may draw for it by itself (see `TokenMasks`).
     """
 
     slot: int
@@ -48,6 +55,8 @@ class SlotStart:
     num_computed: int
     block_ids: tuple[list[int], ...]
     prompt_logprobs_from: int | None = None
+    index: int = 0
+    masked: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +111,24 @@ class StepPlan:
     def num_tokens(self) -> int:
         """Tokens computed in this step."""
         return sum(self.counts)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenMasks:
+    """Which tokens some slots of a step may sample; the others may sample any.
+
+    It goes from whoever follows the outputs to the worker when all drawn before is known, after the plan.
+
+    Attributes:
+        slots: which slots.
+        counts: rows of each: one, and one more for each of its drafts in this step.
+        bits: `[sum of counts, ceil(V / 32)]` int32 on the host: bit i % 32 of word i // 32 is set where
+            token i is legal.
+    """
+
+    slots: list[int]
+    counts: list[int]
+    bits: NDArray[np.int32]
 
 
 @dataclass(frozen=True, slots=True)

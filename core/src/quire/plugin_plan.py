@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import importlib.metadata as metadata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,19 @@ if TYPE_CHECKING:
     from quire.contracts.base import Need
     from quire.plugins import Found, PluginRegistry
 
-__all__ = ["Explanation", "PlanBuilder", "PlannedPlugin", "PluginPlan", "import_target"]
+__all__ = ["Explanation", "NothingServesError", "PlanBuilder", "PlannedPlugin", "PluginPlan", "import_target"]
+
+
+class NothingServesError(PluginError):
+    """No plugin of a kind serves a need.
+
+    Attributes:
+        rejected: (`distribution:name`, reason) of each that was asked.
+    """
+
+    def __init__(self, message: str, rejected: Sequence[tuple[str, str]]) -> None:
+        super().__init__(message)
+        self.rejected = tuple(rejected)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +85,7 @@ class Explanation:
 
     Attributes:
         role: what it was chosen for: the kind, or "attention/0" for a KV group.
-        chosen: `distribution:name`.
+        chosen: `distribution:name`, or "none" where the engine does without.
         reason: one sentence.
         rejected: (`distribution:name`, reason) of every other one of the kind.
     """
@@ -82,6 +94,10 @@ class Explanation:
     chosen: str
     reason: str
     rejected: tuple[tuple[str, str], ...]
+
+
+PROCESSOR_ROLE = "logits_processor/"
+"""Begins the role of each active logits processor, before its name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +159,23 @@ class PlanBuilder:
         )
         self._explanations.append(explanation)
         return self.registry.load(found)
+
+    def choose_if_any(self, kind: str, need: Need, *, requested: str | None, without: str) -> None:
+        """Choose, as `choose` does, what an engine can do without: if nothing serves, that is recorded.
+
+        Args:
+            kind, need, requested: as for `choose`; what was asked for by name must serve,
+                and "none" asks for none.
+            without: why there is none, in words.
+        """
+        if requested == "none":
+            others = tuple((found.qualified, "not asked for") for found in self.registry.of_kind(kind))
+            self._explanations.append(Explanation(kind, "none", "asked for by name", others))
+            return
+        try:
+            self.choose(kind, need, requested=requested)
+        except NothingServesError as error:
+            self._explanations.append(Explanation(kind, "none", without, error.rejected))
 
     def options(self, role: str) -> BaseModel | None:
         """The validated options of what was chosen for a role."""

@@ -26,7 +26,7 @@ from quire import hookspecs
 from quire.contracts.base import Kind, Need, PluginSpec
 from quire.contracts.kinds import KINDS
 from quire.errors import PluginError
-from quire.plugin_plan import Explanation, import_target
+from quire.plugin_plan import Explanation, NothingServesError, import_target
 from quire.requirements import lacking
 
 __all__ = ["OK", "Found", "PluginRegistry", "Skipped", "discover"]
@@ -192,7 +192,7 @@ class PluginRegistry:
             else:
                 rejected.append((found.qualified, reason))
         if chosen is None:
-            raise PluginError(self._nothing_serves(kind, need, key, rejected))
+            raise NothingServesError(self._nothing_serves(kind, need, key, rejected), rejected)
         why = f"matches {key!r}" if key is not None else f"highest priority, {chosen.spec.priority}"
         return chosen, Explanation(role, chosen.qualified, why, tuple(rejected))
 

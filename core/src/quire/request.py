@@ -12,7 +12,20 @@ from quire.outputs import FinishReason
 from quire.plan import TokenLogprobs
 from quire.sampling import SamplingParams
 
-__all__ = ["EngineRequest", "StepOutput"]
+__all__ = ["CompiledGrammar", "EngineRequest", "StepOutput"]
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledGrammar:
+    """What an output must look like, compiled.
+
+    Attributes:
+        backend: name of the grammar plugin that made it, among those of the engine's plan.
+        data: its artefact.
+    """
+
+    backend: str
+    data: bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +43,7 @@ class EngineRequest:
         cache_salt: prefix-cache entries are shared only among equal salts.
         adapter: content digest of the adapter in use; None for the base model.
         eos_token_ids: ids that end the request unless `ignore_eos`.
+        grammar: what each of its outputs must look like; None for anything.
     """
 
     request_id: str
@@ -41,6 +55,7 @@ class EngineRequest:
     cache_salt: str | None = None
     adapter: str | None = None
     eos_token_ids: tuple[int, ...] = ()
+    grammar: CompiledGrammar | None = None
 
 
 @dataclass(slots=True, kw_only=True)

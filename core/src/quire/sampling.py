@@ -12,8 +12,9 @@ from typing import Any, Literal
 
 from quire import _sampling_checks as check
 from quire.errors import InvalidRequestError
+from quire.structured_outputs import StructuredOutputsParams
 
-__all__ = ["GREEDY_BELOW", "SamplingParams"]
+__all__ = ["GREEDY_BELOW", "SamplingParams", "StructuredOutputsParams"]
 
 GREEDY_BELOW = 1e-5
 """Temperatures below this take the most likely token: dividing by them says nothing else."""
@@ -34,6 +35,8 @@ _NOT_FOR_BEAMS: tuple[tuple[str, Any, str], ...] = (
     ("logit_bias", None, "empty"),
     ("allowed_token_ids", None, "None"),
     ("bad_words", [], "empty"),
+    ("extra_args", None, "None"),
+    ("structured_outputs", None, "None"),
     ("stop", [], "empty (stop_token_ids end a beam, and so does the model's end token)"),
 )
 """What beams are not ranked by or ended on, with the value that asks for nothing."""
@@ -75,12 +78,15 @@ class SamplingParams:
         skip_special_tokens: leave special tokens out of the text.
         logit_bias: token id -> -100 to 100, added to its logit.
         allowed_token_ids: only these may be sampled; None for all, an empty list is refused.
+        extra_args: what active logits processors are told, by argument name; None for nothing. Which they
+            know, and what values, is theirs to say when the request is admitted.
         use_beam_search: search for the `n` best outputs with `best_of` (or `n`) beams, instead of sampling.
             The model's own probabilities count: temperature is 0 or 1, and what shapes them is refused.
         length_penalty: -10 to 10, with beams only: the score of a result is the sum of its log probabilities
             divided by its length to this power; above 0 it favours longer ones; None for 1.
         early_stopping: with beams only: True to end with as many results as beams; False (or None) when
             better ones are not to be expected; "never" when, by a bound, there can be none.
+        structured_outputs: the form that the output must have; None for any.
         bad_words_token_ids: filled by the engine from `bad_words` and the tokenizer; never by users.
 
     Raises:
@@ -110,9 +116,11 @@ class SamplingParams:
     skip_special_tokens: bool = True
     logit_bias: dict[int, float] | None = None
     allowed_token_ids: Sequence[int] | None = None
+    extra_args: dict[str, Any] | None = None
     use_beam_search: bool = False
     length_penalty: float | None = None
     early_stopping: bool | Literal["never"] | None = None
+    structured_outputs: StructuredOutputsParams | None = None
     bad_words_token_ids: tuple[tuple[int, ...], ...] = field(default=(), repr=False)
 
     def __new__(cls, *args: object, **kwargs: object) -> SamplingParams:
@@ -233,6 +241,7 @@ class SamplingParams:
             )
             if not self.allowed_token_ids:
                 check.refuse("allowed_token_ids", [], "a list of at least one token id, or None for all")
+        self.extra_args = check.arguments("extra_args", self.extra_args)
         self.bad_words_token_ids = tuple(
             tuple(check.token_ids("bad_words_token_ids", word, _MAX_STRING_LENGTH))
             for word in self.bad_words_token_ids
@@ -240,6 +249,9 @@ class SamplingParams:
 
     def _check_together(self) -> None:
         """Parameters that rule each other out."""
+        form = self.structured_outputs
+        if form is not None and not isinstance(form, StructuredOutputsParams):
+            check.refuse("structured_outputs", form, "StructuredOutputsParams, or None")
         if self.greedy and self.width > 1 and self.use_beam_search is not True:
             name = "n" if self.n > 1 else "best_of"
             check.refuse(name, getattr(self, name), "1 at temperature 0, where every completion is the same")

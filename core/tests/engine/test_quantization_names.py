@@ -55,6 +55,7 @@ def test_its_own_name_needs_no_note(asked: str) -> None:
 
 def test_a_checkpoint_may_say_another_name_of_its_format() -> None:
     assert resolve_quantization(None, "gptqmodel", REGISTRY) == NamedQuantization(None, "gptq")
+    assert resolve_quantization(None, "sparseml", REGISTRY).stored == "compressed-tensors"
 
 
 @pytest.mark.parametrize("asked", sorted(_INSTEAD))

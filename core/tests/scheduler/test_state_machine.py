@@ -34,7 +34,7 @@ searching = st.fixed_dictionaries(
     {
         "use_beam_search": st.just(True),
         "n": st.integers(1, 2),
-        "best_of": st.integers(2, 3),
+        "best_of": st.integers(2, 4),
         "length_penalty": st.sampled_from([-1.0, 0.0, 1.0]),
         "early_stopping": st.sampled_from([True, False, "never"]),
         "min_tokens": st.integers(0, 3),

@@ -67,6 +67,29 @@ def test_quantization_is_read_from_older_tools_files(write: Write, name: str, me
     assert load_model_config(files)["quantization_config"] == {"quant_method": "mine"}
 
 
+def test_quantization_is_read_from_the_older_key_of_compressed_tensors(write: Write) -> None:
+    older = {"config_groups": {"group_0": {}}, "format": "pack-quantized"}
+    known = {**older, "quant_method": "compressed-tensors"}
+    for method in ({}, {"quant_method": None}, {"quant_method": "compressed-tensors"}):
+        config = load_model_config(write(config={"compression_config": {**older, **method}}))
+        assert config["quantization_config"] == known
+    both = {"compression_config": older, "quantization_config": {"quant_method": "mine"}}
+    assert load_model_config(write(config=both))["quantization_config"] == {"quant_method": "mine"}
+    with pytest.raises(CheckpointError, match=r"compression_config in .* must be an object, not list"):
+        load_model_config(write(config={"compression_config": []}))
+
+
+@pytest.mark.parametrize("key", ["compression_config", "quantization_config"])
+def test_quantization_settings_beside_those_of_sparsity_are_one_table(write: Write, key: str) -> None:
+    inside = {"config_groups": {"group_0": {}}, "ignore": ["lm_head"]}
+    sparsity = {"format": "sparse-bitmask"}
+    nested = {"quant_method": "compressed-tensors", "sparsity_config": sparsity}
+    config = load_model_config(write(config={key: {**nested, "quantization_config": inside}}))
+    assert config["quantization_config"] == {**nested, **inside}
+    config = load_model_config(write(config={key: {**nested, "quantization_config": None}}))
+    assert config["quantization_config"] == nested
+
+
 def test_quantization_settings_are_an_object(write: Write) -> None:
     with pytest.raises(CheckpointError, match=r"quantization_config in .* must be an object, not str"):
         load_model_config(write(config={"quantization_config": "gptq"}))

@@ -126,6 +126,12 @@ def test_renames_and_ignored_suffixes(checkpoint: Checkpoint, tensors: dict[str,
     assert weight.target.equal(tensors["a.weight"])
 
 
+def test_renamed_headers_keep_the_checkpoints_names(checkpoint: Checkpoint) -> None:
+    headers = renamed_headers(checkpoint, WeightMapping(renames=(("a.", "model.a."),)))
+    assert headers["model.a.weight"].name == "a.weight"
+    assert headers["b.weight"].name == ""
+
+
 def test_renames_that_collide(checkpoint: Checkpoint) -> None:
     with pytest.raises(CheckpointError, match=r"both 'b\.weight'"):
         renamed_headers(checkpoint, WeightMapping(renames=(("a.weight", "b.weight"),)))

@@ -6,10 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from quire import CompletionOutput
 from quire_server.errors import ApiError
+from quire_server.responses.output import Output
 from quire_server.responses.record import Record
 from quire_server.responses.request import CreateResponse
 from quire_server.responses.store import Store
+from quire_server.service import AnswerParser
 
 
 def make_record(text: str = "x", *, ended: bool = True) -> Record:
@@ -20,6 +23,7 @@ def make_record(text: str = "x", *, ended: bool = True) -> Record:
         top_p=1.0,
         messages=[{"role": "user", "content": text}],
         store=True,
+        output=Output(AnswerParser(None, None)),
     )
     if ended:
         record.end("completed")
@@ -64,7 +68,7 @@ def test_growth_is_counted() -> None:
     old, running = make_record(), make_record(ended=False)
     store.put(old)
     store.put(running)
-    running.text = "x" * 8_000
+    running.output.take(CompletionOutput(index=0, text="x" * 8_000, token_ids=[]), [])
     store.grown(running)
     assert store.get(old.id) is None
     assert store.get(running.id) is not None

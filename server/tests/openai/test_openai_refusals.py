@@ -31,10 +31,6 @@ def on(path: str, name: str, *values: Any) -> list[tuple[str, str, Any]]:
 
 
 INVALID: list[tuple[str, Any]] = [
-    *((name, 5) for name in ("response_format", "structured_outputs", "guided_json", "guided_regex")),
-    ("response_format", {"type": "json_object"}),
-    ("response_format", {"type": "json_schema", "json_schema": {"name": "x", "schema": {}}}),
-    *((name, ["a"]) for name in ("guided_choice", "guided_grammar", "structural_tag")),
     ("logits_processors", ["os.system"]),
     ("truncate_prompt_tokens", 5),
     ("prompt_embeds", "AAAA"),
@@ -86,10 +82,13 @@ PER_ROUTE: list[tuple[str, str, Any]] = [
     (COMPLETIONS, "echo", "yes please"),
     *on(CHATS, "logprobs", 5, "x"),
     *on(CHATS, "messages", [], None, {}, "hi"),
-    *((CHATS, name, [{"type": "function"}]) for name in ("tools", "functions")),
+    (CHATS, "functions", [{"type": "function"}]),
+    *on(CHATS, "tools", {}, "x", [{"type": "function", "function": {"name": "f"}}]),
     *((CHATS, name, "required") for name in ("tool_choice", "function_call")),
+    *on(CHATS, "tool_choice", 1, {}, "any", {"type": "function", "function": {"name": "f"}}),
+    *on(CHATS, "thinking_token_budget", -1, 100),
+    (CHATS, "reasoning_effort", "huge"),
     *((CHATS, name, "high") for name in ("reasoning_effort", "reasoning", "verbosity", "chat_template")),
-    (CHATS, "include_reasoning", False),
     (CHATS, "web_search_options", {}),
     (CHATS, "modalities", ["text", "audio"]),
     (CHATS, "audio", {"voice": "x"}),

@@ -54,7 +54,7 @@ def test_a_client_learns_of_the_special_tokens(client: TestClient) -> None:
         ("/tokenize", {"prompt": 5}, "prompt"),
         ("/tokenize", {"messages": []}, "messages"),
         ("/tokenize", {"messages": HI, "chat_template": "x"}, "chat_template"),
-        ("/tokenize", {"messages": HI, "tools": [{}]}, "tools"),
+        ("/tokenize", {"messages": HI, "tools": [{}]}, "tools[0].type"),
         ("/detokenize", {}, "tokens"),
         *(("/detokenize", {"tokens": tokens}, "tokens") for tokens in NO_TOKENS),
         ("/v1/embeddings", {"input": "a"}, "model"),

@@ -27,7 +27,7 @@ from quire_server.front_end import openai_error
 from quire_server.http.streaming import streamed
 from quire_server.metrics import ServerMetrics
 from quire_server.playground.front_end import front_end
-from quire_server.service import Generation, Service, Work
+from quire_server.service import Chat, Generation, Service, Work
 from quire_server.testing import FakeEngine
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -89,7 +89,7 @@ class Site:
 
     async def _chat(self, request: Request) -> Response:
         body = await request.json()
-        prompt = await self.service.render_chat(body["messages"])
+        prompt = (await self.service.open_chat(Chat(messages=body["messages"]))).prompt
         return await self._answer(body, prompt, body.get("top_logprobs") if body.get("logprobs") else None)
 
     async def _complete(self, request: Request) -> Response:

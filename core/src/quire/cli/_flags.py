@@ -21,7 +21,7 @@ from pydantic import BaseModel
 
 from quire._config_sources import KeyPath, decode
 from quire._config_types import Bytes, field_shape, shapes_of
-from quire.config import EngineConfig, PluginsConfig
+from quire.config import EngineConfig
 from quire.sampling import SamplingParams
 
 __all__ = [
@@ -39,6 +39,9 @@ __all__ = [
 
 ENGINE, SAMPLING, FILE = "Engine options", "Sampling options", "Configuration file"
 EVERYTHING = "quire.help_all"
+_RARE_GRAMMAR: frozenset[KeyPath] = frozenset(
+    ("structured_outputs", name) for name in ("compile_timeout", "max_source_bytes", "cache_bytes")
+)
 _RARE: frozenset[KeyPath] = frozenset(
     (name,)
     for name in (
@@ -52,6 +55,7 @@ _RARE: frozenset[KeyPath] = frozenset(
         "kernels",
         "kv_cache_dtype",
         "load_format",
+        "logits_processors",
         "max_logprobs",
         "num_speculative_tokens",
         "pipeline_parallel_size",
@@ -64,7 +68,7 @@ _RARE: frozenset[KeyPath] = frozenset(
         "tokenizer",
         "trust_remote_code",
     )
-) | {("plugins", "allow"), ("plugins", "options"), ("plugins", "routes")}
+) | {("plugins", "allow"), ("plugins", "options"), ("plugins", "routes"), *_RARE_GRAMMAR}
 _METAVARS = {"mapping": "JSON", "biases": "JSON", "switch": "TRUE|FALSE|WORD"}
 _RARE_SAMPLING = {"use_beam_search", "length_penalty", "early_stopping"}
 
@@ -122,8 +126,10 @@ def engine_flags() -> Iterator[click.Option]:
     for path, shape in shapes_of(EngineConfig).items():
         if path == ("model",):
             continue
-        owner = PluginsConfig if path[0] == "plugins" else EngineConfig
-        field = owner.model_fields[str(path[-1])]
+        field = EngineConfig.model_fields[str(path[0])]
+        if len(path) > 1:
+            owner: type[BaseModel] = field.annotation  # type: ignore[assignment]  # `shapes_of` says so
+            field = owner.model_fields[str(path[1])]
         name = "_".join(str(key) for key in path)
         name = f"engine_{name}" if name in taken else name
         yield _flag(
@@ -140,7 +146,7 @@ def sampling_flags() -> Iterator[click.Option]:
     hints = typing.get_type_hints(SamplingParams)
     texts = _attribute_texts(SamplingParams)
     for field in dataclasses.fields(SamplingParams):
-        if not field.repr:  # filled by the engine, not by users
+        if not field.repr or field.name == "structured_outputs":  # the engine's to fill; no plain value
             continue
         kind = _sampling_type(hints[field.name])
         yield _flag(

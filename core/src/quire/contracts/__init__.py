@@ -26,9 +26,35 @@ from quire.contracts.fusion import (
     ProfiledLayer,
     ProjectionParts,
 )
+from quire.contracts.grammar import (
+    Grammar,
+    GrammarInit,
+    GrammarNeed,
+    GrammarSource,
+    GrammarSpec,
+    Matcher,
+    Vocabulary,
+)
 from quire.contracts.kernels import KernelsInit, KernelsNeed, KernelsSpec
 from quire.contracts.kinds import KINDS
+from quire.contracts.logits_processor import (
+    LogitsProcessor,
+    LogitsProcessorInit,
+    LogitsProcessorNeed,
+    LogitsProcessorSpec,
+)
 from quire.contracts.model import Model, ModelNeed, ModelSpec, WeightMapping
+from quire.contracts.parsing import (
+    CallArguments,
+    CallBegun,
+    CallBroken,
+    CallEnded,
+    Content,
+    Event,
+    Reasoning,
+    TemplateNeed,
+    TemplateSpec,
+)
 from quire.contracts.quantization import (
     LinearMethod,
     LinearPart,
@@ -42,6 +68,7 @@ from quire.contracts.quantization import (
     TensorHeader,
     Weight,
 )
+from quire.contracts.reasoning_parser import ReasoningParser, ReasoningParserInit, ReasoningParserSpec
 from quire.contracts.route import RouteSpec
 from quire.contracts.sampler import (
     CapturedDraw,
@@ -54,6 +81,7 @@ from quire.contracts.sampler import (
 )
 from quire.contracts.source import HeaderSource, ModelFiles, ModelRequest, ModelSource, ModelSourceSpec
 from quire.contracts.speculator import Speculator
+from quire.contracts.tool_parser import CallForm, CallsForm, Tool, ToolParser, ToolParserInit, ToolParserSpec
 from quire.hookspecs import hookimpl
 
 __all__ = [
@@ -68,15 +96,28 @@ __all__ = [
     "Batch",
     "CacheKind",
     "CacheSpec",
+    "CallArguments",
+    "CallBegun",
+    "CallBroken",
+    "CallEnded",
+    "CallForm",
+    "CallsForm",
     "CapturedDraw",
     "Choice",
     "CommandSpec",
+    "Content",
     "DecoderLayerParts",
     "DeviceSpec",
     "Distribution",
+    "Event",
     "FusedLayer",
     "FusedStack",
     "GatedMLPParts",
+    "Grammar",
+    "GrammarInit",
+    "GrammarNeed",
+    "GrammarSource",
+    "GrammarSpec",
     "GraphSupport",
     "HeaderSource",
     "KVLayout",
@@ -88,6 +129,11 @@ __all__ = [
     "LinearMethod",
     "LinearPart",
     "LinearSpec",
+    "LogitsProcessor",
+    "LogitsProcessorInit",
+    "LogitsProcessorNeed",
+    "LogitsProcessorSpec",
+    "Matcher",
     "Model",
     "ModelFiles",
     "ModelNeed",
@@ -105,6 +151,10 @@ __all__ = [
     "QuantizationNeed",
     "QuantizationSpec",
     "QuantizedWeight",
+    "Reasoning",
+    "ReasoningParser",
+    "ReasoningParserInit",
+    "ReasoningParserSpec",
     "Rope",
     "RouteSpec",
     "SampleRows",
@@ -114,7 +164,14 @@ __all__ = [
     "SamplerSpec",
     "Span",
     "Speculator",
+    "TemplateNeed",
+    "TemplateSpec",
     "TensorHeader",
+    "Tool",
+    "ToolParser",
+    "ToolParserInit",
+    "ToolParserSpec",
+    "Vocabulary",
     "Weight",
     "WeightMapping",
     "hookimpl",

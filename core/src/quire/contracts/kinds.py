@@ -5,12 +5,16 @@ from __future__ import annotations
 from quire.contracts.attention import AttentionSpec
 from quire.contracts.base import Choice, Kind
 from quire.contracts.command import CommandSpec
+from quire.contracts.grammar import GrammarSpec
 from quire.contracts.kernels import KernelsSpec
+from quire.contracts.logits_processor import LogitsProcessorSpec
 from quire.contracts.model import ModelSpec
 from quire.contracts.quantization import QuantizationSpec
+from quire.contracts.reasoning_parser import ReasoningParserSpec
 from quire.contracts.route import RouteSpec
 from quire.contracts.sampler import SamplerSpec
 from quire.contracts.source import ModelSourceSpec
+from quire.contracts.tool_parser import ToolParserSpec
 
 KINDS: dict[str, Kind] = {
     kind.name: kind
@@ -47,6 +51,38 @@ KINDS: dict[str, Kind] = {
             api=1,
             choice=Choice.PRIORITY,
             title="kernels",
+        ),
+        Kind(
+            name="logits_processor",
+            hook="quire_logits_processors",
+            spec=LogitsProcessorSpec,
+            api=1,
+            choice=Choice.NAMED,
+            title="logits processors",
+        ),
+        Kind(
+            name="tool_parser",
+            hook="quire_tool_parsers",
+            spec=ToolParserSpec,
+            api=1,
+            choice=Choice.PRIORITY,
+            title="tool parsers",
+        ),
+        Kind(
+            name="reasoning_parser",
+            hook="quire_reasoning_parsers",
+            spec=ReasoningParserSpec,
+            api=1,
+            choice=Choice.PRIORITY,
+            title="reasoning parsers",
+        ),
+        Kind(
+            name="grammar",
+            hook="quire_grammars",
+            spec=GrammarSpec,
+            api=1,
+            choice=Choice.PRIORITY,
+            title="grammar backends",
         ),
         Kind(
             name="source",

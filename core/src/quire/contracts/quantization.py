@@ -8,7 +8,7 @@ below; and asks the kernels to pack and multiply. It owns no device code.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -55,11 +55,13 @@ class TensorHeader:
         dtype: safetensors dtype, e.g. "BF16", "I32".
         shape: full shape.
         file: file name it is in, for messages.
+        name: what the checkpoint calls it, where the model calls it something else; empty if both agree.
     """
 
     dtype: str
     shape: tuple[int, ...]
     file: str
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +183,9 @@ class QuantizedWeight:
             Groups then need not be of equal size, and one may have no row: a worker's shard cuts through
             them.
         permutation: `[K]` int64, an order of the rows in which groups are contiguous; None if they are.
-        activation: how activations are quantized on the fly; None for none.
+        activation: how activations are quantized on the fly; None for none. "fp8_static" has one scale for
+            all tokens, measured when the checkpoint was made.
+        input_scale: `[]` fp32, that scale: what activations are divided by; None for every other scheme.
         bias: `[N]` float or None.
     """
 
@@ -191,7 +195,8 @@ class QuantizedWeight:
     zeros: torch.Tensor | None = None
     group_index: torch.Tensor | None = None
     permutation: torch.Tensor | None = None
-    activation: Literal["int8_per_token", "fp8_per_token"] | None = None
+    activation: Literal["int8_per_token", "fp8_per_token", "fp8_static"] | None = None
+    input_scale: torch.Tensor | None = None
     bias: torch.Tensor | None = None
 
 
@@ -243,6 +248,19 @@ class QuantizationInit:
     kernels: Kernels
     device: str
     options: BaseModel | None = None
+
+    def stored_name(self, module: str, suffixes: Iterable[str]) -> str:
+        """What the checkpoint calls a module, by which its settings (patterns, names) speak of it.
+
+        Args:
+            module: a part's name.
+            suffixes: of tensors it may be stored as; the first there is tells. Without any, both names agree.
+        """
+        for suffix in suffixes:
+            header = self.headers.get(f"{module}.{suffix}")
+            if header is not None:
+                return header.name.removesuffix(f".{suffix}") or module
+        return module
 
 
 class Quantization(ABC):

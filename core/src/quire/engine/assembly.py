@@ -6,9 +6,12 @@ from dataclasses import dataclass
 
 import quire
 from quire.config import EngineConfig
+from quire.contracts import GrammarNeed, Vocabulary
 from quire.engine.client import EngineClient, InProcessClient
 from quire.engine.core import EngineCore
-from quire.engine.info import EngineInfo
+from quire.engine.grammar_plan import load_grammars
+from quire.engine.grammar_runner import GrammarRunner
+from quire.engine.info import EngineInfo, GrammarLimits
 from quire.engine.inputs import InputProcessor
 from quire.engine.memory import MemoryBudget, divide
 from quire.engine.outputs import OutputProcessor
@@ -19,6 +22,7 @@ from quire.plugins import discover
 from quire.runtime.profile import MemoryProfile
 from quire.scheduler import Scheduler, SchedulerConfig
 from quire.text.tokenizer import Tokenizer, load_tokenizer
+from quire.text.vocabulary import make_vocabulary
 
 
 @dataclass(slots=True)
@@ -136,7 +140,24 @@ def load_core(config: EngineConfig, *, show_progress: bool, with_tokenizer: bool
         notes=plan.notes,
         phases=watch.phases,
     )
-    return LoadedCore(EngineCore(scheduler, executor), plan, _info(plan, budget, report), report, tokenizer)
+    core = EngineCore(scheduler, executor, _grammars(plan, tokenizer))
+    return LoadedCore(core, plan, _info(plan, budget, report), report, tokenizer)
+
+
+def _grammars(plan: EnginePlan, tokenizer: Tokenizer | None) -> GrammarRunner:
+    """What follows grammars; it loads nothing before there is one."""
+
+    def vocabulary() -> Vocabulary:
+        own = tokenizer or load_tokenizer(plan.tokenizer_files)
+        return make_vocabulary(own, plan.vocab_size, plan.generation.eos_token_ids)
+
+    need = GrammarNeed(device=plan.device, dtype=plan.dtype, vocab_size=plan.vocab_size)
+    return GrammarRunner(
+        lambda: load_grammars(plan.plugins, need, vocabulary),
+        plan.vocab_size,
+        plan.generation.eos_token_ids,
+        plan.config.max_num_seqs,
+    )
 
 
 def _info(plan: EnginePlan, budget: MemoryBudget, report: StartupReport) -> EngineInfo:
@@ -161,8 +182,15 @@ def _info(plan: EnginePlan, budget: MemoryBudget, report: StartupReport) -> Engi
         eos_token_ids=plan.generation.eos_token_ids,
         sampling_defaults=plan.generation.sampling,
         enable_prefix_caching=config.enable_prefix_caching,
+        auto_tool_choice=config.enable_auto_tool_choice,
         plugins=plan.plugins,
         report=report.lines(),
+        arguments=plan.arguments,
+        grammar_limits=GrammarLimits(
+            seconds=config.structured_outputs.compile_timeout,
+            source_bytes=config.structured_outputs.max_source_bytes,
+            cache_bytes=config.structured_outputs.cache_bytes,
+        ),
     )
 
 

@@ -18,7 +18,7 @@ from quire.engine.outputs import OutputProcessor
 from quire.engine.remote import RemoteClient
 from quire.errors import EngineError, InvalidRequestError, RequestFailedError
 from quire.outputs import RequestOutput
-from quire.request import StepOutput
+from quire.request import CompiledGrammar, StepOutput
 from quire.sampling import SamplingParams
 from quire.scheduler import SchedulerStats
 from quire.text.chat import render_chat
@@ -143,7 +143,13 @@ class AsyncLLM:
                 field="best_of",
             )
         ids = await self._ids_of(prompt, add_special_tokens)
-        prepared = self._inputs.prepare(ids, sampling_params, priority=priority, add_special_tokens=False)
+        grammar: CompiledGrammar | None = None
+        if (under_way := self._inputs.compile(sampling_params)) is not None:
+            compiled: asyncio.Future[CompiledGrammar] = asyncio.wrap_future(under_way)
+            grammar = await asyncio.shield(compiled)  # others may wait for the same, and it ends by itself
+        prepared = self._inputs.prepare(
+            ids, sampling_params, priority=priority, add_special_tokens=False, grammar=grammar
+        )
         key = prepared.engine.request_id
         news: asyncio.Queue[News] = asyncio.Queue()
         self._listeners[key] = news
@@ -201,6 +207,7 @@ class AsyncLLM:
         *,
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
+        tools: Sequence[Mapping[str, Any]] | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
     ) -> AsyncIterator[RequestOutput]:
         """Answer one conversation, as `generate` does."""
@@ -208,6 +215,7 @@ class AsyncLLM:
             messages,
             add_generation_prompt=add_generation_prompt,
             continue_final_message=continue_final_message,
+            tools=tools,
             chat_template_kwargs=chat_template_kwargs,
         )
         async for output in self.generate(text, sampling_params, request_id, add_special_tokens=False):
@@ -219,6 +227,7 @@ class AsyncLLM:
         *,
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
+        tools: Sequence[Mapping[str, Any]] | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
     ) -> str:
         """The prompt of a conversation, without holding up the event loop.
@@ -232,6 +241,7 @@ class AsyncLLM:
             messages,
             add_generation_prompt=add_generation_prompt,
             continue_final_message=continue_final_message,
+            tools=tools,
             chat_template_kwargs=chat_template_kwargs,
         )
 
@@ -272,6 +282,7 @@ class AsyncLLM:
 
     def shutdown(self) -> None:
         """End all requests with an error and let go of the engine; one in this process is freed."""
+        self._inputs.close()
         self._client.close()
 
     async def __aenter__(self) -> Self:

@@ -118,6 +118,7 @@ def _with_model(
 ) -> tuple[tuple[str, list[tuple[str, str]]], list[ChoiceReport]]:
     plan = make_plan(config, registry)
     needs = {f"attention/{group}": _attention(need) for group, need in enumerate(plan.attention)}
+    needs |= dict.fromkeys(("tool_parser", "reasoning_parser"), "the model's chat template")
     model = (
         "Model",
         [
@@ -136,7 +137,7 @@ def _with_model(
         ChoiceReport(
             one.role,
             needs.get(one.role, f"{plan.dtype} on {plan.device}"),
-            one.chosen,
+            None if one.chosen == "none" else one.chosen,
             one.reason,
             list(one.rejected),
         )

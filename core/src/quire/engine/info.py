@@ -13,10 +13,44 @@ from quire.contracts import ModelFiles
 from quire.plugin_plan import PluginPlan
 from quire.scheduler import SchedulerStats
 
-__all__ = ["STEP_BUCKETS", "EngineInfo", "EngineStats"]
+__all__ = ["STEP_BUCKETS", "EngineInfo", "EngineStats", "GrammarLimits", "GrammarStats"]
 
 STEP_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 """Upper bounds of the histogram of step times, in seconds; one more bucket has no bound."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GrammarLimits:
+    """What compiling a grammar may take, and what is kept.
+
+    Attributes:
+        seconds: for one source, by one backend.
+        source_bytes, artefact_bytes: sizes.
+        memory_bytes: above what the process takes when it begins.
+        cache_entries, cache_bytes: what is kept of artefacts.
+        waiting: sources that may wait their turn.
+    """
+
+    seconds: float = 2.0
+    source_bytes: int = 1 << 18
+    artefact_bytes: int = 1 << 24
+    memory_bytes: int = 1 << 30
+    cache_entries: int = 1024
+    cache_bytes: int = 1 << 26
+    waiting: int = 64
+
+
+@dataclass(frozen=True, slots=True)
+class GrammarStats:
+    """What following grammars came to, since the start.
+
+    Attributes:
+        mask_seconds: time spent following outputs and making masks.
+        num_masks: rows of masks handed to the worker.
+    """
+
+    mask_seconds: float = 0.0
+    num_masks: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,8 +72,11 @@ class EngineInfo:
         eos_token_ids: the model's end tokens.
         sampling_defaults: sampling parameters that the checkpoint suggests.
         enable_prefix_caching: whether prefixes are cached.
+        auto_tool_choice: whether the model may decide to call tools.
         plugins: what was chosen and why.
         report: the start-up report, a line each.
+        arguments: see `EnginePlan.arguments`.
+        grammar_limits: what compiling a grammar may take.
     """
 
     model: str
@@ -61,8 +98,11 @@ class EngineInfo:
     eos_token_ids: tuple[int, ...]
     sampling_defaults: Mapping[str, Any]
     enable_prefix_caching: bool
+    auto_tool_choice: bool = True
     plugins: PluginPlan = field(default_factory=PluginPlan)
     report: list[str] = field(default_factory=list)
+    arguments: Mapping[str, str] = field(default_factory=dict)
+    grammar_limits: GrammarLimits = GrammarLimits()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +115,7 @@ class EngineStats:
         prompt_tokens, generation_tokens: tokens computed for prompts (cached ones are not) and sampled.
         step_seconds: time spent in steps.
         step_histogram: steps per bucket of `step_buckets`, and above the last.
+        grammars: what following grammars came to.
         step_buckets: `STEP_BUCKETS`, for those who only have the figures.
     """
 
@@ -86,3 +127,4 @@ class EngineStats:
     generation_tokens: int = 0
     step_seconds: float = 0.0
     step_histogram: tuple[int, ...] = (0,) * (len(STEP_BUCKETS) + 1)
+    grammars: GrammarStats = GrammarStats()

@@ -6,14 +6,20 @@ import itertools
 import random
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from quire.contracts.grammar import GrammarNeed
+from quire.engine.arguments import RequestArguments
+from quire.engine.grammar_compiler import CompileStats, GrammarCompiler
+from quire.engine.grammar_plan import grammar_plugins
 from quire.engine.info import EngineInfo
 from quire.errors import InvalidRequestError
-from quire.request import EngineRequest
+from quire.request import CompiledGrammar, EngineRequest
 from quire.sampling import SamplingParams
 from quire.text.tokenizer import Tokenizer
+from quire.text.vocabulary import make_vocabulary
 
 Prompt: TypeAlias = str | Sequence[int] | Mapping[str, Any]
 """Text, token ids, or a mapping with "prompt" or "prompt_token_ids" and, optionally, "cache_salt"."""
@@ -52,6 +58,33 @@ class InputProcessor:
         self._max_model_len = info.max_model_len
         self._ids = itertools.count()
         self._seeds = random.Random(info.seed + (stream << 64))
+        self._arguments = RequestArguments(info.arguments)
+        self._grammars = GrammarCompiler(
+            grammar_plugins(info.plugins),
+            GrammarNeed(device=info.device, dtype=info.dtype, vocab_size=info.vocab_size),
+            lambda: make_vocabulary(tokenizer, info.vocab_size, info.eos_token_ids),
+            info.grammar_limits,
+        )
+
+    def close(self) -> None:
+        """End what compiles grammars."""
+        self._grammars.close()
+
+    @property
+    def compile_stats(self) -> CompileStats:
+        """What compiling grammars came to."""
+        return self._grammars.stats
+
+    def compile(self, params: SamplingParams | None) -> Future[CompiledGrammar] | None:
+        """Have the form that parameters ask for compiled; None if they ask for none.
+
+        Raises:
+            InvalidRequestError: it never can be.
+            OverloadedError: too many wait.
+        """
+        if params is None or params.structured_outputs is None:
+            return None
+        return self._grammars.submit(params.structured_outputs.source)
 
     def default_params(self) -> SamplingParams:
         """What a request gets that names no parameters: the checkpoint's own values, else the defaults."""
@@ -64,6 +97,7 @@ class InputProcessor:
         *,
         priority: int = 0,
         add_special_tokens: bool = True,
+        grammar: CompiledGrammar | None = None,
     ) -> PreparedRequest:
         """A request that the engine can run.
 
@@ -72,6 +106,7 @@ class InputProcessor:
             params: how to sample; the defaults if None.
             priority: lower runs earlier under the policy "priority".
             add_special_tokens: whether text gets the tokenizer's BOS (chat templates bring their own).
+            grammar: what `compile` made of the parameters' form; waited for here if there is none.
 
         Raises:
             InvalidRequestError: names the field, the value and what would do.
@@ -85,9 +120,13 @@ class InputProcessor:
         engine.max_tokens = room if asked.max_tokens is None else min(asked.max_tokens, room)
         engine.min_tokens = min(asked.min_tokens, engine.max_tokens)  # the engine checks them together again
         engine.bad_words_token_ids = self._bad_words(asked)
+        engine.extra_args = self._arguments.validate(asked.extra_args)
         engine.check_vocabulary(self._info.vocab_size)
         if asked.num_completions > asked.n and engine.logprobs is None:
             engine.logprobs = 0  # completions are ranked by their cumulative log probability
+        engine.structured_outputs = None
+        if grammar is None and (under_way := self.compile(asked)) is not None:
+            grammar = under_way.result()
         seed = asked.seed if asked.seed is not None else self._seeds.getrandbits(63)
         request = EngineRequest(
             request_id=str(next(self._ids)),
@@ -98,6 +137,7 @@ class InputProcessor:
             arrival_time=time.monotonic(),
             cache_salt=salt,
             eos_token_ids=self._info.eos_token_ids,
+            grammar=grammar,
         )
         return PreparedRequest(request, text, asked)
 

@@ -117,6 +117,7 @@ class LLM:
         *,
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
+        tools: Sequence[Mapping[str, Any]] | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
     ) -> list[RequestOutput]:
         """Answer conversations through the model's chat template.
@@ -126,16 +127,18 @@ class LLM:
             sampling_params, use_tqdm: as for `generate`.
             add_generation_prompt: end with the beginning of the assistant's turn.
             continue_final_message: leave the last message open and go on with it.
+            tools: tools for the template to show; calls stay in the text, as the model writes them.
             chat_template_kwargs: further variables for the template.
 
         Raises:
-            InvalidRequestError: the messages are malformed, or the model has no chat template.
+            InvalidRequestError: the messages are malformed, or the model has no chat template, or none that
+                shows tools.
         """
         conversations = _conversations(messages)
         params = _one_each(sampling_params, len(conversations))
         requests = [
             self._prepare_chat(
-                conversation, one, add_generation_prompt, continue_final_message, chat_template_kwargs
+                conversation, one, add_generation_prompt, continue_final_message, chat_template_kwargs, tools
             )
             for conversation, one in zip(conversations, params, strict=True)
         ]
@@ -216,6 +219,7 @@ class LLM:
 
     def shutdown(self) -> None:
         """Free the model and its memory. Calling it again does nothing."""
+        self._engine.inputs.close()
         self._engine.client.shutdown()
 
     def __enter__(self) -> Self:
@@ -249,12 +253,14 @@ class LLM:
         add_generation_prompt: bool,
         continue_final_message: bool,
         template_kwargs: Mapping[str, Any] | None,
+        tools: Sequence[Mapping[str, Any]] | None = None,
     ) -> PreparedRequest:
         text = render_chat(
             self._engine.tokenizer,
             messages,
             add_generation_prompt=add_generation_prompt,
             continue_final_message=continue_final_message,
+            tools=tools,
             chat_template_kwargs=template_kwargs,
         )
         return self._engine.inputs.prepare(text, params, add_special_tokens=False)

@@ -7,14 +7,17 @@ Reads config.json and decides; loads no weights and takes no memory. `LLM`, `Asy
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from quire.config import EngineConfig
 from quire.contracts import (
     AttentionNeed,
+    GrammarNeed,
     KernelsNeed,
+    LogitsProcessorNeed,
+    LogitsProcessorSpec,
     Model,
     ModelFiles,
     ModelNeed,
@@ -22,16 +25,19 @@ from quire.contracts import (
     ModelSource,
     QuantizationNeed,
     SamplerNeed,
+    TemplateNeed,
     TensorHeader,
 )
+from quire.engine.grammar_plan import choose_grammars
 from quire.engine.quantization_names import resolve_quantization
 from quire.errors import CheckpointError, ConfigError, PluginError, UnsupportedModelError
 from quire.layers import ModelFacts, describe
-from quire.plugin_plan import PlanBuilder, PluginPlan
+from quire.plugin_plan import PROCESSOR_ROLE, PlanBuilder, PluginPlan, import_target
 from quire.plugins import PluginRegistry, discover
 from quire.runtime.config import WorkerConfig
 from quire.runtime.device import resolve_device
 from quire.runtime.threads import choose_threads, read_machine
+from quire.text.template_files import read_chat_templates
 from quire.weights.checkpoint import Checkpoint
 from quire.weights.config_files import (
     GenerationDefaults,
@@ -68,6 +74,7 @@ class EnginePlan:
         max_model_len: asked for, or the model's own.
         vocab_size: width of the logits.
         notes: what was understood otherwise than it was written, for the start-up report.
+        arguments: by active logits processor the model of what requests may say to it, if there is one.
     """
 
     config: EngineConfig
@@ -83,6 +90,7 @@ class EnginePlan:
     max_model_len: int
     vocab_size: int
     notes: tuple[str, ...] = ()
+    arguments: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def windows(self) -> tuple[int | None, ...]:
@@ -112,6 +120,7 @@ class EnginePlan:
             quantization=_quantization_need(config, self.device, self.dtype, self.model_config),
             kernels=_kernels_need(config, self.device, self.dtype),
             sampler=_sampler_need(config, self.device, self.dtype, self.vocab_size),
+            logits_processors=_processor_need(config, self.device, self.dtype, self.vocab_size),
             kv_dtype=_kv_dtype(config),
             enforce_eager=config.enforce_eager,
             load_format="dummy" if config.load_format == "dummy" else "safetensors",
@@ -181,6 +190,10 @@ def make_plan(
     vocab_size = int(model_config["vocab_size"])
     builder.choose("kernels", _kernels_need(config, device, dtype), requested=config.kernels)
     builder.choose("sampler", _sampler_need(config, device, dtype, vocab_size), requested=config.sampler)
+    arguments = _choose_processors(builder, config, device, dtype, vocab_size)
+    _choose_parsers(builder, config, tokenizer_files, device, dtype)
+    grammars = GrammarNeed(device=device, dtype=dtype, vocab_size=vocab_size)
+    choose_grammars(builder, grammars, config.structured_outputs.backend)
     attention = tuple(
         AttentionNeed(
             device=device,
@@ -209,6 +222,7 @@ def make_plan(
         max_model_len=_max_model_len(config, model_config),
         vocab_size=vocab_size,
         notes=(named.note,) if named.note else (),
+        arguments=arguments,
     )
 
 
@@ -257,6 +271,50 @@ def _choose_model(
     )
 
 
+def _choose_processors(
+    builder: PlanBuilder, config: EngineConfig, device: str, dtype: str, vocab_size: int
+) -> dict[str, str]:
+    """Plan the logits processors that the configuration names; by name the models of their arguments.
+
+    Raises:
+        ConfigError: one is named twice, or two read arguments of the same name.
+    """
+    need = _processor_need(config, device, dtype, vocab_size)
+    models: dict[str, str] = {}
+    readers: dict[str, str] = {}
+    for name in config.logits_processors:
+        if config.logits_processors.count(name) > 1:
+            raise ConfigError(f"logits_processors names {name!r} twice; name it once.")
+        builder.choose("logits_processor", need, requested=name, role=f"{PROCESSOR_ROLE}{name}")
+        spec = builder.registry.named("logits_processor", name).spec
+        assert isinstance(spec, LogitsProcessorSpec)
+        if spec.arguments is None:
+            continue
+        models[spec.name] = spec.arguments
+        for argument in import_target("logits_processor", spec.name, spec.arguments).model_fields:
+            if argument in readers:
+                raise ConfigError(
+                    f"logits_processors: {readers[argument]!r} and {spec.name!r} both read the argument "
+                    f"{argument!r}; activate one of them."
+                )
+            readers[argument] = spec.name
+    return models
+
+
+def _choose_parsers(
+    builder: PlanBuilder, config: EngineConfig, files: ModelFiles, device: str, dtype: str
+) -> None:
+    """Parsers of the model's text, by its chat templates; a model may have none."""
+    templates = "\n".join(read_chat_templates(files.directory).values())
+    why = "the chat template shows none that is known" if templates else "the model has no chat template"
+    for kind, asked in (
+        ("tool_parser", config.tool_call_parser),
+        ("reasoning_parser", config.reasoning_parser),
+    ):
+        need = TemplateNeed(device=device, dtype=dtype, template=templates if asked is None else None)
+        builder.choose_if_any(kind, need, requested=asked, without=why)
+
+
 def _quant_method(model_config: Mapping[str, Any]) -> str:
     settings = model_config.get("quantization_config") or {}
     return str(settings.get("quant_method", "none"))
@@ -280,6 +338,12 @@ def _kernels_need(config: EngineConfig, device: str, dtype: str) -> KernelsNeed:
 
 def _sampler_need(config: EngineConfig, device: str, dtype: str, vocab_size: int) -> SamplerNeed:
     return SamplerNeed(device=device, dtype=dtype, deterministic=config.deterministic, vocab_size=vocab_size)
+
+
+def _processor_need(config: EngineConfig, device: str, dtype: str, vocab_size: int) -> LogitsProcessorNeed:
+    return LogitsProcessorNeed(
+        device=device, dtype=dtype, deterministic=config.deterministic, vocab_size=vocab_size
+    )
 
 
 def _dtype(asked: str, model_config: Mapping[str, Any]) -> str:

@@ -23,6 +23,7 @@ _SAME = {
     "gptq_marlin": "gptq",
     "gptqmodel": "gptq",
     "compressed_tensors": "compressed-tensors",
+    "sparseml": "compressed-tensors",
 }
 """Other names of formats that plugins read. vLLM's name a kernel; here the kernels plugin chooses."""
 

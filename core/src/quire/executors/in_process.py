@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 
 from quire.errors import CapacityError
-from quire.plan import StepPlan, StepResult
+from quire.plan import StepPlan, StepResult, TokenMasks
 from quire.runtime.config import WorkerConfig
 from quire.runtime.graphs import GraphReport
 from quire.runtime.kv_cache import KVCache
@@ -35,8 +35,8 @@ class Executor(Protocol):
     def submit(self, plan: StepPlan) -> None:
         """Begin a step: its forward pass."""
 
-    def sample(self, step_id: int) -> None:
-        """Draw the step's tokens. What the step before it has drawn was collected."""
+    def sample(self, step_id: int, masks: TokenMasks | None = None) -> None:
+        """Draw the step's tokens, of some slots among few. What the step before has drawn was collected."""
 
     def collect(self, step_id: int) -> StepResult:
         """The step's results, once they are there."""
@@ -124,9 +124,9 @@ class InProcessExecutor:
                 logger.warning("Threads are not bound to processors: %s", reason)
         self.worker.submit(plan)
 
-    def sample(self, step_id: int) -> None:
+    def sample(self, step_id: int, masks: TokenMasks | None = None) -> None:
         """See `Executor`."""
-        self.worker.sample(step_id)
+        self.worker.sample(step_id, masks)
 
     def collect(self, step_id: int) -> StepResult:
         """See `Executor`."""

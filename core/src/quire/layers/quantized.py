@@ -167,8 +167,9 @@ class QuantizedLinear(LinearMethod):
     """Modules of one kind side by side, packed by the kernels.
 
     The stored tensors are held as they are on disk until `finish`, which decodes part by part: codes as
-    bytes exist for one layer at a time. Parts whose rows are ordered differently cannot share a matrix;
-    they are multiplied one by one. A bias of zeros, which some tools write everywhere, is none.
+    bytes exist for one layer at a time. Parts whose rows are ordered differently, or whose inputs have other
+    static scales, cannot share a matrix; they are multiplied one by one. A bias of zeros, which some tools
+    write everywhere, is none.
     """
 
     def __init__(self, spec: LinearSpec, modules: Sequence[StoredModule], init: QuantizationInit) -> None:
@@ -274,7 +275,7 @@ class QuantizedLinear(LinearMethod):
 
 
 def join(weights: Sequence[QuantizedWeight]) -> list[QuantizedWeight]:
-    """Weights of one kind side by side along N: one, or one per run of like order of rows.
+    """Weights of one kind side by side along N: one, or one per run of like order of rows and static scale.
 
     Args:
         weights: without biases; of equal bits, number of groups and activations.
@@ -282,7 +283,7 @@ def join(weights: Sequence[QuantizedWeight]) -> list[QuantizedWeight]:
     joined: list[QuantizedWeight] = []
     runs: list[list[QuantizedWeight]] = []
     for weight in weights:
-        if runs and _ordered_alike(runs[-1][0], weight):
+        if runs and _ordered_alike(runs[-1][0], weight) and _scaled_alike(runs[-1][0], weight):
             runs[-1].append(weight)
         else:
             runs.append([weight])
@@ -306,6 +307,13 @@ def _ordered_alike(first: QuantizedWeight, second: QuantizedWeight) -> bool:
     if first.group_index is None or second.group_index is None:
         return first.group_index is second.group_index
     return torch.equal(first.group_index, second.group_index)
+
+
+def _scaled_alike(first: QuantizedWeight, second: QuantizedWeight) -> bool:
+    """Whether what comes in is quantized alike: modules of one input were measured one by one."""
+    if first.input_scale is None or second.input_scale is None:
+        return first.input_scale is second.input_scale
+    return torch.equal(first.input_scale, second.input_scale)
 
 
 def _check_finite(module: StoredModule, raw: Mapping[str, torch.Tensor]) -> None:

@@ -10,6 +10,7 @@ from quire.contracts import KernelsInit, KernelsNeed
 from quire.ops.fusion import FusionOps
 from quire.ops.linear import LinearOps
 from quire.ops.logprobs import LogprobOps
+from quire.ops.masks import MaskOps
 from quire.ops.pointwise import PointwiseOps
 from quire.ops.quantized import QuantizedOps
 from quire.ops.sampling import SamplingOps
@@ -23,6 +24,7 @@ class Kernels(
     LogprobOps,
     SlotOps,
     SamplingOps,
+    MaskOps,
     FusionOps,
 ):
     """The operations in plain PyTorch, on any device; the contract that kernels plugins subclass.

@@ -56,7 +56,7 @@ class QuantizedOps:
         return _multiply(x.float(), weight).to(x.dtype)
 
     def pack_w8a8(self, weight: QuantizedWeight) -> PackedQuantized:
-        """Prepare weights for `w8a8_linear`, whose activations are quantized token by token.
+        """Prepare weights for `w8a8_linear`, whose activations are quantized on the fly.
 
         Raises:
             PluginError: the weight names no activation scheme, or its tensors do not fit together.
@@ -73,10 +73,15 @@ class QuantizedOps:
 
         Each token (row) of x is scaled so that its largest magnitude is the largest code, rounded
         to int8 (half to even) or float8_e4m3fn, and multiplied with the dequantized weight in fp32.
+        With a static scale, what is beyond the largest code becomes that code.
         """
         weight = packed.data
         assert isinstance(weight, QuantizedWeight)
         wide = x.float()
+        if weight.input_scale is not None:
+            return _multiply(fp8_codes(wide, weight.input_scale).float() * weight.input_scale, weight).to(
+                x.dtype
+            )
         largest = _INT8_MAX if weight.activation == "int8_per_token" else _FP8_MAX
         # A row of zeros has no scale of its own; any will do, as long as it is not zero.
         scale = (
@@ -88,6 +93,11 @@ class QuantizedOps:
         else:
             codes = codes.to(torch.float8_e4m3fn).float()
         return _multiply(codes * scale, weight).to(x.dtype)
+
+
+def fp8_codes(x: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """`[...]` fp32 by a static scale `[]`, as float8_e4m3fn of the same shape; NaN stays what it is."""
+    return (x / scale).clamp(-_FP8_MAX, _FP8_MAX).to(torch.float8_e4m3fn)
 
 
 def dequantize(weight: QuantizedWeight) -> torch.Tensor:
@@ -111,7 +121,7 @@ def _multiply(x: torch.Tensor, weight: QuantizedWeight) -> torch.Tensor:
 
 def _nbytes(weight: QuantizedWeight) -> int:
     held = (weight.codes, weight.scales, weight.zeros, weight.group_index, weight.permutation, weight.bias)
-    return sum(tensor.nbytes for tensor in held if tensor is not None)
+    return sum(tensor.nbytes for tensor in (*held, weight.input_scale) if tensor is not None)
 
 
 def _check(weight: QuantizedWeight) -> None:
@@ -124,6 +134,7 @@ def _check(weight: QuantizedWeight) -> None:
         "group_index": (weight.group_index, (rows,)),
         "permutation": (weight.permutation, (rows,)),
         "bias": (weight.bias, (columns,)),
+        "input_scale": (weight.input_scale, ()),
     }
     for name, (tensor, shape) in expected.items():
         if tensor is not None and tuple(tensor.shape) != shape:
@@ -131,6 +142,12 @@ def _check(weight: QuantizedWeight) -> None:
                 f"Quantized weight with codes [{rows}, {columns}] and {groups} groups: "
                 f"{name} has shape {list(tensor.shape)}, expected {list(shape)}."
             )
+    if (weight.input_scale is not None) != (weight.activation == "fp8_static"):
+        raise PluginError(
+            f"Quantized weight with activations {weight.activation!r} "
+            f"{'without' if weight.input_scale is None else 'with'} an input_scale: "
+            "the scheme 'fp8_static' has one, and no other."
+        )
     if weight.group_index is None and (groups == 0 or rows % groups):
         raise PluginError(
             f"Quantized weight: {rows} input rows do not divide into {groups} equal groups; give group_index."

@@ -7,7 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from quire.contracts import AttentionNeed, KernelsNeed, QuantizationNeed, SamplerNeed
+from quire.contracts import (
+    AttentionNeed,
+    KernelsNeed,
+    LogitsProcessorNeed,
+    QuantizationNeed,
+    SamplerNeed,
+)
 from quire.plugin_plan import PluginPlan
 from quire.runtime.threads import Threads
 
@@ -19,7 +25,8 @@ class WorkerConfig:
     Attributes:
         directory: the model's files.
         model_config: config.json as a mapping, overrides applied.
-        plugins: what to load, by role: "model", "quantization", "kernels", "sampler", "attention/<group>".
+        plugins: what to load, by role: "model", "quantization", "kernels", "sampler", "attention/<group>",
+            "logits_processor/<name>" in the order in which they run.
         device: device type.
         threads: how many to compute with on the CPU, and where.
         cpu_pinning: whether each is bound to its processor.
@@ -29,7 +36,7 @@ class WorkerConfig:
         max_num_seqs, max_num_batched_tokens, max_model_len: bounds of a step.
         attention: per KV group the need its backend was chosen for, in the order in which the
             model registers the groups.
-        quantization: the need the quantization was chosen for.
+        quantization: the need the quantization was chosen for; kernels, sampler and logits_processors alike.
         enforce_eager: capture no graphs.
         load_format: "safetensors", or "dummy" for random weights.
         seed: seed of dummy weights.
@@ -53,6 +60,7 @@ class WorkerConfig:
     quantization: QuantizationNeed
     kernels: KernelsNeed
     sampler: SamplerNeed
+    logits_processors: LogitsProcessorNeed
     enforce_eager: bool
     load_format: str
     seed: int

@@ -12,10 +12,11 @@ import torch
 
 from quire.contracts import Sampler, SampleRows
 from quire.ops.upload import upload
-from quire.plan import TokenLogprobs
+from quire.plan import TokenLogprobs, TokenMasks
 from quire.runtime.device import Device
 from quire.runtime.in_flight import Forward, InFlight, Sampled
 from quire.runtime.logprobs import GatheredLogprobs, gather
+from quire.runtime.processors import Processors
 from quire.runtime.slot_state import SlotState
 from quire.runtime.slots import SlotTable
 from quire.runtime.verification import DraftRows
@@ -47,6 +48,7 @@ class Drawing:
     def __init__(
         self,
         sampler: Sampler,
+        processors: Processors,
         kernels: Kernels,
         device: Device,
         table: SlotTable,
@@ -56,19 +58,20 @@ class Drawing:
         """Nothing is under way.
 
         Args:
-            sampler, kernels, device: of the worker.
+            sampler, processors, kernels, device: of the worker.
             table: its slots.
             state: of the slots on the device, where steps begin before the host knows what the last one drew.
             isolate: how one request's failure stays its own.
         """
         self._sampler = sampler
+        self._processors = processors
         self._kernels = kernels
         self._device = device
         self._table = table
         self._state = state
         self._isolate = isolate
 
-    def sample(self, forward: Forward, slots: list[int]) -> Sampled:
+    def sample(self, forward: Forward, masks: TokenMasks | None, slots: list[int]) -> Sampled:
         """Draw for some of the slots that sample, unless the step has; have the results fetched."""
         logits, drawn, of = forward.logits, forward.drawn, forward.rows
         positions, drafts = of.lengths, of.drafts
@@ -81,13 +84,13 @@ class Drawing:
             rows = rows and rows.take(places)
         if rows is not None:
             each, before = rows.for_sampler()
-            ids, invalid = self._draw(logits, each, before)
+            ids, invalid = self._draw(logits, each, masks, before)
             plain = rows.plain
             if self._state is not None and plain:
                 at = [rows.starts[i] for i in plain]
                 self._state.record([slots[i] for i in plain], [positions[i] for i in plain], _rows(ids, at))
             return self._fetch(slots, positions, logits, ids, invalid, each.slots, rows)
-        ids, invalid = drawn or self._draw(logits, SampleRows(slots=slots, positions=positions))
+        ids, invalid = drawn or self._draw(logits, SampleRows(slots=slots, positions=positions), masks)
         if drawn is None and self._state is not None:
             self._state.record(slots, positions, ids)
         return self._fetch(slots, positions, logits, ids, invalid, slots, None)
@@ -156,11 +159,33 @@ class Drawing:
             self._state.record(ahead, ends, upload(self._state.last_ids.device, torch.tensor(last))[0])
 
     def _draw(
-        self, logits: torch.Tensor, rows: SampleRows, before: torch.Tensor | None = None
+        self,
+        logits: torch.Tensor,
+        rows: SampleRows,
+        masks: TokenMasks | None,
+        before: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Ids and invalid, `[R]` each, by the sampler itself."""
+        """Ids and invalid, `[R]` each, by the sampler itself, from what processors and masks leave."""
+        logits = self._processors.apply(logits, rows, before)
+        if masks is not None:
+            logits = self._masked(logits, rows, masks)
         distribution = self._sampler.process(logits, rows, before)
         return self._sampler.draw(distribution, rows), distribution.invalid
+
+    def _masked(self, logits: torch.Tensor, rows: SampleRows, masks: TokenMasks) -> torch.Tensor:
+        """The logits with -inf where a row's slot must not go; log probabilities are of those without."""
+        starts, first = dict[int, int](), 0
+        for slot, count in zip(masks.slots, masks.counts, strict=True):
+            starts[slot] = first
+            first += count
+        ahead = rows.draft_counts or [0] * len(rows.slots)
+        places = [row for row, slot in enumerate(rows.slots) if slot in starts]
+        if not places:
+            return logits
+        of = [starts[rows.slots[row]] + ahead[row] for row in places]
+        bits = masks.bits if of == list(range(first)) else masks.bits[of]
+        on_device = upload(logits.device, torch.from_numpy(bits))[0]
+        return self._kernels.apply_token_bitmask(logits, on_device, places)
 
     def _fetch(
         self,
@@ -200,12 +225,17 @@ class Drawing:
             return None
         return kept if len(kept) != len(slots) else None
 
+    def record(self, slots: list[int], ids: list[int], counts: list[int]) -> None:
+        """Let sampler and processors know of accepted tokens: `counts[i]` of slot `slots[i]`."""
+        self._sampler.commit(slots, ids, counts)
+        self._processors.commit(slots, ids, counts)
+
     def _commit(self, step: InFlight, slots: list[int], ids: list[int], counts: list[int] | None) -> None:
         """Record drawn ids in the sampler: `counts[i]` of slot `slots[i]`, or one each."""
 
         def run(some: list[int]) -> None:
             if len(some) == len(slots):
-                self._sampler.commit(some, ids, counts or [1] * len(some))
+                self.record(some, ids, counts or [1] * len(some))
                 return
             ends, numbers = 0, counts or [1] * len(slots)
             of_slot: dict[int, list[int]] = {}
@@ -213,7 +243,7 @@ class Drawing:
                 of_slot[slot] = ids[ends : ends + number]
                 ends += number
             parts = [of_slot[slot] for slot in some]
-            self._sampler.commit(some, [one for part in parts for one in part], [len(part) for part in parts])
+            self.record(some, [one for part in parts for one in part], [len(part) for part in parts])
 
         self._isolate(slots, run, step.failed)
 

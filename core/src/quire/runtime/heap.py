@@ -21,8 +21,9 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
 # Above this, blocks (the KV cache) still come from the kernel and go back to it. The most glibc takes.
 _LARGEST_KEPT = 32 * 2**20
 _KEPT = 2**30
-# Blocks from here on go back while weights are loaded. Each is a mapping, of which a process has 65536.
-_LARGE_WEIGHT = 2**20
+# Blocks from here on go back while weights are loaded: a small model has projections of some hundred KiB.
+# Each is a mapping, of which a process has 65536.
+_LARGE_WEIGHT = 2**17
 _GROW_BY = 64 * 2**20
 
 

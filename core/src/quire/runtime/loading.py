@@ -14,12 +14,15 @@ from quire.contracts import (
     AttentionInit,
     CacheSpec,
     KernelsInit,
+    LogitsProcessor,
+    LogitsProcessorInit,
     Model,
     QuantizationInit,
     Sampler,
     SamplerInit,
 )
 from quire.layers import Build, ParallelGroup, weight_bytes
+from quire.plugin_plan import PROCESSOR_ROLE
 from quire.runtime.config import WorkerConfig
 from quire.runtime.dtypes import torch_dtype
 from quire.runtime.heap import large_blocks_returned
@@ -40,6 +43,7 @@ class LoadedModel:
         backends: one per KV group.
         group_of_layer: KV group of each attention layer.
         sampler: seated with nobody.
+        processors: active logits processors, in their order; seated with nobody.
         weight_bytes: memory that the weights hold.
     """
 
@@ -48,6 +52,7 @@ class LoadedModel:
     backends: list[AttentionBackend]
     group_of_layer: list[int]
     sampler: Sampler
+    processors: list[LogitsProcessor]
     weight_bytes: int
 
 
@@ -113,8 +118,23 @@ def load_model(config: WorkerConfig, device: str) -> LoadedModel:
             options=plugins["sampler"].load_options(),
         )
     )
+    processors = [
+        planned.load()(
+            LogitsProcessorInit(
+                need=config.logits_processors,
+                device=device,
+                max_num_seqs=config.max_num_seqs,
+                kernels=kernels,
+                options=planned.load_options(),
+            )
+        )
+        for role, planned in plugins.plugins.items()
+        if role.startswith(PROCESSOR_ROLE)
+    ]
     groups = [registered.group for registered in build.attention_layers]
-    return LoadedModel(model, kernels, backends, groups, sampler, weight_bytes(cast(nn.Module, model)))
+    return LoadedModel(
+        model, kernels, backends, groups, sampler, processors, weight_bytes(cast(nn.Module, model))
+    )
 
 
 def open_backends(config: WorkerConfig, device: str) -> list[AttentionBackend]:

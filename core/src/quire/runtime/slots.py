@@ -52,6 +52,7 @@ class SlotTable:
         version: of the tables of those that stay seated: how often some have grown.
         grown: what made that version of the last: KV group, slot, first place and block ids.
         info: the seated requests.
+        masked: slots of which only masked logits may be sampled from.
         with_logprobs, with_prompt_logprobs: slots whose request asked for log probabilities of its tokens.
         num_seated: counts the requests that have taken a slot so far.
     """
@@ -77,6 +78,7 @@ class SlotTable:
         self.version = 0
         self.grown: list[tuple[int, int, int, list[int]]] = []
         self.info: dict[int, SlotInfo] = {}
+        self.masked: set[int] = set()
         self.generation: dict[int, int] = {}
         self.with_logprobs: set[int] = set()
         self.with_prompt_logprobs: set[int] = set()
@@ -103,6 +105,8 @@ class SlotTable:
             self.with_logprobs.add(slot)
         if info.prompt_logprobs is not None:
             self.with_prompt_logprobs.add(slot)
+        if start.masked:
+            self.masked.add(slot)
         self.num_seated += 1
 
     def leave(self, slot: int) -> None:
@@ -111,6 +115,7 @@ class SlotTable:
             del self.generation[slot]
             self.with_logprobs.discard(slot)
             self.with_prompt_logprobs.discard(slot)
+            self.masked.discard(slot)
             for table in self.tables:
                 table[slot] = 0
 

@@ -22,7 +22,7 @@ import torch
 from quire.contracts import Batch, SampleRows, Speculator
 from quire.layers import Step
 from quire.ops.upload import upload
-from quire.plan import SlotResult, StepPlan, StepResult, TokenLogprobs
+from quire.plan import SlotResult, StepPlan, StepResult, TokenLogprobs, TokenMasks
 from quire.runtime.batching import BatchBuilder, Rows
 from quire.runtime.config import WorkerConfig
 from quire.runtime.device import open_device
@@ -33,6 +33,7 @@ from quire.runtime.kv_cache import KVCache
 from quire.runtime.loading import load_model
 from quire.runtime.logprobs import prompt_logprobs
 from quire.runtime.pages import Activity, Filling
+from quire.runtime.processors import Processors
 from quire.runtime.shortage import capture_too_large, out_of_memory, step_too_large
 from quire.runtime.slot_state import SlotState
 from quire.runtime.slots import UNKNOWN, SlotTable
@@ -62,6 +63,7 @@ class Worker:
         self.backends = loaded.backends
         self.group_of_layer = loaded.group_of_layer
         self.sampler = loaded.sampler
+        self.processors = Processors(loaded.processors)
         self.weight_bytes = loaded.weight_bytes
         self.kv: KVCache | None = None
         self.filling: Filling | None = None  # of its pages, where they come one by one
@@ -137,12 +139,12 @@ class Worker:
         for forward in step.forwards:
             self.slots.advance(forward.rows.slots, forward.rows.computed)
 
-    def sample(self, step_id: int) -> None:
-        """Draw a token for every request that reached its last known one."""
+    def sample(self, step_id: int, masks: TokenMasks | None = None) -> None:
+        """Draw a token for every request that reached its last known one, among those its mask leaves."""
         step = self._in_flight[step_id]
         for forward in step.forwards:
             step.sampled += self._isolate(
-                forward.rows.sampled, partial(self._drawing.sample, forward), step.failed
+                forward.rows.sampled, partial(self._drawing.sample, forward, masks), step.failed
             )
         if self._state is not None:
             for sampled in step.sampled:
@@ -188,7 +190,9 @@ class Worker:
         return (
             table,
             batches,
-            Drawing(self.sampler, self.kernels, self.device, table, self._state, self._isolate),
+            Drawing(
+                self.sampler, self.processors, self.kernels, self.device, table, self._state, self._isolate
+            ),
         )
 
     def _apply(self, plan: StepPlan, failed: dict[int, str]) -> None:
@@ -197,19 +201,16 @@ class Worker:
             if slot in self.slots.info:
                 self.slots.leave(slot)
                 self._guarded(partial(self.sampler.remove, slot), "sampler.remove")
+                self._guarded(partial(self.processors.remove, slot), "logits_processor.remove")
                 if self.speculator is not None:
                     self._guarded(partial(self.speculator.remove, slot), "speculator.remove")
         self._clear(plan)
         for start in plan.starts:
             self.slots.seat(start)
             try:
-                self.sampler.add(
-                    start.slot,
-                    start.params,
-                    start.seed,
-                    start.token_ids[: start.num_prompt],
-                    start.token_ids[start.num_prompt :],
-                )
+                prompt, output = start.token_ids[: start.num_prompt], start.token_ids[start.num_prompt :]
+                self.sampler.add(start.slot, start.params, start.seed, prompt, output)
+                self.processors.add(start.slot, start.params, prompt, output)
             except Exception as error:
                 logger.exception("Request %s failed when it was seated", start.request_id)
                 failed[start.slot] = _describe(error)
@@ -225,7 +226,7 @@ class Worker:
     def _append(self, slot: int, ids: list[int], failed: dict[int, str]) -> None:
         """Take in tokens of a slot that were not drawn here."""
         position = int(self.slots.num_tokens[slot])
-        self._isolate([slot], lambda _: self.sampler.commit([slot], ids, [len(ids)]), failed)
+        self._isolate([slot], lambda some: self._drawing.record(some, ids, [len(ids)]), failed)
         self.slots.extend_tokens(slot, position, ids)
         if self._state is not None:
             last = torch.tensor(ids[-1:])
@@ -265,6 +266,9 @@ class Worker:
         be repeated.
         """
         logits = graphs.run(batch)[: len(rows.slots)]  # [R, V]
+        edited = self.processors.edits(rows.sampled)
+        if edited or not self.slots.masked.isdisjoint(rows.sampled):  # or: what is legal is not known yet
+            return Forward(rows, logits, {})
         return Forward(rows, logits, {}, graphs.draw(SampleRows(slots=rows.sampled, positions=rows.lengths)))
 
     def _prompt_logprobs(self, hidden: torch.Tensor, rows: Rows) -> dict[int, list[TokenLogprobs]]:

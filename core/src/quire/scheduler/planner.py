@@ -233,6 +233,8 @@ class Planner:
             num_computed=sequence.num_computed,
             block_ids=self._kv.block_table(sequence),
             prompt_logprobs_from=sequence.prompt_logprobs_from,
+            index=sequence.index,
+            masked=sequence.state.request.grammar is not None,
         )
 
     def _reclaim(self, claimant: Sequence, step: StepDraft) -> bool:

@@ -22,8 +22,9 @@ from quire.contracts import KernelsInit, KernelsNeed
 from quire.ops import Kernels, dequantize
 from quire.testing.batch_invariance import BatchInvarianceChecks
 from quire.testing.decoder_layer import DecoderLayerChecks
-from quire.testing.quantized_weights import W8A8, WNA16, by_definition, quantized
+from quire.testing.quantized_weights import WNA16, by_definition, quantized
 from quire.testing.slots import SlotChecks
+from quire.testing.w8a8_checks import W8A8Checks
 from quire.testing.wna16_checks import Wna16Checks
 
 TOLERANCES = {torch.float32: 2e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
@@ -33,7 +34,7 @@ LEADING = [(0,), (1,), (5,), (2, 3), (0, 4), (33,)]
 """Shapes in front of the feature axis; empty ones included."""
 
 
-class KernelsSuite(DecoderLayerChecks, BatchInvarianceChecks, SlotChecks, Wna16Checks):
+class KernelsSuite(DecoderLayerChecks, BatchInvarianceChecks, SlotChecks, W8A8Checks, Wna16Checks):
     """Subclass with a `kernels_class` fixture; override `device` and `dtypes` where they differ.
 
     Kernels that return something from `decoder_layer` override `attention_class` too, with the backend whose
@@ -222,34 +223,6 @@ class KernelsSuite(DecoderLayerChecks, BatchInvarianceChecks, SlotChecks, Wna16C
                 assert weight.bias is not None
                 expected = x.double() @ dense + weight.bias.double()
                 _close(kernels.wna16_linear(x, packed), expected, dtype)
-
-    @pytest.mark.parametrize(("form", "activation"), W8A8)
-    def test_w8a8_quantizes_each_token(
-        self,
-        kernels: Kernels,
-        reference: Kernels,
-        device: str,
-        each_dtype: list[torch.dtype],
-        form: str,
-        activation: str,
-    ) -> None:
-        weight = quantized(form, 8, device, activation)
-        packed, expected = kernels.pack_w8a8(weight), reference.pack_w8a8(weight)
-        assert weight.bias is not None
-        dense, bias = by_definition(weight), weight.bias.double()
-        bound = 0.5 / 127 if activation == "int8_per_token" else 2.0**-4
-        for dtype in each_dtype:
-            for leading in LEADING:
-                # Tokens of very different size: one scale for all of them would lose the small ones.
-                x = torch.randn(*leading, weight.codes.shape[0])
-                x = (x * torch.logspace(-2, 1, leading[-1]).unsqueeze(-1)).to(device, dtype)
-                out = kernels.w8a8_linear(x, packed)
-                _close(out, reference.w8a8_linear(x, expected), dtype)
-                largest = x.double().abs().amax(-1, keepdim=True)
-                slack = bound * largest * dense.abs().sum(0) + TOLERANCES[dtype] * (1 + out.double().abs())
-                assert ((out.double() - (x.double() @ dense + bias)).abs() <= slack).all()
-            zeros = torch.zeros(2, weight.codes.shape[0], dtype=dtype, device=device)
-            _close(kernels.w8a8_linear(zeros, packed), bias.expand(2, -1), dtype)
 
     # ---- log probabilities ------------------------------------------------------------------
 

@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from safetensors.torch import save_file
 
 from quire.contracts import (
@@ -30,6 +29,7 @@ from quire.contracts import (
 )
 from quire.errors import CheckpointError
 from quire.ops import Kernels
+from quire.testing.quantized_activations import quantized_and_back
 from quire.weights.checkpoint import Checkpoint
 from quire.weights.loader import load
 
@@ -41,10 +41,13 @@ class Encoded:
     Attributes:
         tensors: name -> tensor, as in a checkpoint.
         weight: `[N, K]`, what they decode to.
+        activation, input_scale: as in `QuantizedWeight`, where the format quantizes activations too.
     """
 
     tensors: Mapping[str, torch.Tensor]
     weight: torch.Tensor
+    activation: str | None = None
+    input_scale: torch.Tensor | None = None
 
 
 class QuantizationSuite:
@@ -54,12 +57,15 @@ class QuantizationSuite:
         in_features: K of every test; raise it if the format's groups are larger.
         part_features: N of the parts of the fused tests.
         tolerance: largest error of a product, relative to the largest product.
+        row_tolerance: the same where two workers share the inputs and the format quantizes each one's weights
+            by themselves; None where it does not.
         shards: whether two workers can share a layer of these sizes.
     """
 
     in_features = 64
     part_features: tuple[int, ...] = (64, 32, 32)
     tolerance = 1e-5
+    row_tolerance: float | None = None
     shards = True
 
     @pytest.fixture
@@ -127,7 +133,10 @@ class QuantizationSuite:
         if not self.shards:
             pytest.skip("the format does not shard at this size")
         bench.write(parts=1, bias=True)
-        bench.close(sum(bench.apply(bench.spec(bias=True, style="row", rank=rank)) for rank in (0, 1)))
+        specs = [bench.spec(bias=True, style="row", rank=rank) for rank in (0, 1)]
+        # Each worker quantizes what it has of a token.
+        bench.expected = bench.product([spec.inp for spec in specs])
+        bench.close(sum(bench.apply(spec) for spec in specs), self.row_tolerance)
 
     def test_leading_axes_are_kept(self, bench: Bench) -> None:
         bench.write(parts=1, bias=False)
@@ -166,6 +175,7 @@ class Bench:
         self._config = config
         self._file = directory / "model.safetensors"
         self._names: list[str] = []
+        self._modules: list[tuple[Encoded, torch.Tensor | None]] = []  # with the bias
         generator = torch.Generator().manual_seed(0)
         self._generator = generator
         self.x = torch.randn(5, suite.in_features, generator=generator)  # [T, K]
@@ -174,16 +184,28 @@ class Bench:
     def write(self, *, parts: int, bias: bool) -> None:
         """Encode `parts` modules into one file."""
         tensors: dict[str, torch.Tensor] = {}
-        products = []
+        self._modules = []
         self._names = [f"layer.part{index}" for index in range(parts)]
         for name, size in zip(self._names, self._suite.part_features, strict=False):
             weight = torch.randn(size, self._suite.in_features, generator=self._generator)
             offset = torch.randn(size, generator=self._generator) if bias else None
             encoded = self._suite.encode(name, weight, offset)
             tensors |= encoded.tensors
-            products.append(F.linear(self.x, encoded.weight.float(), offset))
+            self._modules.append((encoded, offset))
         save_file(tensors, self._file)
-        self.expected = torch.cat(products, dim=-1)  # [T, N]
+        self.expected = self.product([Span.whole(self._suite.in_features)])
+
+    def product(self, shares: Sequence[Span]) -> torch.Tensor:
+        """`[T, N]`, what the layer must compute if workers have these shares of the inputs."""
+        products = []
+        for encoded, offset in self._modules:
+            out = torch.zeros(()) if offset is None else offset
+            for share in shares:
+                x = self.x[:, share.start : share.stop]
+                x = quantized_and_back(x, encoded.activation, encoded.input_scale)
+                out = out + x @ encoded.weight.double()[:, share.start : share.stop].t()
+            products.append(out.float())
+        return torch.cat(products, dim=-1)
 
     def spec(self, *, bias: bool, style: Any = "replicated", rank: int | None = None) -> LinearSpec:
         """The layer that was written; with a rank, one of two workers' share."""
@@ -232,7 +254,7 @@ class Bench:
         """The layer computes what it decodes to."""
         self.close(self.apply(spec))
 
-    def close(self, out: torch.Tensor | int) -> None:
-        """Within the suite's tolerance of the reference."""
-        limit = self._suite.tolerance * self.expected.abs().max().item()
+    def close(self, out: torch.Tensor | int, tolerance: float | None = None) -> None:
+        """Within the suite's tolerance of the reference, or this one."""
+        limit = (tolerance or self._suite.tolerance) * self.expected.abs().max().item()
         torch.testing.assert_close(out, self.expected, rtol=0, atol=limit)

@@ -17,7 +17,7 @@ W8A8 = [
     (form, activation)
     for form in ("per-channel", "centred", "grouped")
     for activation in ("int8_per_token", "fp8_per_token")
-] + [("fp8", "fp8_per_token")]
+] + [("fp8", "fp8_per_token"), ("fp8", "fp8_static")]
 """Forms of weight of 8 bits whose activations are quantized, and how."""
 
 
@@ -56,6 +56,7 @@ def quantized(
         group_index=place(index),
         permutation=place(order),
         activation=activation,  # type: ignore[arg-type] # a plain string keeps parametrized tests short
+        input_scale=place(torch.tensor(0.07) if activation == "fp8_static" else None),
         bias=torch.randn(40).to(device),
     )
 

@@ -13,7 +13,7 @@ from typing import Any, Protocol, cast
 
 from quire.text.tokenizer import Tokenizer
 
-__all__ = ["Assembler", "make_assembler"]
+__all__ = ["Assembler", "make_assembler", "make_byte_assembler"]
 
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>\Z")
 # How far a generic decoder may look around a token. Characters take up to 4 tokens.
@@ -37,6 +37,11 @@ class Assembler(Protocol):
 
 def make_assembler(tokenizer: Tokenizer) -> Assembler:
     """The assembler for this tokenizer's decoder."""
+    return make_byte_assembler(tokenizer) or _Window(tokenizer)
+
+
+def make_byte_assembler(tokenizer: Tokenizer) -> _ByteLevel | _ByteFallback | None:
+    """The assembler, if texts are the bytes of their tokens one after the other."""
     state = tokenizer.decoder_state
     steps = state.get("decoders", [state]) if state.get("type") == "Sequence" else [state]
     kinds = [step.get("type") for step in steps]
@@ -44,7 +49,7 @@ def make_assembler(tokenizer: Tokenizer) -> Assembler:
         return _ByteLevel(tokenizer)
     if (fallback := _byte_fallback_steps(steps)) is not None:
         return _ByteFallback(tokenizer, *fallback)
-    return _Window(tokenizer)
+    return None
 
 
 class _ByteLevel:
@@ -59,7 +64,7 @@ class _ByteLevel:
         # Only an unfinished character can reach into what follows: at most 3 bytes.
         tail = b""
         for token_id in reversed(ids):
-            tail = self._token_bytes(token_id) + tail
+            tail = self.token_bytes(token_id) + tail
             if len(tail) >= 3:
                 break
         self._decoder.decode(tail[-3:])
@@ -67,13 +72,14 @@ class _ByteLevel:
     def push(self, token_id: int) -> str:
         token = self._bytes.get(token_id)
         if token is None:
-            token = self._token_bytes(token_id)
+            token = self.token_bytes(token_id)
         return self._decoder.decode(token)
 
     def finish(self) -> str:
         return self._decoder.decode(b"", final=True)
 
-    def _token_bytes(self, token_id: int) -> bytes:
+    def token_bytes(self, token_id: int) -> bytes:
+        """What a token adds to the text; nothing for an id that names none."""
         piece = self._tokenizer.piece(token_id) or ""
         try:
             token = bytes(_BYTE_OF_CHAR[char] for char in piece)
@@ -127,6 +133,13 @@ class _ByteFallback:
 
     def finish(self) -> str:
         return self._lead(self._take_run())
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """What a token adds to a text that has begun; nothing for an id that names none."""
+        piece = self._piece(token_id)
+        if isinstance(piece, str):
+            return piece.encode()
+        return b"" if piece == _NOTHING else bytes([piece])
 
     def _piece(self, token_id: int) -> str | int:
         text = self._tokenizer.piece(token_id)

@@ -12,7 +12,7 @@ import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from quire.errors import InvalidRequestError
+from quire.errors import CheckpointError, InvalidRequestError
 from quire.text._renderer import TemplateRenderer, shared_renderer
 from quire.text.tokenizer import Tokenizer
 
@@ -51,14 +51,15 @@ def render_chat(
             the template knows (`name`, `tool_calls`, ...). Text parts are joined by line breaks.
         add_generation_prompt: end with the beginning of the assistant's answer.
         continue_final_message: leave the last message open, for the model to go on with.
-        tools: JSON schemas of tools, for templates that show them.
+        tools: tools, each `{"type": "function", "function": {"name", "description", "parameters"}}`; the
+            template must show them.
         documents: documents, for templates that show them.
         chat_template_kwargs: further variables of the template, e.g. `{"enable_thinking": False}`.
         renderer: where templates are run; the process's shared one if None.
 
     Raises:
         InvalidRequestError: malformed messages, a model without a template, or a template that
-            refuses these messages.
+            refuses these messages or shows no tools.
         CheckpointError: the template is broken or went beyond its limits.
     """
     variables = dict(chat_template_kwargs or {})
@@ -71,6 +72,15 @@ def render_chat(
         )
     template = _choose_template(tokenizer, with_tools=bool(tools))
     chat = _check_messages(messages)
+    renderer = renderer or shared_renderer()
+    shown = _check_objects(tools, "tools")
+    for_tools = isinstance(tokenizer.chat_template, dict) and "tool_use" in tokenizer.chat_template
+    if shown and not for_tools and not _shows_tools(tokenizer, template, renderer):
+        raise InvalidRequestError(
+            "The model's chat template shows no tools, so the model would not learn of them. "
+            "Leave `tools` out, or use a model that was trained to call tools.",
+            field="tools",
+        )
     # Nobody who writes a message can know it, so that it is found where it was put. The space
     # behind it shows whether the template trims its messages.
     end = f"<end-{secrets.token_hex(8)}> "
@@ -78,13 +88,13 @@ def render_chat(
         if not isinstance(chat[-1].get("content"), str):
             raise InvalidRequestError("The last message has no text to continue.", field="messages")
         chat[-1]["content"] += end
-    text = (renderer or shared_renderer()).render(
+    text = renderer.render(
         template,
         {
             **tokenizer.special_tokens,
             **variables,
             "messages": chat,
-            "tools": _check_objects(tools, "tools"),
+            "tools": shown or None,
             "documents": _check_objects(documents, "documents"),
             "add_generation_prompt": add_generation_prompt,
         },
@@ -119,6 +129,39 @@ def _choose_template(tokenizer: Tokenizer, *, with_tools: bool) -> str:
             "use its instruction-tuned variant, or put a chat_template.jinja among its files."
         )
     return template
+
+
+def _shows_tools(tokenizer: Tokenizer, template: str, renderer: TemplateRenderer) -> bool:
+    """Whether a template makes anything of tools: rendered with some and with none, it gives two texts.
+
+    What is asked is the template's doing alone, and the same for each of its requests: it is asked once.
+    """
+    known = _KNOWN_TEMPLATES.get(template)
+    if known is None:
+        variables = {
+            **tokenizer.special_tokens,
+            "messages": [{"role": "user", "content": "Hello"}],
+            "documents": None,
+            "add_generation_prompt": True,
+        }
+        texts = []
+        for tools in (None, [_PROBE]):
+            try:
+                texts.append(renderer.render(template, {**variables, "tools": tools}))
+            except (InvalidRequestError, CheckpointError):
+                texts.append("")  # the request itself will say it better
+        known = texts[0] != texts[1] or not texts[1]
+        if len(_KNOWN_TEMPLATES) < _MAX_KNOWN:
+            _KNOWN_TEMPLATES[template] = known
+    return known
+
+
+_PROBE = {
+    "type": "function",
+    "function": {"name": "f", "description": "d", "parameters": {"type": "object", "properties": {}}},
+}
+_MAX_KNOWN = 64
+_KNOWN_TEMPLATES: dict[str, bool] = {}
 
 
 def _check_kwargs(tokenizer: Tokenizer, kwargs: Mapping[str, Any]) -> None:

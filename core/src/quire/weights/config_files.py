@@ -26,6 +26,9 @@ QUANTIZATION_FILES = {"quantize_config.json": "gptq", "quant_config.json": "awq"
 """Files in which tools kept what is now `quantization_config` of config.json, and the `quant_method` that
 was meant by those that do not say."""
 
+_COMPRESSION = "compression_config"
+"""What SparseML and early llm-compressor called `quantization_config`."""
+
 # Names under which architectures keep the number of positions they were trained for.
 _LENGTH_KEYS = (
     "max_position_embeddings",
@@ -72,13 +75,15 @@ def load_model_config(files: ModelFiles, hf_overrides: Mapping[str, Any] | None 
     """config.json as a plain mapping, with the user's overrides laid over it.
 
     Mappings within are merged key by key; any other value replaces what was there. Where config.json has no
-    `quantization_config`, that of an older file (`QUANTIZATION_FILES`) takes its place.
+    `quantization_config`, its older `compression_config` takes its place, or that of an older file
+    (`QUANTIZATION_FILES`).
 
     Raises:
         CheckpointError: a file is no strict JSON, or no object; config.json is missing; or its
             `quantization_config` is no object.
     """
     config = _read_object(files.directory / "config.json")
+    _adopt_compression(config, files.directory)
     if config.get("quantization_config") is None:
         for name, method in QUANTIZATION_FILES.items():
             path = files.directory / name
@@ -180,6 +185,33 @@ def _read_object(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise CheckpointError(f"{path} must hold a JSON object, not {type(value).__name__}.")
     return value
+
+
+def _adopt_compression(config: dict[str, Any], directory: Path) -> None:
+    """Bring older forms of compressed-tensors' settings under `quantization_config`, all in one table."""
+    older = config.get(_COMPRESSION)
+    if config.get("quantization_config") is None and older is not None:
+        if not isinstance(older, dict):
+            raise CheckpointError(
+                f"{_COMPRESSION} in {directory / 'config.json'} must be an object, "
+                f"not {type(older).__name__}."
+            )
+        method = older.get("quant_method") or "compressed-tensors"
+        config["quantization_config"] = older | {"quant_method": method}
+    if isinstance(settings := config.get("quantization_config"), dict):
+        config["quantization_config"] = _flat(settings)
+
+
+def _flat(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings that hold settings: compressed-tensors wrote them beside those of sparsity for a while.
+
+    `quant_method` was outside then; without any quantization inside, only sparsity is left.
+    """
+    if "quantization_config" not in settings:
+        return settings
+    outside = {key: value for key, value in settings.items() if key != "quantization_config"}
+    inside = settings["quantization_config"]
+    return outside | inside if isinstance(inside, dict) else outside
 
 
 def _merge(base: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:

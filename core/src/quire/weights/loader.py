@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from tqdm import tqdm
@@ -21,7 +22,7 @@ _SHOWN = 5
 
 
 def renamed_headers(checkpoint: Checkpoint, mapping: WeightMapping) -> dict[str, TensorHeader]:
-    """The checkpoint's headers under the model's names.
+    """The checkpoint's headers under the model's names; each keeps its own where that is another.
 
     Raises:
         CheckpointError: two tensors get the same name.
@@ -33,7 +34,7 @@ def renamed_headers(checkpoint: Checkpoint, mapping: WeightMapping) -> dict[str,
             raise CheckpointError(
                 f"Two tensors of the checkpoint are both {new!r} to the model, {name!r} is one."
             )
-        headers[new] = header
+        headers[new] = header if new == name else replace(header, name=name)
     return headers
 
 

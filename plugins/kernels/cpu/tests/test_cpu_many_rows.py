@@ -12,7 +12,7 @@ from quire.contracts import DecoderLayerParts, Quantization
 from quire.layers import Unquantized
 from quire.testing.decoder_layer import TOLERANCES, TwoLayers
 from quire.testing.runner import PagedRunner
-from quire.testing.wna16_projections import OrderedWna16Projections
+from quire.testing.wna16_projections import OrderedWna16Projections, Wna16Projections
 from quire_attn_cpu.backend import CpuAttention
 from quire_kernels_cpu.kernels import CpuKernels
 from quire_native_cpu import available
@@ -20,6 +20,8 @@ from quire_native_cpu import available
 pytestmark = pytest.mark.skipif(not available(), reason="nothing was compiled")
 
 _GUARD = 4096
+_ROUND = {"hidden_size": 64, "head_dim": 32, "intermediate_size": 96}
+"""Sizes with which gates meet what they gate before they are stored."""
 
 
 class Unfused(CpuKernels):
@@ -49,16 +51,19 @@ def two_threads() -> Iterator[None]:
 @pytest.mark.usefixtures("two_threads")
 @pytest.mark.parametrize("rows", [512, 513, 515, 767])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("quantization", [Unquantized, OrderedWna16Projections])
+@pytest.mark.parametrize(
+    ("quantization", "config"),
+    [(Unquantized, {}), (OrderedWna16Projections, {}), (Wna16Projections, _ROUND)],
+)
 def test_a_long_prompt_is_as_it_is_operation_by_operation(
-    rows: int, dtype: torch.dtype, quantization: type[Quantization]
+    rows: int, dtype: torch.dtype, quantization: type[Quantization], config: dict[str, int]
 ) -> None:
     results = []
     guarded = Guarded()
     for kernels in (CpuKernels, Unfused):
         runner = PagedRunner(
             TwoLayers,
-            {},
+            config,
             None,
             attention_class=CpuAttention,
             kernels_class=kernels,

@@ -13,6 +13,9 @@ pytestmark = pytest.mark.gpu
 
 
 class TestTritonKernels(KernelsSuite):
+    # The interpreter cuts bf16 off where a GPU rounds, and cuBLAS takes the bias in bf16.
+    further_roundings = 1
+
     @pytest.fixture
     def kernels_class(self) -> type[Kernels]:
         return TritonKernels

@@ -74,11 +74,19 @@ def test_groups_that_do_not_divide_the_inputs_are_refused(group_size: int) -> No
         opened(HEADERS["gemm"], {**CONFIG, "group_size": group_size})
 
 
-def test_another_group_size_than_the_tensors_is_refused() -> None:
+def test_groups_are_as_the_tensors_have_them_where_these_agree() -> None:
+    for layout in PACKERS:
+        opened(HEADERS[layout], {**CONFIG, "group_size": 64, "version": layout})
+    found = dict(HEADERS["gemm"])
+    found["a.scales"] = TensorHeader("F16", (2, 64), "model.safetensors")
     with pytest.raises(
-        CheckpointError, match=r"model\.safetensors: tensor 'a\.qzeros' has shape \[4, 8\], exp"
+        CheckpointError, match=r"model\.safetensors: tensor 'a\.qzeros' has shape \[4, 8\], expected \[1, 8\]"
     ):
-        opened(HEADERS["gemm"], {**CONFIG, "group_size": 64})
+        opened(found, {**CONFIG, "group_size": 128})
+    found["a.qzeros"] = TensorHeader("I32", (8, 8), "model.safetensors")
+    found["a.scales"] = TensorHeader("F16", (8, 64), "model.safetensors")  # groups of 16: no tool's
+    with pytest.raises(CheckpointError, match=r"tensor 'a\.qzeros' has shape \[8, 8\], expected \[1, 8\]"):
+        opened(found, {**CONFIG, "group_size": 128})
 
 
 @pytest.mark.parametrize(

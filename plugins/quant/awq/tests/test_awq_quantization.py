@@ -130,6 +130,24 @@ def test_parts_are_quantized_where_the_tensors_are() -> None:
     assert quantized(list(opened(headers).linear(spec("q", "k")))) == [True, True]
 
 
+@pytest.mark.parametrize("layout", sorted(PACKERS))
+@pytest.mark.parametrize("group_size", [32, 64, 128])
+def test_a_module_may_have_groups_of_its_own(layout: str, group_size: int) -> None:
+    """Which the settings, of 32, do not tell: the product is by those that the tensors show."""
+    weight = quantize(torch.randn(64, 128), group_size)
+    tensors = PACKERS[layout](weight.codes, weight.zeros, weight.scales)
+    headers = {**headers_of("q", stored("gemm", inputs=128)), **headers_of("k", tensors)}
+    methods = opened(headers).linear(spec("q", "k", inputs=128))
+    assert len(methods) == (1 if (layout, group_size) == ("gemm", 32) else 2)
+    (method,) = opened(headers_of("k", tensors)).linear(spec("k", inputs=128))
+    for wanted in method.create_weights():
+        whole = tensors[wanted.name.rpartition(".")[2]]
+        wanted.store(whole[tuple(slice(span.start, span.stop) for span in wanted.take)])
+    method.finish()
+    # gemv_fast rounds the products of scales and zero points to fp16.
+    torch.testing.assert_close(method.apply(torch.eye(128)).t(), weight.weight(), rtol=0, atol=2e-3)
+
+
 def test_one_matrix_where_parts_are_stored_alike() -> None:
     headers = {name: header for part in "qkv" for name, header in headers_of(part, stored("gemm")).items()}
     assert len(opened(headers).linear(spec(*"qkv"))) == 1

@@ -43,6 +43,11 @@ CHECKPOINTS = {
         testing.per_token("float"),
         testing.plain(WEIGHT, torch.float8_e4m3fn, per_tensor=True),
     ),
+    "naive-quantized": (
+        {"num_bits": 8, "type": "float", "strategy": "channel"},
+        testing.static(),
+        testing.plain(WEIGHT, torch.float8_e4m3fn, input_scale=0.5),
+    ),
 }
 VALUES = st.one_of(
     st.none(),
@@ -90,7 +95,15 @@ def opened(headers: dict[str, TensorHeader], config: dict[str, Any]) -> None:
     top=st.dictionaries(st.sampled_from(TOP), VALUES, max_size=1),
     tensors=st.dictionaries(
         st.sampled_from(
-            ["weight", "weight_packed", "weight_scale", "weight_shape", "weight_zero_point", "weight_g_idx"]
+            [
+                "weight",
+                "weight_packed",
+                "weight_scale",
+                "weight_shape",
+                "weight_zero_point",
+                "weight_g_idx",
+                "input_scale",
+            ]
         ),
         st.one_of(
             st.none(),

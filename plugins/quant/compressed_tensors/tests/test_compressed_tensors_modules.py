@@ -155,6 +155,23 @@ def test_a_weight_of_nan_is_refused(code: int) -> None:
         decoded(tensors, Scheme("g", "fp8", 8))
 
 
+@pytest.mark.parametrize("shape", [(), (1,), (1, 1)])
+def test_a_static_scale_of_any_form(shape: tuple[int, ...]) -> None:
+    tensors = dict(plain(torch.randn(6, 10), FP8, input_scale=0.25).tensors)
+    tensors["input_scale"] = tensors["input_scale"].reshape(shape)
+    made = decoded(tensors, Scheme("g", "fp8", 8, static=True), Span(2, 5, 6), Span(4, 10, 10))
+    assert made.activation == "fp8_static"
+    assert made.input_scale is not None
+    assert made.input_scale.equal(torch.tensor(0.25))
+
+
+@pytest.mark.parametrize("scale", [0.0, -1.0])
+def test_a_static_scale_that_nothing_can_be_divided_by_is_refused(scale: float) -> None:
+    tensors = plain(torch.randn(4, 8), FP8, input_scale=scale).tensors
+    with pytest.raises(CheckpointError, match=rf"input_scale' is {scale}, expected a positive number"):
+        decoded(tensors, Scheme("g", "fp8", 8, static=True))
+
+
 @pytest.mark.parametrize(
     ("suffix", "tensor", "message"),
     [

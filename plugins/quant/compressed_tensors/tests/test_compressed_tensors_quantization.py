@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -22,9 +23,10 @@ from quire.contracts import (
 from quire.errors import CheckpointError
 from quire.layers import QuantizedLinear
 from quire.ops import Kernels
+from quire.testing.quantized_activations import quantized_and_back
 from quire.weights.loader import initialise_dummy
 from quire_quant_compressed_tensors.quantization import CompressedTensors
-from quire_quant_compressed_tensors.testing import headers_of, pack, per_token, plain, settings
+from quire_quant_compressed_tensors.testing import headers_of, pack, per_token, plain, settings, static
 
 KERNELS = Kernels(KernelsInit(need=KernelsNeed(device="cpu", dtype="float32"), device="cpu"))
 W4 = {"num_bits": 4, "type": "int", "symmetric": True, "strategy": "group", "group_size": 16}
@@ -64,6 +66,38 @@ def test_parts_of_one_scheme_are_one_matrix_and_others_runs() -> None:
     headers = {**packed("q"), **packed("k", group_size=32), **packed("v")}
     methods = opened({"config_groups": groups}, headers).linear(spec("q", "k", "v"))
     assert quantized(methods) == [True, True, True]
+
+
+def test_parts_of_different_static_scales_are_multiplied_one_by_one() -> None:
+    """Modules of one input have been measured one by one; where they agree they are one matrix."""
+    x, weights = torch.randn(3, 32), {name: torch.randn(8, 32) for name in "qkv"}
+    scales = {"q": 0.02, "k": 0.02, "v": 0.01}
+    stored = {
+        name: plain(weight, torch.float8_e4m3fn, input_scale=scales[name]) for name, weight in weights.items()
+    }
+    headers: dict[str, TensorHeader] = {}
+    for part, module in stored.items():
+        headers |= headers_of(part, module.tensors)
+    (method,) = opened(settings(FP8, static()), headers).linear(spec("q", "k", "v"))
+    for weight in method.create_weights():
+        part, _, suffix = weight.name.partition(".")
+        weight.store(stored[part].tensors[suffix])
+    method.finish()
+    expected = [
+        quantized_and_back(x, "fp8_static", torch.tensor(scales[name])) @ module.weight.double().t()
+        for name, module in stored.items()
+    ]
+    torch.testing.assert_close(method.apply(x).double(), torch.cat(expected, dim=-1), rtol=0, atol=1e-4)
+    assert method.packed() is None
+
+
+def test_targets_go_by_the_checkpoints_own_names() -> None:
+    """A model may call a module something else: the settings cannot know."""
+    own = {name: replace(header, name=f"language.{name}") for name, header in packed("q").items()}
+    groups = {"a": {"targets": ["language.q"], "weights": W4}}
+    assert quantized(opened({"config_groups": groups}, own).linear(spec("q"))) == [True]
+    with pytest.raises(CheckpointError, match="no target of its config_groups names it"):
+        opened({"config_groups": groups}, packed("q")).linear(spec("q"))
 
 
 def test_schemes_of_different_kinds_meet_in_one_projection() -> None:

@@ -10,7 +10,7 @@ from quire.contracts import QuantizationNeed
 from quire.errors import CheckpointError, UnsupportedModelError
 from quire_quant_compressed_tensors.quantization import CompressedTensors
 from quire_quant_compressed_tensors.schemes import Scheme, Schemes
-from quire_quant_compressed_tensors.testing import per_token, settings
+from quire_quant_compressed_tensors.testing import per_token, settings, static
 
 W4 = {"num_bits": 4, "type": "int", "symmetric": True, "strategy": "group", "group_size": 128}
 W8 = {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "channel"}
@@ -47,6 +47,8 @@ MODULE = "model.layers.0.mlp.up_proj"
             "float-quantized",
             Scheme("group_0", "fp8", 8, per_tensor=True),
         ),
+        (FP8, static(), "float-quantized", Scheme("group_0", "fp8", 8, static=True)),
+        (FP8, {**static(), "strategy": None}, None, Scheme("group_0", "fp8", 8, static=True)),
     ],
 )
 def test_schemes_that_are_read(
@@ -96,13 +98,11 @@ def test_a_group_that_quantizes_nothing_is_none() -> None:
     assert Schemes({"config_groups": {"a": {"targets": ["Linear"], "weights": None}}}).of(MODULE) is None
 
 
-static = {**per_token("float"), "dynamic": False, "strategy": "tensor"}
-
-
 @pytest.mark.parametrize(
     ("weights", "activations", "others", "message"),
     [
-        (FP8, static, {}, "weights in float8 by channel static and activations in float8 by tensor static"),
+        (FP8, {**static(), "strategy": "token"}, {}, "and activations in float8 by token static"),
+        (W8, {**static(), "type": "int"}, {}, "by channel static and activations in int8 by tensor static"),
         (FP8, {**per_token("float"), "strategy": "tensor"}, {}, "activations in float8 by tensor dynamic"),
         (W8, {**per_token("int"), "symmetric": False}, {}, "activations in int8 by token asymmetric dynamic"),
         (W4, per_token("int"), {}, "weights in int4 by group of 128 static and activations in int8"),

@@ -11,10 +11,12 @@ import torch
 from quire.contracts import Quantization
 from quire.testing.quantization import Encoded, QuantizationSuite
 from quire_quant_compressed_tensors.quantization import CompressedTensors
-from quire_quant_compressed_tensors.testing import Stored, pack, per_token, plain, settings
+from quire_quant_compressed_tensors.testing import Stored, pack, per_token, plain, settings, static
 
 
 class Suite(QuantizationSuite):
+    activation: str | None = None
+
     @pytest.fixture
     def quantization_class(self) -> type[Quantization]:
         return CompressedTensors
@@ -27,7 +29,7 @@ class Suite(QuantizationSuite):
         tensors = {f"{name}.{suffix}": tensor for suffix, tensor in stored.tensors.items()}
         if bias is not None:
             tensors[f"{name}.bias"] = bias
-        return Encoded(tensors, stored.weight)
+        return Encoded(tensors, stored.weight, self.activation, stored.tensors.get("input_scale"))
 
 
 class Packed(Suite):
@@ -104,7 +106,7 @@ class TestInSmallShares(Packed):
 
 
 class Plain(Suite):
-    tolerance = 1.5e-2  # activations are rounded to 8 bits as well
+    activation = "int8_per_token"
     dtype = torch.int8
     per_tensor = False
 
@@ -117,10 +119,12 @@ class Plain(Suite):
             "symmetric": True,
             "strategy": "tensor" if self.per_tensor else "channel",
         }
-        return settings(weights, per_token(kind), format=f"{kind}-quantized")
+        activations = static() if self.activation == "fp8_static" else per_token(kind)
+        return settings(weights, activations, format=f"{kind}-quantized")
 
     def stored(self, weight: torch.Tensor) -> Stored:
-        return plain(weight, self.dtype, per_tensor=self.per_tensor)
+        input_scale = 0.01 if self.activation == "fp8_static" else None
+        return plain(weight, self.dtype, per_tensor=self.per_tensor, input_scale=input_scale)
 
 
 class TestInt8(Plain):
@@ -132,9 +136,18 @@ class TestInt8OneScale(Plain):
 
 
 class TestFp8(Plain):
-    tolerance = 5e-2
+    activation = "fp8_per_token"
     dtype = torch.float8_e4m3fn
 
 
 class TestFp8OneScale(TestFp8):
+    per_tensor = True
+
+
+class TestFp8Static(TestFp8):
+    activation = "fp8_static"
+
+
+class TestFp8StaticOneScale(TestFp8):
+    activation = "fp8_static"
     per_tensor = True

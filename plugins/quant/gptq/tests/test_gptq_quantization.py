@@ -172,6 +172,20 @@ def test_overrides_split_a_projection_into_runs() -> None:
     assert [len(method.spec.parts) for method in methods if isinstance(method, QuantizedLinear)] == [1, 2]
 
 
+def test_overrides_go_by_the_checkpoints_own_names() -> None:
+    """A model may call a module something else: the settings cannot know."""
+    eight, _ = Variant(bits=8).encode(torch.randn(32, 128))
+    found = {
+        name: replace(header, name=name.replace("model.", "transformer.", 1))
+        for name, header in headers(eight, "model.q").items()
+    }
+    rules = {r"transformer\.": {"bits": 8}, r"model\.": {"bits": 2}}
+    (method,) = opened(found, Variant().config() | {"dynamic": rules}).linear(spec("model.q"))
+    fill(method, eight)
+    with pytest.raises(CheckpointError, match="the settings say 2 bits"):
+        opened(headers(eight, "model.q"), Variant().config() | {"dynamic": rules}).linear(spec("model.q"))
+
+
 def test_made_up_weights_follow_the_settings() -> None:
     config = Variant().config() | {"dynamic": {"-:left": {}}}
     quantization = opened({}, config)

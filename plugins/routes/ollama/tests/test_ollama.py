@@ -261,6 +261,7 @@ IN_BOTH: list[tuple[dict[str, Any], str]] = [
     ({"format": {"type": "object"}}, "format"),
     ({"think": True}, "think"),
     ({"think": "high"}, "think"),
+    ({"think": "much"}, "think"),
     ({"truncate": True}, "truncate"),
     ({"chat_template": "{{ 1 }}"}, "chat_template"),
     ({"top_logprobs": 21}, "top_logprobs"),
@@ -284,9 +285,9 @@ REFUSED = [
     *((CHAT, {name: ["a"]}, name) for name in ChatRequest.refused),
     (GENERATE, {"raw": True, "system": "s"}, "system"),
     (GENERATE, {"prompt": "x" * MAX_MODEL_LEN}, "prompt"),
-    (CHAT, {"messages": [{"role": "tool", "content": "x"}]}, "messages[0].role"),
+    (CHAT, {"messages": [{"role": "robot", "content": "x"}]}, "messages[0].role"),
     (CHAT, {"messages": [{"role": "user", "content": "x", "images": ["eA=="]}]}, "messages[0].images"),
-    (CHAT, {"messages": [{"role": "assistant", "tool_calls": [{}]}]}, "messages[0].tool_calls"),
+    (CHAT, {"messages": [{"role": "assistant", "tool_calls": [{}]}]}, "messages[0].tool_calls[0]"),
     (CHAT, {"messages": [{"content": "x"}]}, "messages[0].role"),
 ]
 

@@ -1,7 +1,8 @@
 """Answers in Anthropic's form: the message, whole or as the sequence of events that makes it up.
 
-`message_start, content_block_start, ping, content_block_delta ..., content_block_stop, message_delta,
-message_stop`. Knows neither the request's body nor HTTP.
+`message_start, ping`, then per block `content_block_start, content_block_delta ..., content_block_stop`,
+then `message_delta, message_stop`. Where there can be nothing but text, its block starts before the ping.
+Knows neither the request's body nor HTTP.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ from typing import Any
 import msgspec
 
 from quire import CompletionOutput
+from quire_server.anthropic.blocks import Blocks
 from quire_server.anthropic.errors import render_error
 from quire_server.errors import ApiError, failed
-from quire_server.service import Generation, Usage
+from quire_server.service import Generation, OpenedChat, Usage
 
 
 class Answer:
@@ -25,13 +27,16 @@ class Answer:
         model: served name of the model.
         generation: of one prompt, with deltas.
         max_tokens: most tokens that were asked for.
+        opened: the chat, which knows what its answers may hold.
     """
 
-    def __init__(self, model: str, generation: Generation, max_tokens: int) -> None:
+    def __init__(self, model: str, generation: Generation, max_tokens: int, opened: OpenedChat) -> None:
         self._model = model
         self._generation = generation
         self._max_tokens = max_tokens
         self._id = f"msg_{secrets.token_hex(12)}"
+        self._blocks = Blocks(opened.parser())
+        self._opened = opened
 
     async def whole(self) -> dict[str, Any]:
         """The message once it is complete.
@@ -39,36 +44,37 @@ class Answer:
         Raises:
             ApiError: the generation failed.
         """
-        texts = []
         stop: dict[str, Any] = {}
         async with self._generation as generation:
             async for _, output in generation:
-                texts.append(output.outputs[0].text)
-                stop = self._stop(output.outputs[0])
-        content = [{"type": "text", "text": "".join(texts)}]
+                one = output.outputs[0]
+                self._blocks.take(one)
+                stop = self._stop(one)
+        content = self._blocks.content() or [{"type": "text", "text": ""}]
         return {**self._message(content), **stop, "usage": _usage(self._generation.usage)}
 
     async def events(self) -> AsyncGenerator[bytes, None]:
         """Encoded events. The first follows the first token, as it tells how long the prompt was."""
         started = False
         stop: dict[str, Any] = {}
+        blocks = self._blocks
         try:
             async for _, output in self._generation:
                 if not started:
                     started = True
                     yield self._start()
-                    yield _event("content_block_start", index=0, content_block={"type": "text", "text": ""})
+                    if not self._opened.parses:  # then it is known to be text
+                        yield _event("content_block_start", **blocks.begin_text())
                     yield _event("ping")
                 one = output.outputs[0]
+                for kind, fields in blocks.take(one):
+                    yield _event(kind, **fields)
                 stop = self._stop(one)
-                if one.text:
-                    yield _event(
-                        "content_block_delta", index=0, delta={"type": "text_delta", "text": one.text}
-                    )
         except ApiError as error:
             yield _encode("error", render_error(error))
             return
-        yield _event("content_block_stop", index=0)
+        for kind, fields in blocks.end():
+            yield _event(kind, **fields)
         yield _event("message_delta", delta=stop, usage=_usage(self._generation.usage))
         yield _event("message_stop")
 
@@ -105,7 +111,7 @@ class Answer:
             raise failed("The engine ended the request before its end.")
         if isinstance(one.stop_reason, str):
             return {"stop_reason": "stop_sequence", "stop_sequence": one.stop_reason}
-        return {"stop_reason": "end_turn", "stop_sequence": None}
+        return {"stop_reason": "tool_use" if self._blocks.called else "end_turn", "stop_sequence": None}
 
 
 def _usage(usage: Usage) -> dict[str, Any]:

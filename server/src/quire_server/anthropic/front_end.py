@@ -17,7 +17,7 @@ from quire_server.front_end import FrontEnd
 from quire_server.http.fields import examine
 from quire_server.http.streaming import answered, streamed
 from quire_server.request_record import current_record
-from quire_server.service import Generation, Service, Work
+from quire_server.service import Generation, OpenedChat, Service, Work
 from quire_server.service.sampling import sampling_params
 
 PATH = "/v1/messages"
@@ -35,9 +35,10 @@ class Messages:
         """`POST /v1/messages`."""
         examine(request, body)
         model = self.service.model(body.model)
+        body.check()
         with naming(_NAMES):
-            generation = await self._start(body)
-        answer = Answer(model, generation, body.max_tokens)
+            generation, opened = await self._start(body)
+        answer = Answer(model, generation, body.max_tokens, opened)
         if body.stream:
             return _identified(streamed(generation, answer.events()))
         return _identified(JSONResponse(await answered(request, answer.whole())))
@@ -46,14 +47,14 @@ class Messages:
         """`POST /v1/messages/count_tokens`."""
         examine(request, body)
         self.service.model(body.model)
-        prompt = await self._prompt(body)
+        opened = await self.service.open_chat(body.chat())
         try:
-            ids = await self.service.engine.tokenize(prompt, add_special_tokens=False)
+            ids = await self.service.engine.tokenize(opened.prompt, add_special_tokens=False)
         except InvalidRequestError as error:
             raise from_engine(error) from error
         return _identified(JSONResponse({"input_tokens": len(ids)}))
 
-    async def _start(self, body: CreateMessage) -> Generation:
+    async def _start(self, body: CreateMessage) -> tuple[Generation, OpenedChat]:
         params = sampling_params(
             self.service.engine.get_default_sampling_params(),
             max_tokens=body.max_tokens,
@@ -61,16 +62,13 @@ class Messages:
             temperature=body.temperature,
             top_p=body.top_p,
             top_k=body.top_k,
+            structured_outputs=body.structured_outputs(),
         )
-        work = Work(prompts=[await self._prompt(body)], params=params, stream=True, add_special_tokens=False)
-        return await self.service.start(work)
-
-    async def _prompt(self, body: CountTokens) -> str:
-        return await self.service.render_chat(
-            body.turns(),
-            add_generation_prompt=not body.prefilled,
-            continue_final_message=body.prefilled,
+        opened = await self.service.open_chat(body.chat())
+        work = Work(
+            prompts=[opened.prompt], params=opened.sampling(params), stream=True, add_special_tokens=False
         )
+        return await self.service.start(work), opened
 
 
 def _identified(response: Response) -> Response:

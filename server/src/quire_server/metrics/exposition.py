@@ -96,6 +96,9 @@ def engine_metrics(engine: Engine) -> Iterator[Metric]:
     yield cache
     yield _counter("quire_prefix_cache_queries_total", scheduler.prefix_queries)
     yield _counter("quire_prefix_cache_hits_total", scheduler.prefix_hits)
+    yield _counter("quire_grammar_mask_seconds_total", stats.grammars.mask_seconds)
+    yield _counter("quire_grammar_masks_total", stats.grammars.num_masks)
+    yield _counter("quire_forced_tokens_total", scheduler.num_forced_tokens)
     yield _counter("quire_preemptions_total", scheduler.num_preemptions)
     yield _counter("quire_prompt_tokens_total", stats.prompt_tokens)
     yield _counter("quire_generation_tokens_total", stats.generation_tokens)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Annotated, Any, ClassVar
 
 from fastapi import APIRouter
@@ -19,11 +20,11 @@ from quire_server.openai.chat_stream import chat_events
 from quire_server.openai.fields import TEMPLATE_REASON, GenerationFields, Object, check_logprobs
 from quire_server.openai.logprobs import chat_logprobs, prompt_logprobs
 from quire_server.openai.messages import read_messages
-from quire_server.service import Service, Work
+from quire_server.openai.tools import call_object, read_tool_choice, read_tools, unsupported
+from quire_server.service import Answered, Chat, OpenedChat, Service, Work
 from quire_server.service.sampling import priority
 
-_TOOLS = "tools are not built yet; leave it out."
-_REASONING = "reasoning fields are not built yet; leave it out."
+_TOOLS = "use tools and tool_choice, which took its place."
 _MEDIA = "the model reads and writes text only."
 Messages = Annotated[
     Any,
@@ -39,6 +40,11 @@ Messages = Annotated[
         }
     ),
 ]
+Tools = Annotated[
+    Any,
+    WithJsonSchema({"anyOf": [{"type": "array", "items": {"type": "object"}}, {"type": "null"}]}),
+]
+_EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 
 
 class ChatBody(GenerationFields):
@@ -46,15 +52,10 @@ class ChatBody(GenerationFields):
 
     refused: ClassVar[Mapping[str, str]] = {
         **GenerationFields.refused,
-        "tools": _TOOLS,
-        "tool_choice": _TOOLS,
         "functions": _TOOLS,
         "function_call": _TOOLS,
-        "web_search_options": _TOOLS,
-        "reasoning_effort": _REASONING,
-        "reasoning": _REASONING,
-        "include_reasoning": _REASONING,
-        "thinking_token_budget": _REASONING,
+        "web_search_options": "this server searches nothing.",
+        "reasoning": "use reasoning_effort and include_reasoning.",
         "modalities": _MEDIA,
         "audio": _MEDIA,
         "mm_processor_kwargs": _MEDIA,
@@ -68,11 +69,8 @@ class ChatBody(GenerationFields):
     }
     harmless: ClassVar[Mapping[str, tuple[Any, ...]]] = {
         **GenerationFields.harmless,
-        "tools": ([],),
-        "tool_choice": ("none", "auto"),
         "functions": ([],),
         "function_call": ("none", "auto"),
-        "include_reasoning": (True,),
         "modalities": (["text"],),
         "verbosity": ("medium",),
         "prompt_cache_retention": ("in_memory", "in-memory"),
@@ -84,7 +82,12 @@ class ChatBody(GenerationFields):
     logprobs: bool | None = None
     top_logprobs: int | None = None
     max_completion_tokens: int | None = None
+    tools: Tools = None
+    tool_choice: Any = None
     parallel_tool_calls: bool | None = None
+    reasoning_effort: str | None = None
+    include_reasoning: bool | None = None
+    thinking_token_budget: int | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
     chat_template_kwargs: Object = None
@@ -106,8 +109,8 @@ class ChatBody(GenerationFields):
             "bad_words_token_ids": "bad_words",
         }
 
-    async def work(self, service: Service) -> Work:
-        """What the service is asked for.
+    async def work(self, service: Service) -> tuple[Work, OpenedChat]:
+        """What the service is asked for, and what reads the answers.
 
         Raises:
             ApiError: 400, with the field in `param`.
@@ -125,14 +128,56 @@ class ChatBody(GenerationFields):
                 prompt_logprobs=self.prompt_logprobs,
                 max_tokens=self._limit(),
             )
-        return Work(
-            prompts=[await render(service, self)],
-            params=params,
+        opened = await service.open_chat(self.chat(service))
+        work = Work(
+            prompts=[opened.prompt],
+            params=opened.sampling(params),
             stream=bool(self.stream),
             add_special_tokens=bool(self.add_special_tokens),
             priority=priority(self.priority),
             cache_salt=self.cache_salt,
         )
+        return work, opened
+
+    def chat(self, service: Service) -> Chat:
+        """The chat itself.
+
+        Raises:
+            ApiError: 400, with the field in `param`.
+        """
+        tools = read_tools(self.tools)
+        choice, named = read_tool_choice(self.tool_choice, tools)
+        return replace(
+            plain_chat(self),
+            tools=tools,
+            choice=choice,
+            named=named,
+            parallel=self.parallel_tool_calls is not False,
+            thinking=self._thinking(service),
+            shows_thinking=self.include_reasoning is not False,
+        )
+
+    def _thinking(self, service: Service) -> bool | None:
+        """What the effort asks of the model's thinking.
+
+        Raises:
+            ApiError: 400, the model does not think, or not as it is asked to.
+        """
+        effort, budget = self.reasoning_effort, self.thinking_token_budget
+        if effort is not None and effort not in _EFFORTS:
+            raise bad_request(f"reasoning_effort must be one of: {', '.join(_EFFORTS)}.", "reasoning_effort")
+        if budget is not None and budget < 0:
+            raise bad_request(
+                f"thinking_token_budget is {budget}: it must be 0 or more.", "thinking_token_budget"
+            )
+        if budget is not None:
+            raise unsupported("thinking_token_budget", "a budget of thinking is not enforced yet")
+        if effort not in (None, "none") and not service.parsers.thinks:
+            raise unsupported(
+                "reasoning_effort",
+                "no reasoning parser knows this model's chat template, so it does not think",
+            )
+        return None if effort is None else effort != "none"
 
     def _limit(self) -> int | None:
         new, old = self.max_completion_tokens, self.max_tokens
@@ -143,22 +188,25 @@ class ChatBody(GenerationFields):
         return old if new is None else new
 
 
-async def render(service: Service, body: Any) -> str:
-    """The prompt of a chat, from a body with messages and template fields.
+def plain_chat(body: Any) -> Chat:
+    """A chat without tools, from a body with messages and template fields.
 
     Raises:
-        ApiError: 400, the messages or the model's template do not allow it.
+        ApiError: 400, with the field in `param`.
     """
     kwargs = body.chat_template_kwargs
     if kwargs is not None and not isinstance(kwargs, dict):
         raise bad_request("chat_template_kwargs must be an object.", "chat_template_kwargs")
+    effort = getattr(body, "reasoning_effort", None)
+    if effort is not None:
+        kwargs = {"reasoning_effort": effort, **(kwargs or {})}
     going_on = bool(body.continue_final_message)
     begin = body.add_generation_prompt
-    return await service.render_chat(
-        read_messages(body.messages),
+    return Chat(
+        messages=read_messages(body.messages),
         add_generation_prompt=not going_on if begin is None else begin,
         continue_final_message=going_on,
-        chat_template_kwargs=kwargs,
+        template_kwargs=kwargs,
     )
 
 
@@ -173,20 +221,20 @@ def add_chat(router: APIRouter, service: Service) -> None:
         model = service.model(body.model)
         if not body.stream:
             return await answered(request, _whole(service, body, model))
-        work = await body.work(service)
+        work, opened = await body.work(service)
         with naming(body.names):
             generation = await service.start(work)
         answer = _answer(service, generation.created, model, "chat.completion.chunk")
-        return streamed(generation, with_errors(chat_events(generation, answer, body, work)))
+        return streamed(generation, with_errors(chat_events(generation, answer, body, work, opened)))
 
 
 async def _whole(service: Service, body: ChatBody, model: str) -> Response:
-    work = await body.work(service)
+    work, opened = await body.work(service)
     with naming(body.names):
         generation = await service.start(work)
     async with generation:
         (output,) = await generation.collect()
-    choices = [_choice(one, body) for one in sound(output)]
+    choices = [_choice(one, body, opened) for one in sound(output)]
     rest: dict[str, Any] = {"choices": choices, "usage": usage_object(generation.usage)}
     if body.prompt_logprobs is not None:
         rest["prompt_logprobs"] = prompt_logprobs(output.prompt_logprobs or ())
@@ -195,20 +243,36 @@ async def _whole(service: Service, body: ChatBody, model: str) -> Response:
     return _answer(service, generation.created, model, "chat.completion").whole(**rest)
 
 
-def _choice(one: CompletionOutput, body: ChatBody) -> dict[str, Any]:
+def _choice(one: CompletionOutput, body: ChatBody, opened: OpenedChat) -> dict[str, Any]:
     logprobs = None
     if body.top is not None:
         logprobs = chat_logprobs(one.token_ids, one.logprobs or (), body.top)
     choice: dict[str, Any] = {
         "index": one.index,
-        "message": {"role": "assistant", "content": one.text, "refusal": None},
+        "message": _message(one.text, opened),
         "logprobs": logprobs,
         "finish_reason": one.finish_reason,
         "stop_reason": one.stop_reason,
     }
+    if one.finish_reason == "stop" and "tool_calls" in choice["message"]:
+        choice["finish_reason"] = "tool_calls"
     if body.return_token_ids:
         choice["token_ids"] = one.token_ids
     return choice
+
+
+def _message(text: str, opened: OpenedChat) -> dict[str, Any]:
+    """The message; without content where the model has called tools and said nothing."""
+    if not opened.parses:
+        return {"role": "assistant", "content": text, "refusal": None}
+    found = Answered.of(opened.parser(), text)
+    message: dict[str, Any] = {"role": "assistant", "content": found.content, "refusal": None}
+    if found.reasoning:
+        message |= {"reasoning_content": found.reasoning, "reasoning": found.reasoning}
+    if found.calls:
+        message["content"] = found.content or None
+        message["tool_calls"] = [call_object(call) for call in found.calls]
+    return message
 
 
 def _answer(service: Service, created: int, model: str, kind: str) -> Answer:

@@ -14,6 +14,7 @@ from pydantic import ConfigDict, WithJsonSchema
 from quire import EngineInfo, SamplingParams
 from quire_server.errors import bad_request
 from quire_server.http.fields import BoundedModel, RequestModel
+from quire_server.openai.structured import structured_outputs
 from quire_server.service.sampling import sampling_params
 
 _INTEGERS = {"type": "array", "items": {"type": "integer"}}
@@ -23,6 +24,7 @@ _NULL = {"type": "null"}
 TokenIds = Annotated[Any, WithJsonSchema({"anyOf": [_INTEGERS, _NULL]})]
 Strings = Annotated[Any, WithJsonSchema({"anyOf": [_STRINGS, _NULL]})]
 StringOrStrings = Annotated[Any, WithJsonSchema({"anyOf": [{"type": "string"}, _STRINGS, _NULL]})]
+Schema = Annotated[Any, WithJsonSchema({"anyOf": [{"type": "object"}, {"type": "string"}, _NULL]})]
 Object = Annotated[Any, WithJsonSchema({"anyOf": [{"type": "object"}, _NULL]})]
 
 _SAMPLING = (
@@ -33,13 +35,15 @@ _SAMPLING = (
 )
 """Fields that are sampling parameters by the same name."""
 
+_FORMS = ("guided_json", "guided_regex", "guided_choice", "guided_grammar", "structural_tag")
+"""Fields that say what the answer must be, in vLLM's older names."""
+
 _NEUTRAL: Mapping[str, Any] = {
     "spaces_between_special_tokens": True,
     "store": False,
 }
 """Fields that are served for one value only, the one that asks for nothing."""
 
-_GRAMMAR = "structured output is not built yet; leave it out."
 TEMPLATE_REASON = "templates come from the model's files alone."
 """Why a request cannot bring a chat template: it is a program."""
 
@@ -62,25 +66,15 @@ class GenerationFields(RequestModel):
     model_config = ConfigDict(strict=True)
 
     refused: ClassVar[Mapping[str, str]] = {
-        "response_format": _GRAMMAR,
-        "structured_outputs": _GRAMMAR,
-        "guided_json": _GRAMMAR,
-        "guided_regex": _GRAMMAR,
-        "guided_choice": _GRAMMAR,
-        "guided_grammar": _GRAMMAR,
-        "guided_decoding_backend": _GRAMMAR,
-        "guided_whitespace_pattern": _GRAMMAR,
-        "structural_tag": _GRAMMAR,
+        "guided_decoding_backend": "the server's configuration names the backend; leave it out.",
         "logits_processors": "code does not travel in requests; use logit_bias or bad_words.",
         "truncate_prompt_tokens": "prompts are never cut; shorten it before sending.",
         "prompt_embeds": "prompts are text or token ids.",
         "return_tokens_as_token_ids": "ask for return_token_ids, which gives the ids beside the text.",
         "kv_transfer_params": "KV transfer is not built yet.",
-        "vllm_xargs": "there are no such extensions.",
         "service_tier": "there is one tier only; leave it out, or ask for 'auto'.",
     }
     harmless: ClassVar[Mapping[str, tuple[Any, ...]]] = {
-        "response_format": ({"type": "text"},),
         "logits_processors": ([],),
         "return_tokens_as_token_ids": (False,),
         "service_tier": ("auto", "default"),
@@ -113,6 +107,7 @@ class GenerationFields(RequestModel):
     prompt_logprobs: int | None = None
     allowed_token_ids: TokenIds = None
     bad_words: Strings = None
+    vllm_xargs: Object = None
     use_beam_search: bool | None = None
     length_penalty: float | None = None
     early_stopping: bool | Literal["never"] | None = None
@@ -120,6 +115,15 @@ class GenerationFields(RequestModel):
     return_token_ids: bool | None = None
     priority: int | None = None
     cache_salt: str | None = None
+
+    response_format: Object = None
+    structured_outputs: Object = None
+    guided_json: Schema = None
+    guided_regex: str | None = None
+    guided_choice: Strings = None
+    guided_grammar: str | None = None
+    guided_whitespace_pattern: str | None = None
+    structural_tag: Schema = None
 
     user: str | None = None
     metadata: Object = None
@@ -163,7 +167,19 @@ class GenerationFields(RequestModel):
             ApiError: 400, with the field in `param`.
         """
         given = {name: getattr(self, name) for name in _SAMPLING}
-        params = sampling_params(defaults, **given, logit_bias=token_biases(self.logit_bias), **own)
+        given["structured_outputs"] = structured_outputs(
+            self.response_format,
+            self.structured_outputs,
+            self.guided_whitespace_pattern,
+            {name: getattr(self, name) for name in _FORMS},
+        )
+        params = sampling_params(
+            defaults,
+            **given,
+            logit_bias=token_biases(self.logit_bias),
+            extra_args=self.vllm_xargs,
+            **own,
+        )
         # Here, because the engine sees them only after a chat was rendered or a first prompt submitted.
         try:
             params.check_vocabulary(info.vocab_size)

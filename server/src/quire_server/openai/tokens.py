@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from fastapi import APIRouter
@@ -14,9 +15,10 @@ from quire.errors import InvalidRequestError
 from quire_server.errors import bad_request, from_engine, naming
 from quire_server.http.fields import RequestModel, examine
 from quire_server.openai.answers import encode
-from quire_server.openai.chat import Messages, render
+from quire_server.openai.chat import Messages, Tools, plain_chat
 from quire_server.openai.fields import TEMPLATE_REASON, Object, TokenIds
 from quire_server.openai.prompts import read_ids
+from quire_server.openai.tools import read_tools
 from quire_server.service import Service
 
 _SPECIAL = ("bos_token", "eos_token", "pad_token", "unk_token")
@@ -29,14 +31,13 @@ class TokenizeBody(RequestModel):
 
     refused: ClassVar[Mapping[str, str]] = {
         "chat_template": TEMPLATE_REASON,
-        "tools": "tools are not built yet; leave it out.",
         "mm_processor_kwargs": "the model reads text only.",
     }
-    harmless: ClassVar[Mapping[str, tuple[Any, ...]]] = {"tools": ([],)}
 
     model: str | None = None
     prompt: str | None = None
     messages: Messages = None
+    tools: Tools = None
     add_special_tokens: bool | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
@@ -109,7 +110,8 @@ async def _text(service: Service, body: TokenizeBody) -> tuple[str, bool]:
     if body.prompt is not None:
         return body.prompt, body.add_special_tokens is not False
     with naming({"prompt": "messages"}):
-        return await render(service, body), bool(body.add_special_tokens)
+        chat = replace(plain_chat(body), tools=read_tools(body.tools))
+        return (await service.open_chat(chat)).prompt, bool(body.add_special_tokens)
 
 
 def _json(value: dict[str, Any]) -> Response:

@@ -52,4 +52,5 @@ async def _follow(record: Record, generation: Generation, store: Store) -> None:
         record.fail(failed("The server failed while it made the response."))
     finally:
         record.usage = generation.usage
+        record.output.end(record.item_status)
         store.grown(record)

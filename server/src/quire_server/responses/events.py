@@ -1,7 +1,8 @@
 """The streamed events of a response, in OpenAI's order, numbered.
 
-`created, in_progress, output_item.added, content_part.added, output_text.delta ..., output_text.done,
-content_part.done, output_item.done`, then `completed`, `incomplete` or `failed`.
+`created, in_progress`; per item `output_item.added`, what tells of its content, and `output_item.done`;
+for a message that is `content_part.added, output_text.delta ..., output_text.done, content_part.done`;
+then `completed`, `incomplete` or `failed`.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class _Numbered:
 
 
 async def events(
-    record: Record, generation: Generation, ended: Callable[[Record], None]
+    record: Record, generation: Generation, ended: Callable[[Record], None], *, parses: bool
 ) -> AsyncGenerator[bytes, None]:
     """Encoded events of a response.
 
@@ -37,25 +38,25 @@ async def events(
         record: takes the deltas.
         generation: what the engine makes.
         ended: called with the record when it has ended, unless the client went away before.
+        parses: the answer may hold more than a message.
     """
     event = _Numbered()
-    place = {"output_index": 0, "content_index": 0, "item_id": record.item_id}
     record.status = "in_progress"
     yield event("response.created", response=record.view())
     yield event("response.in_progress", response=record.view())
-    yield event("response.output_item.added", output_index=0, item=record.item(begun=True))
-    yield event("response.content_part.added", **place, part=record.part())
+    if not parses:  # then it is known to be a message
+        for kind, fields in record.output.begin_message():
+            yield event(f"response.{kind}", **fields)
     try:
         async for _, output in generation:
-            text, logprobs = record.add(output)
-            if text or logprobs:
-                yield event("response.output_text.delta", **place, delta=text, logprobs=logprobs)
+            for kind, fields in record.add(output):
+                yield event(f"response.{kind}", **fields)
     except ApiError as error:
         record.fail(error)
     record.usage = generation.usage
+    closing = record.output.end(record.item_status)
     ended(record)
     if record.error is None:
-        yield event("response.output_text.done", **place, text=record.text, logprobs=record.logprobs)
-        yield event("response.content_part.done", **place, part=record.part())
-        yield event("response.output_item.done", output_index=0, item=record.item())
+        for kind, fields in closing:
+            yield event(f"response.{kind}", **fields)
     yield event(f"response.{record.status}", response=record.view())

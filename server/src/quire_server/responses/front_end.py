@@ -18,10 +18,12 @@ from quire_server.http.fields import examine
 from quire_server.http.streaming import answered, streamed
 from quire_server.responses.background import begin
 from quire_server.responses.events import events
+from quire_server.responses.items import Message
+from quire_server.responses.output import Output
 from quire_server.responses.record import Record
-from quire_server.responses.request import CreateResponse, Message
+from quire_server.responses.request import CreateResponse
 from quire_server.responses.store import Kept, Store
-from quire_server.service import Generation, Service, Work
+from quire_server.service import Generation, OpenedChat, Service, Work
 from quire_server.service.sampling import sampling_params
 
 PATH = "/v1/responses"
@@ -51,12 +53,12 @@ class Responses:
         model = self.service.model(body.model)
         messages = [*self._earlier(body), *body.messages()]
         with naming(_NAMES):
-            record, generation = await self._start(body, model, messages)
+            record, generation, opened = await self._start(body, model, messages)
         if body.background:
             await begin(record, generation, self.store)
             return JSONResponse(record.view())
         if body.stream:
-            return streamed(generation, events(record, generation, self._ended))
+            return streamed(generation, events(record, generation, self._ended, parses=opened.parses))
         await answered(request, self._whole(record, generation))
         return JSONResponse(record.view())
 
@@ -114,19 +116,22 @@ class Responses:
 
     async def _start(
         self, body: CreateResponse, model: str, messages: list[Message]
-    ) -> tuple[Record, Generation]:
+    ) -> tuple[Record, Generation, OpenedChat]:
         instructions: list[Message] = (
             [{"role": "system", "content": body.instructions}] if body.instructions else []
         )
-        prompt = await self.service.render_chat([*instructions, *messages], add_generation_prompt=True)
+        opened = await self.service.open_chat(body.chat([*instructions, *messages], self.service))
         params = sampling_params(
             self.service.engine.get_default_sampling_params(),
             max_tokens=body.max_output_tokens,
             temperature=body.temperature,
             top_p=body.top_p,
             logprobs=body.logprobs,
+            structured_outputs=body.structured_outputs(),
         )
-        work = Work(prompts=[prompt], params=params, stream=True, add_special_tokens=False)
+        work = Work(
+            prompts=[opened.prompt], params=opened.sampling(params), stream=True, add_special_tokens=False
+        )
         generation = await self.service.start(work)
         record = Record(
             body=body,
@@ -135,14 +140,16 @@ class Responses:
             top_p=params.top_p,
             messages=messages,
             store=self._shared is None and body.store is not False,
+            output=Output(opened.parser()),
         )
-        return record, generation
+        return record, generation, opened
 
     async def _whole(self, record: Record, generation: Generation) -> None:
         async with generation:
             async for _, output in generation:
                 record.add(output)
         record.usage = generation.usage
+        record.output.end(record.item_status)
         self._ended(record)
 
     def _ended(self, record: Record) -> None:

@@ -5,22 +5,19 @@ Fed with the engine's deltas. Knows neither who asked nor where it is kept.
 
 from __future__ import annotations
 
-import secrets
+import json
 import time
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from quire import Logprob, RequestOutput
 from quire_server.errors import ApiError
-from quire_server.responses.request import CreateResponse, Message
+from quire_server.responses.items import Message
+from quire_server.responses.output import Output, Told, new_id
+from quire_server.responses.request import CreateResponse
 from quire_server.service import Usage
 
 Status = Literal["queued", "in_progress", "completed", "incomplete", "failed", "cancelled"]
-
-
-def new_id(prefix: str) -> str:
-    """An id that cannot be guessed: knowing a stored response's id is what gives access to it."""
-    return f"{prefix}_{secrets.token_hex(24)}"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -33,10 +30,10 @@ class Record:
         temperature, top_p: what is sampled with.
         messages: the conversation that led here, without instructions.
         store: whether it outlives its request.
-        id, item_id: of the response, and of the message in it.
+        output: its items so far.
+        id: its own.
         created, completed: Unix times, in seconds.
         status: where it stands.
-        text, logprobs: output so far.
         usage: tokens so far.
         error: what it failed with.
     """
@@ -47,13 +44,11 @@ class Record:
     top_p: float
     messages: list[Message]
     store: bool
+    output: Output
     id: str = field(default_factory=lambda: new_id("resp"))
-    item_id: str = field(default_factory=lambda: new_id("msg"))
     created: int = field(default_factory=lambda: int(time.time()))
     completed: int | None = None
     status: Status = "queued"
-    text: str = ""
-    logprobs: list[dict[str, Any]] = field(default_factory=list)
     usage: Usage | None = None
     error: dict[str, Any] | None = None
 
@@ -65,13 +60,24 @@ class Record:
     @property
     def conversation(self) -> list[Message]:
         """What a response that follows this one begins with."""
-        return [*self.messages, {"role": "assistant", "content": self.text}]
+        turn: Message = {"role": "assistant", "content": self.output.text("message")}
+        calls = [
+            {
+                "id": item.call_id,
+                "type": "function",
+                "function": {"name": item.name, "arguments": json.loads(item.text)},
+            }
+            for item in self.output.items
+            if item.called
+        ]
+        if calls:
+            turn["tool_calls"] = calls
+        if thinking := self.output.text("reasoning"):
+            turn["reasoning_content"] = thinking
+        return [*self.messages, turn]
 
-    def add(self, output: RequestOutput) -> tuple[str, list[dict[str, Any]]]:
-        """Take what is new.
-
-        Returns:
-            New text, and log probabilities of its tokens.
+    def add(self, output: RequestOutput) -> list[Told]:
+        """Take what is new; gives the events that tell of it.
 
         Raises:
             ApiError: 500, the engine ended it before its time.
@@ -82,13 +88,12 @@ class Record:
         if self.body.logprobs is not None and one.logprobs is not None:
             pairs = zip(one.token_ids, one.logprobs, strict=True)
             logprobs = [_logprob(token, known, self.body.logprobs) for token, known in pairs]
-        self.text += one.text
-        self.logprobs += logprobs
+        told = self.output.take(one, logprobs)
         if one.finish_reason in ("abort", "error"):
             raise ApiError(500, "The engine ended the request before its end.", kind="server_error")
         if one.finish_reason is not None:
             self.end("completed" if one.finish_reason == "stop" else "incomplete")
-        return one.text, logprobs
+        return told
 
     def end(self, status: Status) -> None:
         """Nothing more will come."""
@@ -100,25 +105,16 @@ class Record:
         self.error = {"code": "server_error", "message": error.message}
         self.end("failed")
 
-    def part(self) -> dict[str, Any]:
-        """The text with what belongs to it."""
-        return {"type": "output_text", "text": self.text, "annotations": [], "logprobs": self.logprobs}
-
-    def item(self, *, begun: bool = False) -> dict[str, Any]:
-        """The message; with `begun` as it is announced, before it has content."""
-        status = {"completed": "completed", "in_progress": "in_progress"}.get(self.status, "incomplete")
-        return {
-            "id": self.item_id,
-            "type": "message",
-            "role": "assistant",
-            "status": "in_progress" if begun else status,
-            "content": [] if begun else [self.part()],
-        }
+    @property
+    def item_status(self) -> str:
+        """What an item that ends with the response is."""
+        return {"completed": "completed", "in_progress": "in_progress"}.get(self.status, "incomplete")
 
     def view(self) -> dict[str, Any]:
         """The response object."""
         body = self.body
-        shown = self.status in ("completed", "incomplete") or bool(self.text)
+        items = self.output.items
+        shown = self.status in ("completed", "incomplete") or any(item.text for item in items)
         return {
             "id": self.id,
             "object": "response",
@@ -133,52 +129,44 @@ class Record:
             "max_tool_calls": None,
             "metadata": body.metadata or {},
             "model": self.model,
-            "output": [self.item()] if shown else [],
+            "output": self._items() if shown else [],
             "parallel_tool_calls": body.parallel_tool_calls is not False,
             "previous_response_id": body.previous_response_id,
             "prompt_cache_key": body.prompt_cache_key,
-            "reasoning": None,
+            "reasoning": None if body.reasoning is None else body.reasoning.model_dump(),
             "safety_identifier": body.safety_identifier,
             "service_tier": "default",
             "store": self.store,
             "temperature": self.temperature,
-            "text": {"format": {"type": "text"}, "verbosity": "medium"},
-            "tool_choice": "none",
-            "tools": [],
+            "text": {"format": body.format_shown(), "verbosity": "medium"},
+            "tool_choice": body.tool_choice or ("auto" if body.tools else "none"),
+            "tools": body.tools or [],
             "top_logprobs": body.top_logprobs or 0,
             "top_p": self.top_p,
             "truncation": "disabled",
-            "usage": None if self.usage is None or not self.ended else _usage(self.usage),
+            "usage": None
+            if self.usage is None or not self.ended
+            else _usage(self.usage, self.output.parser.thinking_tokens),
             "user": body.user,
         }
 
+    def _items(self) -> list[dict[str, Any]]:
+        """All items; the last one ends as the response does."""
+        items = self.output.items
+        return [item.view("completed" if item is not items[-1] else self.item_status) for item in items]
+
     def inputs(self) -> list[dict[str, Any]]:
         """The request's own input as items. An item's id is its place, so that it is the same every time."""
-        own = self.body.messages()
-        return [
-            {
-                "id": f"msg_{self.id.removeprefix('resp_')}_{index}",
-                "type": "message",
-                "role": one["role"],
-                "status": "completed",
-                "content": [_content(one)],
-            }
-            for index, one in enumerate(own)
-        ]
+        own = self.id.removeprefix("resp_")
+        return [item | {"id": f"{item['id']}_{own}_{index}"} for index, item in enumerate(self.body.items())]
 
 
-def _content(message: Message) -> dict[str, Any]:
-    if message["role"] == "assistant":
-        return {"type": "output_text", "text": message["content"], "annotations": []}
-    return {"type": "input_text", "text": message["content"]}
-
-
-def _usage(usage: Usage) -> dict[str, Any]:
+def _usage(usage: Usage, thinking: int) -> dict[str, Any]:
     return {
         "input_tokens": usage.prompt_tokens,
         "input_tokens_details": {"cached_tokens": usage.cached_tokens, "cache_write_tokens": 0},
         "output_tokens": usage.completion_tokens,
-        "output_tokens_details": {"reasoning_tokens": 0},
+        "output_tokens_details": {"reasoning_tokens": thinking},
         "total_tokens": usage.total_tokens,
     }
 

@@ -6,11 +6,10 @@ Knows OpenAI's request form. Knows no engine, no store and no answer.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar
 
 from pydantic import (
     ConfigDict,
-    Discriminator,
     Field,
     StrictBool,
     StrictFloat,
@@ -19,47 +18,25 @@ from pydantic import (
     Tag,
 )
 
+from quire import StructuredOutputsParams
 from quire_server.errors import ApiError, bad_request
 from quire_server.http.fields import BoundedModel, RequestModel
+from quire_server.responses.items import EITHER, Item, Message, read_items
+from quire_server.responses.tools import read_tool_choice, read_tools
+from quire_server.service import Chat, Service
+from quire_server.service.chat import MAX_TOOLS
+from quire_server.service.structured import format_form
 
 LOGPROBS = "message.output_text.logprobs"
 MAX_TOP_LOGPROBS = 20
 MAX_ITEMS = 10_000
-_TOOLS = "this server has no tools."
-_KNOWN_ITEM = frozenset({"id", "status", "phase"})
-_KNOWN_PART = frozenset({"annotations", "logprobs"})
-_TEXT_PARTS = frozenset({"input_text", "output_text", "text"})
-
-Message = dict[str, str]
-"""A turn of a chat: role and content, as chat templates take it."""
-
-# Which of the two is meant is decided first, so that an error names the field inside.
-_EITHER = Discriminator(lambda value: "text" if isinstance(value, str) else "list")
+_TOOLS = "calls are the client's to count."
+_EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
+_SUMMARIES = (None, "auto")
+_FORMAT_FIELDS = frozenset({"name", "description", "schema", "strict"})
 
 Key = Annotated[str, StringConstraints(max_length=64)]
 Value = Annotated[str, StringConstraints(max_length=512)]
-
-
-class Part(BoundedModel):
-    """A piece of a message's content. Its other fields stay in `model_extra` until the type is known."""
-
-    model_config = ConfigDict(extra="allow")
-
-    type: str
-    text: str | None = None
-
-
-_Content = Annotated[Annotated[str, Tag("text")] | Annotated[list[Part], Tag("list")], _EITHER]
-
-
-class Item(BoundedModel):
-    """An item of the input: a message, whether its type says so or not."""
-
-    model_config = ConfigDict(extra="allow")
-
-    type: str = "message"
-    role: Literal["user", "assistant", "system", "developer"] | None = None
-    content: _Content | None = None
 
 
 class Format(BoundedModel):
@@ -87,6 +64,15 @@ class StreamOptions(BoundedModel):
     include_obfuscation: StrictBool | None = None
 
 
+class Reasoning(BoundedModel):
+    """How much the model is to think."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    effort: str | None = None
+    summary: str | None = None
+
+
 class CreateResponse(RequestModel):
     """Body of `POST /v1/responses`; fields as in OpenAI's reference."""
 
@@ -94,7 +80,7 @@ class CreateResponse(RequestModel):
     input: Annotated[
         Annotated[str, Tag("text")]
         | Annotated[list[Item], Tag("list"), Field(min_length=1, max_length=MAX_ITEMS)],
-        _EITHER,
+        EITHER,
     ]
     instructions: str | None = None
     previous_response_id: str | None = None
@@ -110,7 +96,10 @@ class CreateResponse(RequestModel):
     metadata: Annotated[dict[Key, Value], Field(max_length=16)] | None = None
     text: Text | None = None
     truncation: str | None = None
+    tools: Annotated[list[dict[str, Any]], Field(max_length=MAX_TOOLS)] | None = None
+    tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: StrictBool | None = None
+    reasoning: Reasoning | None = None
     user: str | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
@@ -126,17 +115,11 @@ class CreateResponse(RequestModel):
         "prompt": "prompts are not stored here; send input.",
         "prompt_cache_options": "prefixes are cached as they come; leave it out.",
         "prompt_cache_retention": "prefixes are cached in memory as they come; leave it out.",
-        "reasoning": "this server does not set reasoning apart.",
         "service_tier": "there is one tier.",
-        "tool_choice": _TOOLS,
-        "tools": _TOOLS,
     }
     harmless: ClassVar[Mapping[str, tuple[Any, ...]]] = {
         "prompt_cache_retention": ("in_memory",),
-        "reasoning": ({}, {"effort": "none"}, {"effort": None}, {"effort": None, "summary": None}),
         "service_tier": ("auto", "default"),
-        "tool_choice": ("none", "auto"),
-        "tools": ([],),
     }
 
     @property
@@ -172,64 +155,80 @@ class CreateResponse(RequestModel):
     def _check_text(self) -> None:
         if self.text is None:
             return
-        form = self.text.format
-        if form is not None and form.type != "text":
-            raise _unsupported("text.format", f"{form.type[:200]!r} is not served; 'text' is.")
-        if form is not None and form.model_extra:
-            name = next(iter(form.model_extra))
-            raise bad_request(f"Unknown field {name[:200]!r} of text.format.", "text.format")
+        self.structured_outputs()
         if self.text.verbosity not in (None, "medium"):
             raise _unsupported(
                 "text.verbosity", "models here do not know it. Leave it out, or send 'medium'."
             )
 
+    def format_shown(self) -> dict[str, Any]:
+        """The form of the text as the response repeats it."""
+        given = None if self.text is None else self.text.format
+        return {"type": "text"} if given is None else {"type": given.type, **(given.model_extra or {})}
+
+    def structured_outputs(self) -> StructuredOutputsParams | None:
+        """The form that the text must have.
+
+        Raises:
+            ApiError: 400, it is malformed.
+        """
+        given = None if self.text is None else self.text.format
+        if given is None:
+            return None
+        extra = dict(given.model_extra or {})
+        known = _FORMAT_FIELDS if given.type == "json_schema" else frozenset()
+        for name in extra:
+            if name not in known:
+                raise bad_request(f"Unknown field {name[:200]!r} of text.format.", "text.format")
+        if given.type not in ("text", "json_object", "json_schema"):
+            raise _unsupported("text.format", f"{given.type[:200]!r} is not served.")
+        return format_form({"type": given.type, **extra}, "text.format")
+
     def messages(self) -> list[Message]:
         """The input's turns.
 
         Raises:
-            ApiError: 400, an item or a piece of content is not text.
+            ApiError: 400, an item or a piece of content cannot be served.
         """
         if isinstance(self.input, str):
             return [{"role": "user", "content": self.input}]
-        return [_message(item, f"input[{index}]") for index, item in enumerate(self.input)]
+        return read_items(self.input)
 
+    def items(self) -> list[dict[str, Any]]:
+        """The input's items, each with the beginning of an id."""
+        items = [Item(role="user", content=self.input)] if isinstance(self.input, str) else self.input
+        return [item.view() for item in items]
 
-def _message(item: Item, where: str) -> Message:
-    if item.type != "message":
-        raise _unsupported(
-            f"{where}.type", f"items of type {item.type[:200]!r} are not served; messages are."
+    def chat(self, messages: Sequence[Message], service: Service) -> Chat:
+        """The chat that these messages, earlier ones among them, make with the tools.
+
+        Raises:
+            ApiError: 400, with the field in `param`.
+        """
+        tools = read_tools(self.tools)
+        choice, named = read_tool_choice(self.tool_choice, tools)
+        effort = self._effort(service)
+        return Chat(
+            messages=messages,
+            tools=tools,
+            choice=choice,
+            named=named,
+            parallel=self.parallel_tool_calls is not False,
+            thinking=None if effort is None else effort != "none",
+            template_kwargs=None if effort is None else {"reasoning_effort": effort},
         )
-    _only(item.model_extra, _KNOWN_ITEM, where)
-    if item.role is None:
-        raise bad_request(f"{where} has no role.", f"{where}.role")
-    if item.content is None:
-        raise bad_request(f"{where} has no content.", f"{where}.content")
-    # Templates know "system"; "developer" is OpenAI's later name for it.
-    role = "system" if item.role == "developer" else item.role
-    if isinstance(item.content, str):
-        return {"role": role, "content": item.content}
-    return {"role": role, "content": _text(item.content, f"{where}.content")}
 
-
-def _text(parts: Sequence[Part], where: str) -> str:
-    texts = []
-    for index, part in enumerate(parts):
-        here = f"{where}[{index}]"
-        if part.type not in _TEXT_PARTS:
-            raise _unsupported(f"{here}.type", f"content of type {part.type[:200]!r} is not served; text is.")
-        _only(part.model_extra, _KNOWN_PART, here)
-        if part.text is None:
-            raise bad_request(f"{here} has no text.", f"{here}.text")
-        texts.append(part.text)
-    return "\n".join(texts)  # as the engine joins a message's parts
-
-
-def _only(extra: Mapping[str, Any] | None, known: frozenset[str], where: str) -> None:
-    for name in extra or ():
-        if name not in known:
-            raise bad_request(
-                f"Unknown field {name[:200]!r} of {where}: leave it out.", where, "unknown_parameter"
-            )
+    def _effort(self, service: Service) -> str | None:
+        asked = self.reasoning
+        if asked is None:
+            return None
+        if asked.effort is not None and asked.effort not in _EFFORTS:
+            raise bad_request(f"reasoning.effort must be one of: {', '.join(_EFFORTS)}.", "reasoning.effort")
+        if asked.summary not in _SUMMARIES:
+            raise _unsupported("reasoning.summary", "thinking is told whole. Leave it out, or send 'auto'.")
+        if asked.effort not in (None, "none") and not service.parsers.thinks:
+            raise _unsupported("reasoning.effort", "no reasoning parser knows this model's chat template.")
+        return asked.effort
 
 
 def _unsupported(param: str, reason: str) -> ApiError:

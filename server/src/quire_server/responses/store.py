@@ -9,6 +9,8 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+import msgspec
+
 from quire_server.errors import overloaded
 from quire_server.responses.record import Record
 
@@ -99,8 +101,7 @@ class Store:
 
 
 def _size(record: Record) -> int:
-    told = [one["content"] for one in record.conversation]
-    told.append(record.body.instructions or "")
     # The request is kept as it came, beside the conversation that it continues.
-    told += [one["content"] for one in record.body.messages()]
-    return sum(len(text.encode()) for text in told) + 256 * len(record.logprobs) + 1024
+    told = [*record.conversation, *record.body.messages(), record.body.instructions, record.body.tools]
+    logprobs = sum(len(item.logprobs) for item in record.output.items)
+    return sum(len(msgspec.json.encode(one)) for one in told) + 256 * logprobs + 1024

@@ -9,6 +9,7 @@ import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from quire import EngineInfo, SamplingParams
@@ -16,6 +17,7 @@ from quire.errors import CheckpointError, EngineError, InvalidRequestError, Over
 from quire_server.config import ServeConfig
 from quire_server.errors import bad_request, from_engine, not_found, overloaded, told, unavailable
 from quire_server.metrics import ServerMetrics
+from quire_server.service.chat import Chat, OpenedChat, Parsers, template_tools
 from quire_server.service.engine import Engine
 from quire_server.service.generation import Generation
 
@@ -149,13 +151,33 @@ class Service:
     def _generation_ended(self) -> None:
         self.active -= 1
 
-    async def render_chat(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> str:
-        """The prompt of a chat; options as for `AsyncLLM.render_chat`.
+    async def open_chat(self, chat: Chat) -> OpenedChat:
+        """The prompt of a chat, and what reads its answers.
 
         Raises:
-            ApiError: 400, the messages or the model's template do not allow it: it refuses them, fails at
-                them, or would go beyond its limits with them.
+            ApiError: 400, the messages, the tools or the model's template do not allow it: it refuses them,
+                fails at them, or would go beyond its limits with them.
         """
+        parsers = self.parsers
+        parsers.check(chat)
+        # What templates call the switch, where they have one: Qwen's and those that followed.
+        thinking = {} if chat.thinking is None else {"enable_thinking": chat.thinking}
+        kwargs = {**(chat.template_kwargs or {}), **thinking} or None
+        prompt = await self._render(
+            chat.messages,
+            add_generation_prompt=chat.add_generation_prompt,
+            continue_final_message=chat.continue_final_message,
+            tools=template_tools(chat.offered),
+            chat_template_kwargs=kwargs,
+        )
+        return parsers.open(chat, prompt)
+
+    @cached_property
+    def parsers(self) -> Parsers:
+        """Parsers of what the model writes."""
+        return Parsers(self.info)
+
+    async def _render(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> str:
         try:
             return await self.engine.render_chat(messages, **options)
         except InvalidRequestError as error:

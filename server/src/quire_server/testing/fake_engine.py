@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,11 @@ from quire import (
     SamplingParams,
     SchedulerStats,
 )
-from quire.contracts import ModelFiles
+from quire.contracts import ModelFiles, TemplateNeed
 from quire.errors import EngineError, InvalidRequestError, RequestFailedError
 from quire.outputs import FinishReason, RequestMetrics
+from quire.plugin_plan import PlanBuilder
+from quire.plugins import discover
 from quire.text.chat import RESERVED_VARIABLES
 from quire_server.service import Health
 
@@ -60,6 +63,9 @@ class FakeEngine:
         hold_after: tokens after which every request waits for ever; None for never.
         holding: requests that do.
         prompts, params: what was submitted, in order.
+        answer: played in place of the prompt's text, to its end, or what makes it of that text; None for the
+            prompt itself.
+        chats: what was rendered, in order: the messages and the template's other variables.
         served: prompt and completion tokens of each request that has finished.
         aborted: requests that were closed before they had finished.
     """
@@ -80,9 +86,19 @@ class FakeEngine:
         self.holding = 0
         self.served: list[tuple[int, int]] = []
         self.prompts: list[Any] = []
+        self.answer: str | Callable[[str], str] | None = None
+        self.chats: list[dict[str, Any]] = []
         self.params: list[SamplingParams] = []
         self.aborted = 0
         self.running = 0
+
+    def use_parsers(self, **names: str) -> None:
+        """Have answers read by installed parsers, by kind: `tool_parser="hermes"`."""
+        builder = PlanBuilder(discover(), {})
+        need = TemplateNeed(device="cpu", dtype="float32", template=None)
+        for kind, name in names.items():
+            builder.choose(kind, need, requested=name)
+        self.info = replace(self.info, plugins=builder.build())
 
     def get_default_sampling_params(self) -> SamplingParams:
         """The defaults."""
@@ -140,9 +156,11 @@ class FakeEngine:
         *,
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
+        tools: Sequence[Mapping[str, Any]] | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
     ) -> str:
-        """`role: content` a line."""
+        """`role: content` a line. Tools are noted in `chats` and not shown."""
+        self.chats.append({"messages": list(messages), "tools": tools, **(chat_template_kwargs or {})})
         for name in sorted(RESERVED_VARIABLES.intersection(chat_template_kwargs or ())):
             raise InvalidRequestError(
                 f"{name!r} cannot be given as a template argument.", field="chat_template_kwargs"
@@ -158,6 +176,9 @@ class FakeEngine:
         self, request_id: str, text: str | None, ids: list[int], params: SamplingParams, deltas: bool
     ) -> AsyncGenerator[RequestOutput, None]:
         plain = [one for one in ids if one < 256] or [ord("x")]
+        answer = self.answer(text or "") if callable(self.answer) else self.answer
+        if answer is not None:
+            plain = list(answer.encode())
         most = min(params.max_tokens or MAX_MODEL_LEN, MAX_MODEL_LEN - len(ids))
         stops = [params.stop] if isinstance(params.stop, str) else list(params.stop or ())
         made: list[int] = []
@@ -184,6 +205,8 @@ class FakeEngine:
                     if _text(made).endswith(stop):
                         finished, stop_reason = "stop", stop
                         kept = _text(made) if params.include_stop_str_in_output else _text(made)[: -len(stop)]
+                if finished is None and answer is not None and len(made) == len(plain):
+                    finished = "stop"
                 if finished is None and len(made) >= most:
                     finished = "length"
                 if finished is not None:

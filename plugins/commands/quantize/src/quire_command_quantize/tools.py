@@ -65,8 +65,8 @@ def require(method: Method) -> None:
         importlib.import_module(module)
     except ImportError as error:
         raise ConfigError(
-            f"--method {method} is done by {module}, which cannot be imported here ({error}). Install it:\n"
-            f"    pip install 'quire-command-quantize[{module}]'"
+            f"--method {method} is done by {module}, which cannot be imported here ({error}). Install it, "
+            "in torch.txt the version of torch that is to stay:\n    " + "\n    ".join(_INSTALL[module])
         ) from error
 
 
@@ -108,6 +108,16 @@ def _llmcompressor(job: Job) -> None:
 def _examples(job: Job) -> list[dict[str, list[int]]]:
     return [{"input_ids": list(ids), "attention_mask": [1] * len(ids)} for ids in job.samples]
 
+
+_PIP = "pip install --constraint torch.txt"
+_INSTALL = {
+    "gptqmodel": (
+        f"{_PIP} 'quire-command-quantize[gptqmodel]'",
+        f"{_PIP} --no-deps --no-build-isolation gptqmodel==7.7.0",
+    ),
+    "llmcompressor": (f"{_PIP} 'quire-command-quantize[llmcompressor]'",),
+}
+"""gptqmodel asks for a later torch than it needs: the extra brings everything else."""
 
 _MODULES: dict[Method, str] = {"gptq": "gptqmodel", "awq": "gptqmodel", "int8": "llmcompressor"}
 _RUN: dict[Method, Callable[[Job], None]] = {"gptq": _gptqmodel, "awq": _gptqmodel, "int8": _llmcompressor}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import torch
 
-from quire.contracts import QuantizedWeight
+from quire.contracts import KernelsInit, QuantizedWeight
 from quire.errors import PluginError
 from quire.ops import PackedQuantized
 from quire.ops.quantized import QuantizedOps
@@ -20,9 +20,11 @@ from quire_native_cpu.wna16 import NativeWna16, multiply, pack
 class Wna16Ops(QuantizedOps):
     """Mixed into kernels that have loaded the library.
 
-    Codes are multiplied as they are and sums scaled in fp32; a row's bits depend on that row alone.
+    Codes are multiplied as they are and sums scaled in fp32. Unless the need is deterministic, many bf16 rows
+    may be multiplied by weights rounded to bf16 instead; otherwise a row's bits depend on that row alone.
     """
 
+    init: KernelsInit
     _library: Library
     _arena: Arena
 
@@ -41,7 +43,7 @@ class Wna16Ops(QuantizedOps):
                 f"Quantized weight: group_index goes from {int(index.min())} to {int(index.max())}, "
                 f"but there are {groups} groups."
             )
-        packed = pack(self._library, self._arena, weight)
+        packed = pack(self._library, self._arena, weight, exact=self.init.need.deterministic)
         if packed is None:
             raise PluginError(
                 f"Quantized weight of {weight.bits} bits: codes from {int(weight.codes.min())} to "

@@ -13,7 +13,7 @@ import torch
 
 from quire.contracts import KernelsInit, QuantizedWeight
 from quire.ops import PackedQuantized
-from quire.ops.quantized import QuantizedOps
+from quire.ops.quantized import QuantizedOps, fp8_codes
 from quire_kernels_triton.availability import INSTALLED, interpreted
 from quire_kernels_triton.product_tables import DEQUANTIZE_ABOVE, PANEL_BYTES, WNA16, config_of
 from quire_kernels_triton.words import PackedWords, pack
@@ -77,7 +77,9 @@ class TritonQuantizedOps(QuantizedOps):
             codes = _int8(weight) if weight.activation == "int8_per_token" else self._fp8(weight)
         if codes is None:
             return checked
-        packed = w8a8.PackedBytes(codes.t().contiguous(), weight.scales[0].float(), weight.bias)
+        packed = w8a8.PackedBytes(
+            codes.t().contiguous(), weight.scales[0].float(), weight.bias, weight.input_scale
+        )
         return PackedQuantized(packed, packed.nbytes)
 
     def w8a8_linear(self, x: torch.Tensor, packed: PackedQuantized) -> torch.Tensor:
@@ -90,7 +92,11 @@ class TritonQuantizedOps(QuantizedOps):
         if x.numel() == 0:
             return x.new_empty(*x.shape[:-1], outputs)
         rows = _rows(x if wna16.takes(x) else x.float())
-        codes, scales = w8a8.quantize_rows(rows, weight.codes.dtype, self._interpreted)
+        if weight.input_scale is None:
+            codes, scales = w8a8.quantize_rows(rows, weight.codes.dtype, self._interpreted)
+        else:
+            codes = fp8_codes(rows.float(), weight.input_scale)
+            scales = weight.input_scale.expand(rows.shape[0]).contiguous()
         if weight.codes.dtype == FP8:
             out = w8a8.multiply_fp8(codes, scales, weight, rows.dtype)
         else:

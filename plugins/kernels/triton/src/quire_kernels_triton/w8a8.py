@@ -28,16 +28,19 @@ class PackedBytes:
         codes: `[N, K]` int8 or float8_e4m3fn, contiguous.
         scales: `[N]` fp32.
         bias: `[N]` or None.
+        input_scale: `[]` fp32 where activations have a static scale.
     """
 
     codes: torch.Tensor
     scales: torch.Tensor
     bias: torch.Tensor | None
+    input_scale: torch.Tensor | None = None
 
     @property
     def nbytes(self) -> int:
         """Memory held."""
-        return self.codes.nbytes + self.scales.nbytes + (0 if self.bias is None else self.bias.nbytes)
+        held = (self.codes, self.scales, self.bias, self.input_scale)
+        return sum(tensor.nbytes for tensor in held if tensor is not None)
 
 
 @triton.jit

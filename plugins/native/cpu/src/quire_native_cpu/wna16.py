@@ -17,6 +17,10 @@ _COLUMNS, _UNIT, _MOST_SPAN = 16, 32, 256
 """`PANEL` and `K_BLOCK` in `csrc/weight.h`, `MOST_SPAN` in `csrc/wna16_weight.h`."""
 
 
+_KEPT = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.int8: 3}
+"""`Kept` in `csrc/wna16_weight.h`."""
+
+
 class Wna16Weight(ctypes.Structure):
     """`Wna16Weight` in `csrc/wna16_weight.h`."""
 
@@ -31,6 +35,9 @@ class Wna16Weight(ctypes.Structure):
         ("packed_k", ctypes.c_int32),
         ("span", ctypes.c_int32),
         ("bits", ctypes.c_int32),
+        ("scales_kept", ctypes.c_int32),
+        ("shifts_kept", ctypes.c_int32),
+        ("exact", ctypes.c_int32),
     )
 
 
@@ -97,8 +104,12 @@ def spans_of(rows: int, groups: int, index: torch.Tensor | None) -> Spans:
     return Spans(size, of_spans, None if in_order else gather)
 
 
-def pack(library: Library, arena: Arena, weight: QuantizedWeight) -> NativeWna16 | None:
-    """Pack a weight without activation scheme; it may be dropped afterwards. None if codes do not fit."""
+def pack(library: Library, arena: Arena, weight: QuantizedWeight, *, exact: bool) -> NativeWna16 | None:
+    """Pack a weight without activation scheme; it may be dropped afterwards. None if codes do not fit.
+
+    `exact`: no weight is ever rounded, and a row's bits depend on that row alone. Otherwise products of many
+    bf16 rows may round each weight to bf16, by 2^-9 of it at most.
+    """
     k, n = weight.codes.shape
     index = None if weight.group_index is None else weight.group_index.long()
     spans = spans_of(k, weight.scales.shape[0], index)
@@ -112,10 +123,11 @@ def pack(library: Library, arena: Arena, weight: QuantizedWeight) -> NativeWna16
     codes = arena.take(calls.quire_wna16_bytes(packed_k, n, bits))
     padded = -(-n // _COLUMNS) * _COLUMNS
 
-    def panels(table: torch.Tensor) -> torch.Tensor:
-        """`[G, N]` as `[panels, spans, 16]` fp32."""
-        to = arena.take(4 * padded * spans.groups.numel()).view(torch.float32)
-        wide = torch.nn.functional.pad(table.float(), (0, padded - n))
+    def panels(table: torch.Tensor, *narrow: torch.dtype) -> torch.Tensor:
+        """`[G, N]` as `[panels, spans, 16]` in the first of the dtypes that changes nothing, or fp32."""
+        dtype = next((one for one in narrow if _holds(one, table)), torch.float32)
+        to = arena.take(dtype.itemsize * padded * spans.groups.numel()).view(dtype)
+        wide = torch.nn.functional.pad(table.to(dtype), (0, padded - n))
         to.view(-1, spans.groups.numel(), _COLUMNS).copy_(
             wide[spans.groups].view(-1, padded // _COLUMNS, _COLUMNS).transpose(0, 1)
         )
@@ -123,8 +135,8 @@ def pack(library: Library, arena: Arena, weight: QuantizedWeight) -> NativeWna16
 
     held = {
         "codes": codes,
-        "scales": panels(weight.scales),
-        "shifts": panels(shifts) if shifts.any() else None,
+        "scales": panels(weight.scales.float(), torch.float16, torch.bfloat16),
+        "shifts": panels(shifts, torch.int8) if shifts.any() else None,
         "bias": None
         if weight.bias is None
         else torch.nn.functional.pad(weight.bias.float(), (0, padded - n)),
@@ -132,12 +144,20 @@ def pack(library: Library, arena: Arena, weight: QuantizedWeight) -> NativeWna16
     }
     kept = {name: tensor for name, tensor in held.items() if tensor is not None}
     addresses = {name: tensor.data_ptr() for name, tensor in kept.items()}
-    native = Wna16Weight(**addresses, k=k, n=n, packed_k=packed_k, span=spans.size, bits=bits)
+    kinds = {f"{name}_kept": _KEPT[kept[name].dtype] for name in ("scales", "shifts") if name in kept}
+    native = Wna16Weight(
+        **addresses, **kinds, k=k, n=n, packed_k=packed_k, span=spans.size, bits=bits, exact=exact
+    )
     rows = weight.codes if weight.codes.stride(1) == 1 else weight.codes.contiguous()
     fit = calls.quire_wna16_pack(
         rows.data_ptr(), rows.stride(0), is_signed, centre, ctypes.byref(native), torch.get_num_threads()
     )
     return NativeWna16(native, tuple(kept.values())) if fit else None
+
+
+def _holds(dtype: torch.dtype, table: torch.Tensor) -> bool:
+    """Whether these numbers are finite, and the same in that dtype."""
+    return bool(table.isfinite().all()) and torch.equal(table.to(dtype).float(), table)
 
 
 def multiply(library: Library, x: torch.Tensor, packed: NativeWna16) -> torch.Tensor:

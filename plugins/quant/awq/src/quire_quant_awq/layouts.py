@@ -17,6 +17,9 @@ from quire_quant_awq.decode import BITS, ROWS, STRIDE, WORD, columns, interleave
 _CENTRE = 1 << (BITS - 1)
 """The zero point of symmetric weights, where the file leaves it out."""
 
+GROUP_SIZES = (32, 64, 128)
+"""What tools write."""
+
 _ZERO_WORDS = {64: 2, 32: 4}
 """gemv and gemv_fast round the words that zeros take up to a multiple of this; of 1 at other group sizes."""
 
@@ -80,14 +83,18 @@ class Layout(StoredModule):
         """Suffix of the zero points' tensor."""
         return "qzeros"
 
-    def fits(self) -> bool:
-        """Whether the checkpoint's tensors are of this layout."""
+    def fits(self, *suffixes: str) -> bool:
+        """Whether the checkpoint's tensors are of this layout and group size.
+
+        Args:
+            suffixes: of those that are looked at; weights and scales unless given.
+        """
         return all(
             (header := self.header(tensor.suffix)) is not None
             and header.shape == tensor.shape
             and header.dtype in tensor.dtypes
             for tensor in self.tensors()
-            if tensor.suffix in ("qweight", "scales")
+            if tensor.suffix in (suffixes or ("qweight", "scales"))
         )
 
     def decode(self, raw: Mapping[str, torch.Tensor]) -> QuantizedWeight:

@@ -15,7 +15,8 @@ from quire.contracts import (
 )
 from quire.errors import CheckpointError, UnsupportedModelError
 from quire.layers import StoredModule, quantized_linears
-from quire_quant_awq.layouts import LAYOUTS, Layout
+from quire_quant_awq.decode import WORD
+from quire_quant_awq.layouts import GROUP_SIZES, LAYOUTS, Layout
 from quire_quant_awq.settings import Settings
 
 _HEAD = "lm_head"
@@ -54,16 +55,21 @@ class AWQ(Quantization):
         ):
             return None
 
-        def stored(layout: type[Layout]) -> Layout:
-            return layout(part, inp, headers, group_size=settings.group_size, zero_point=settings.zero_point)
+        def stored(layout: type[Layout], group_size: int = settings.group_size) -> Layout:
+            return layout(part, inp, headers, group_size=group_size, zero_point=settings.zero_point)
 
-        for layout in LAYOUTS.values():
-            if part.out.full % 8 == 0 and inp.full % layout.inputs_multiple == 0:
-                module = stored(layout)
-                if module.fits():
-                    break
-        else:
-            module = stored(LAYOUTS[settings.version])
+        layouts = [
+            layout
+            for layout in LAYOUTS.values()
+            if part.out.full % WORD == 0 and inp.full % layout.inputs_multiple == 0
+        ]
+        module = next((found for layout in layouts if (found := stored(layout)).fits()), None)
+        if module is None:
+            # A module may have groups of its own, which no setting tells; shapes do, if one size alone fits.
+            sizes = [size for size in GROUP_SIZES if inp.full % size == 0]
+            own = [stored(layout, size) for layout in layouts for size in sizes]
+            own = [found for found in own if found.fits("qweight", "scales", found.zeros)]
+            module = own[0] if len(own) == 1 else stored(LAYOUTS[settings.version])
         module.check_headers()
         return module
 

@@ -15,5 +15,5 @@ def quire_quantizations() -> Iterable[QuantizationSpec]:
         api=1,
         target="quire_quant_compressed_tensors.quantization:CompressedTensors",
         matches=frozenset({"compressed-tensors"}),
-        summary="Reads llm-compressor's checkpoints: W4A16, W8A16, int8 and FP8 with dynamic activations",
+        summary="Reads llm-compressor's checkpoints: W4A16, W8A16, int8 and FP8",
     )

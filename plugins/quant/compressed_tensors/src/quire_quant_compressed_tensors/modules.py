@@ -150,8 +150,12 @@ class Packed(StoredModule):
             )
 
 
+_ONE: Sequence[tuple[Span, ...]] = ((Span.whole(1),), (), (Span.whole(1), Span.whole(1)))
+"""Forms of a scale that is one for all."""
+
+
 class _Plain(StoredModule, ABC):
-    """8-bit weights as they are, with one scale per output or one for all, and dynamic activations."""
+    """8-bit weights as they are, with one scale per output or one for all, and quantized activations."""
 
     def __init__(
         self, part: LinearPart, inp: Span, headers: Mapping[str, TensorHeader], scheme: Scheme
@@ -167,21 +171,24 @@ class _Plain(StoredModule, ABC):
 
     @property
     def kind(self) -> Hashable:
-        return self._scheme.kind
+        return self._scheme.kind, self._scheme.static
 
     def _scale(self) -> StoredTensor:
-        """Its tensor in whichever form of its shape the file has."""
-        out, whole = self.part.out, Span.whole(1)
-        forms: Sequence[tuple[Span, ...]]
-        forms = ((whole,), (), (whole, whole)) if self._scheme.per_tensor else ((out, whole), (out,))
-        header = self.header("weight_scale")
+        """The weight's."""
+        out = self.part.out
+        forms = _ONE if self._scheme.per_tensor else ((out, Span.whole(1)), (out,))
+        return self._in_either_form("weight_scale", forms)
+
+    def _in_either_form(self, suffix: str, forms: Sequence[tuple[Span, ...]]) -> StoredTensor:
+        """A scale, in whichever form of its shape the file has."""
+        header = self.header(suffix)
         found = (
             []
             if header is None
             else [form for form in forms if tuple(span.full for span in form) == header.shape]
         )
         take = (found or forms)[0]
-        return StoredTensor(suffix="weight_scale", shape=tuple(span.full for span in take), take=take)
+        return StoredTensor(suffix=suffix, shape=tuple(span.full for span in take), take=take)
 
     def _row_of_scales(self, stored: torch.Tensor) -> torch.Tensor:
         """`[1, N]` fp32."""
@@ -221,7 +228,10 @@ class Fp8(_Plain):
             dtype=torch.float8_e4m3fn,
             dtypes=frozenset({"F8_E4M3"}),
         )
-        return weight, self._scale()
+        scales = [self._scale()]
+        if self._scheme.static:
+            scales.append(self._in_either_form("input_scale", _ONE))
+        return weight, *scales
 
     def decode(self, raw: Mapping[str, torch.Tensor]) -> QuantizedWeight:
         weight = raw["weight"]  # [N, K]
@@ -234,8 +244,23 @@ class Fp8(_Plain):
             codes=weight.t(),
             bits=8,
             scales=self._row_of_scales(raw["weight_scale"]),
-            activation="fp8_per_token",
+            activation="fp8_static" if self._scheme.static else "fp8_per_token",
+            input_scale=self._input_scale(raw["input_scale"]) if self._scheme.static else None,
         )
+
+    def _input_scale(self, stored: torch.Tensor) -> torch.Tensor:
+        """`[]` fp32.
+
+        Raises:
+            CheckpointError: nothing can be divided by it.
+        """
+        scale = stored.reshape(())
+        if not bool(scale > 0):
+            raise CheckpointError(
+                f"{self.where('input_scale')} is {scale.item()}, expected a positive number. "
+                "Fetch the file again, or quantize the model again."
+            )
+        return scale
 
 
 MODULES: Mapping[str, type[Packed] | type[Int8] | type[Fp8]] = {"packed": Packed, "int8": Int8, "fp8": Fp8}

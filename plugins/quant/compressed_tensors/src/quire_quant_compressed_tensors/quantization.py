@@ -21,6 +21,9 @@ from quire_quant_compressed_tensors.schemes import Schemes
 _QUANTIZED = frozenset({"I8", "F8_E4M3", "F8_E5M2", "U8"})
 """Types of a tensor `weight` that are no plain weight's."""
 
+_SUFFIXES = ("weight_packed", "weight_scale")
+"""Tensors that only a quantized module has."""
+
 
 class CompressedTensors(Quantization):
     """Reads what llm-compressor wrote.
@@ -52,13 +55,14 @@ class CompressedTensors(Quantization):
         tensor = self._quantized_tensor(part.name)
         if tensor is None and f"{part.name}.weight" in self.init.headers:
             return None
-        scheme = self._schemes.of(part.name)
+        name = self.init.stored_name(part.name, _SUFFIXES)
+        scheme = self._schemes.of(name)
         if scheme is not None:
             return MODULES[scheme.kind](part, inp, self.init.headers, scheme)
         if tensor is not None:
             raise CheckpointError(
                 f"{self.init.headers[tensor].file}: tensor {tensor!r} is a quantized module's, but "
-                f"quantization_config ignores {part.name!r}, or no target of its config_groups names it: "
+                f"quantization_config ignores {name!r}, or no target of its config_groups names it: "
                 "its scheme is not known."
             )
         return None
@@ -66,7 +70,7 @@ class CompressedTensors(Quantization):
     def _quantized_tensor(self, module: str) -> str | None:
         """A tensor by which the module is seen to be quantized."""
         headers = self.init.headers
-        for suffix in ("weight_packed", "weight_scale"):
+        for suffix in _SUFFIXES:
             if f"{module}.{suffix}" in headers:
                 return f"{module}.{suffix}"
         weight = headers.get(f"{module}.weight")

@@ -18,8 +18,8 @@ LINEAR = "Linear"
 
 _PATTERN = "re:"
 _WAY_OUT = (
-    "Use a checkpoint in W4A16 or W8A16 (pack-quantized), or in W8A8 with dynamic activations per token "
-    "(int-quantized, or FP8: float-quantized)."
+    "Use a checkpoint in W4A16 or W8A16 (pack-quantized), in W8A8 with dynamic activations per token "
+    "(int-quantized), or in FP8 with dynamic ones per token or static ones per tensor (float-quantized)."
 )
 
 
@@ -29,13 +29,15 @@ class Scheme:
 
     Attributes:
         group: the group's name in the settings, for messages.
-        kind: "packed" (integers in words, activations as they are), "int8" or "fp8" (8-bit weights, and
-            dynamic activations per token).
+        kind: "packed" (integers in words, activations as they are), "int8" or "fp8" (8-bit weights and
+            activations).
         bits: of a weight.
         group_size: inputs that share a scale; None if an output's inputs all do.
         per_tensor: whether all outputs share one scale too.
         symmetric: whether there are no zero points.
         indexed: whether each input has a group index (act-order by group).
+        static: whether activations have one stored scale; those of "int8" and "fp8" are dynamic otherwise,
+            a scale per token.
     """
 
     group: str
@@ -45,6 +47,7 @@ class Scheme:
     per_tensor: bool = False
     symmetric: bool = True
     indexed: bool = False
+    static: bool = False
 
 
 class Schemes:
@@ -172,21 +175,25 @@ def _known(name: str, weights: Mapping[str, Any], activations: Mapping[str, Any]
         )
     if kind not in ("int", "float") or bits != 8 or not symmetric or strategy not in ("channel", "tensor"):
         return None
-    if not _is_per_token(activations, kind):
+    scaled = (activations.get("dynamic") or False, activations.get("strategy") or "tensor")
+    static = kind == "float" and scaled == (False, "tensor")
+    if not _are_of_8_bits(activations, kind) or not (static or scaled == (True, "token")):
         return None
     return Scheme(
-        group=name, kind="int8" if kind == "int" else "fp8", bits=8, per_tensor=strategy == "tensor"
+        group=name,
+        kind="int8" if kind == "int" else "fp8",
+        bits=8,
+        per_tensor=strategy == "tensor",
+        static=static,
     )
 
 
-def _is_per_token(activations: Mapping[str, Any], kind: str) -> bool:
-    """Whether activations are in 8 bits of the weights' kind, symmetric, scaled token by token."""
+def _are_of_8_bits(activations: Mapping[str, Any], kind: str) -> bool:
+    """Whether activations are in 8 bits of the weights' kind, symmetric."""
     return (
         activations.get("type", "int") == kind
         and activations.get("num_bits", 8) == 8
         and activations.get("symmetric", True) is True
-        and activations.get("dynamic") is True
-        and activations.get("strategy") == "token"
     )
 
 

@@ -88,22 +88,26 @@ def pack(
     return Stored(tensors, (codes - zeros[:, index]) * scales.float()[:, index])
 
 
-def plain(weight: torch.Tensor, dtype: torch.dtype, *, per_tensor: bool = False) -> Stored:
+def plain(
+    weight: torch.Tensor, dtype: torch.dtype, *, per_tensor: bool = False, input_scale: float | None = None
+) -> Stored:
     """`int-quantized` (int8) and `float-quantized` (float8_e4m3fn).
 
     Args:
         weight: `[N, K]`.
         dtype: of the codes.
         per_tensor: one scale for all outputs.
+        input_scale: of static activations.
     """
     largest = 127.0 if dtype == torch.int8 else torch.finfo(dtype).max
     peak = weight.float().abs().amax() if per_tensor else weight.float().abs().amax(1, keepdim=True)
     scale = (peak / largest).clamp_min(1e-8)
     codes = weight.float() / scale
     stored = codes.round().to(dtype) if dtype == torch.int8 else codes.to(dtype)
-    return Stored(
-        {"weight": stored, "weight_scale": scale.reshape(1) if per_tensor else scale}, stored.float() * scale
-    )
+    tensors = {"weight": stored, "weight_scale": scale.reshape(1) if per_tensor else scale}
+    if input_scale is not None:
+        tensors["input_scale"] = torch.tensor([input_scale])
+    return Stored(tensors, stored.float() * scale)
 
 
 def settings(
@@ -124,6 +128,11 @@ def settings(
 def per_token(kind: str) -> dict[str, Any]:
     """`input_activations` in 8 bits of a kind ("int", "float"), scaled token by token as they come."""
     return {"num_bits": 8, "type": kind, "symmetric": True, "dynamic": True, "strategy": "token"}
+
+
+def static() -> dict[str, Any]:
+    """`input_activations` in FP8 with one scale for all tokens, which is stored."""
+    return {"num_bits": 8, "type": "float", "symmetric": True, "dynamic": False, "strategy": "tensor"}
 
 
 def headers_of(module: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, TensorHeader]:

@@ -46,7 +46,7 @@ class Gptq(Quantization):
 
     def _module(self, part: LinearPart, inp: Span) -> GptqModule | None:
         headers, settings = self.init.headers, self._settings
-        own = settings.module(part.name)
+        own = settings.module(self.init.stored_name(part.name, ("qweight", "weight")))
         if not headers:  # weights are made up: the settings alone tell
             stored = own is not None
         else:

@@ -6,6 +6,7 @@ Knows Ollama's answer form; knows no request and no HTTP.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
@@ -15,8 +16,9 @@ from typing import Any, Literal
 import msgspec
 
 from quire import CompletionOutput, Logprob
+from quire.contracts import CallBegun, Content, Event, Reasoning
 from quire_server.errors import ApiError, failed
-from quire_server.service import Generation
+from quire_server.service import Answered, AnswerParser, Generation, ToolCall
 
 Kind = Literal["generate", "chat"]
 
@@ -41,17 +43,20 @@ class Answer:
         model: as the client called it.
         logprobs: alternatives to tell per token, None for no log probabilities.
         started: `time.perf_counter_ns()` when the request came.
+        parser: of the text; None for one that is nothing but content.
     """
 
     kind: Kind
     model: str
     logprobs: int | None = None
     started: int = field(default_factory=time.perf_counter_ns)
+    parser: AnswerParser | None = None
     _first: int = 0
+    _calls: int = 0
 
     def loaded(self) -> dict[str, Any]:
         """To a request without a prompt, which only asks for the model to be loaded."""
-        return {**self._piece(""), "done": True, "done_reason": "load"}
+        return {**self._piece(Answered()), "done": True, "done_reason": "load"}
 
     async def whole(self, generation: Generation) -> dict[str, Any]:
         """All in one object.
@@ -59,32 +64,53 @@ class Answer:
         Raises:
             ApiError: the generation failed.
         """
-        texts: list[str] = []
+        told = Answered()
         logprobs: list[dict[str, Any]] = []
         reason = "stop"
         async with generation:
             async for _, output in generation:
                 one = output.outputs[0]
                 reason = self._seen(one) or reason
-                texts.append(one.text)
+                for event in self._read(one):
+                    told.add(event, self._id(event))
                 logprobs += self._logprobs(one)
-        piece = self._piece("".join(texts), logprobs)
-        return {**piece, **self._last(reason, generation)}
+        return {**self._piece(told, logprobs), **self._last(reason, generation)}
 
     async def lines(self, generation: Generation) -> AsyncGenerator[bytes, None]:
-        """Encoded objects, a line each. An error is the last of them."""
+        """Encoded objects, a line each. An error is the last of them. A call comes when it is complete."""
         reason = "stop"
+        call = Answered()
         try:
             async for _, output in generation:
                 one = output.outputs[0]
                 reason = self._seen(one) or reason
                 logprobs = self._logprobs(one)
-                if one.text or logprobs:
-                    yield _line({**self._piece(one.text, logprobs), "done": False})
+                news = Answered()
+                for event in self._read(one):
+                    if isinstance(event, Content | Reasoning):
+                        news.add(event)
+                        continue
+                    call.add(event, self._id(event))
+                    if not call.open:  # ended, or given back as text
+                        news.calls += call.calls
+                        news.content += call.content
+                        call = Answered()
+                if news.content or news.reasoning or news.calls or logprobs:
+                    yield _line({**self._piece(news, logprobs), "done": False})
         except ApiError as error:
             yield _line(render_error(error))
             return
-        yield _line({**self._piece(""), **self._last(reason, generation)})
+        yield _line({**self._piece(Answered()), **self._last(reason, generation)})
+
+    def _read(self, one: CompletionOutput) -> list[Event]:
+        """What is new."""
+        if self.parser is None:
+            return [Content(one.text)] if one.text else []
+        events = self.parser.feed(one.text, len(one.token_ids))
+        return [*events, *self.parser.finish()] if one.finish_reason is not None else events
+
+    def _id(self, event: Event) -> str:
+        return self.parser.draw_id() if self.parser is not None and isinstance(event, CallBegun) else ""
 
     def _seen(self, one: CompletionOutput) -> str | None:
         """Note when the first token came.
@@ -100,14 +126,21 @@ class Answer:
             raise failed("The engine ended the request before its end.")
         return one.finish_reason
 
-    def _piece(self, text: str, logprobs: list[dict[str, Any]] | None = None) -> dict[str, Any]:
-        content: dict[str, Any] = (
-            {"response": text}
-            if self.kind == "generate"
-            else {"message": {"role": "assistant", "content": text}}
-        )
-        told = {"logprobs": logprobs} if logprobs else {}
-        return {"model": self.model, "created_at": now(), **content, **told}
+    def _piece(self, told: Answered, logprobs: list[dict[str, Any]] | None = None) -> dict[str, Any]:
+        thinking = {"thinking": told.reasoning} if told.reasoning else {}
+        content: dict[str, Any] = {"response": told.content, **thinking}
+        if self.kind == "chat":
+            message: dict[str, Any] = {"role": "assistant", "content": told.content, **thinking}
+            if told.calls:
+                message["tool_calls"] = [self._call(call) for call in told.calls]
+            content = {"message": message}
+        more = {"logprobs": logprobs} if logprobs else {}
+        return {"model": self.model, "created_at": now(), **content, **more}
+
+    def _call(self, call: ToolCall) -> dict[str, Any]:
+        index, self._calls = self._calls, self._calls + 1
+        arguments = json.loads(call.arguments)
+        return {"id": call.id, "function": {"index": index, "name": call.name, "arguments": arguments}}
 
     def _last(self, reason: str, generation: Generation) -> dict[str, Any]:
         end = time.perf_counter_ns()

@@ -73,7 +73,11 @@ class Catalog:
                 f"{family}.context_length": info.max_model_len,
                 f"{family}.vocab_size": info.vocab_size,
             },
-            "capabilities": ["completion"],
+            "capabilities": [
+                "completion",
+                *(["tools"] if self._service.parsers.calls else []),
+                *(["thinking"] if self._service.parsers.thinks else []),
+            ],
             "modified_at": self._since,
         }
 

@@ -14,11 +14,12 @@ from quire_route_ollama.catalog import Catalog
 from quire_route_ollama.json_route import JsonRoute
 from quire_route_ollama.options import NAMES, Options, examine_all
 from quire_route_ollama.request import ChatRequest, GenerateRequest, Prompted, ShowRequest
+from quire_route_ollama.tools import read_tools
 from quire_server.errors import bad_request, naming
 from quire_server.front_end import FrontEnd
 from quire_server.http.fields import examine
 from quire_server.http.streaming import NDJSON, answered, streamed
-from quire_server.service import Service, Work
+from quire_server.service import Chat, OpenedChat, Service, Work
 from quire_server.service.sampling import sampling_params
 
 PREFIX = "/api"
@@ -41,9 +42,9 @@ class Ollama:
         if not body.prompt:
             return self._loaded(answer)
         if body.raw:
-            return await self._answer(request, answer, body, body.prompt, raw=True)
-        prompt = await self.service.render_chat(body.turns(), add_generation_prompt=True)
-        return await self._answer(request, answer, body, prompt)
+            return await self._answer(request, answer, body, body.prompt)
+        opened = await self._open(body.chat(body.turns()))
+        return await self._answer(request, answer, body, opened)
 
     async def chat(self, request: Request, body: ChatRequest) -> Response:
         """`POST /api/chat`."""
@@ -54,11 +55,9 @@ class Ollama:
         if not turns:
             return self._loaded(answer)
         # As in Ollama, an answer that the client has begun is continued.
-        begun = turns[-1]["role"] == "assistant"
-        prompt = await self.service.render_chat(
-            turns, add_generation_prompt=not begun, continue_final_message=begun
-        )
-        return await self._answer(request, answer, body, prompt)
+        begun = turns[-1]["role"] == "assistant" and "tool_calls" not in turns[-1]
+        opened = await self._open(body.chat(turns, read_tools(body.tools), begun=begun))
+        return await self._answer(request, answer, body, opened)
 
     async def tags(self) -> Response:
         """`GET /api/tags`."""
@@ -85,18 +84,33 @@ class Ollama:
         self.service.check_ready()
         return JSONResponse(answer.loaded())
 
+    async def _open(self, chat: Chat) -> OpenedChat:
+        with naming({"thinking": "think"}):
+            return await self.service.open_chat(chat)
+
     async def _answer(
-        self, request: Request, answer: Answer, body: Prompted, prompt: str, *, raw: bool = False
+        self, request: Request, answer: Answer, body: Prompted, prompt: str | OpenedChat
     ) -> Response:
         options = body.options or Options()
         with naming(NAMES):
             params = sampling_params(
                 self.service.engine.get_default_sampling_params(),
                 logprobs=body.num_logprobs,
+                structured_outputs=body.structured_outputs(),
                 **options.sampling(self.service.info.max_model_len),
             )
+            if isinstance(prompt, OpenedChat):
+                answer.parser = prompt.parser()
+                params, text = prompt.sampling(params), prompt.prompt
+            else:
+                text = prompt
             generation = await self.service.start(
-                Work(prompts=[prompt], params=params, stream=True, add_special_tokens=raw)
+                Work(
+                    prompts=[text],
+                    params=params,
+                    stream=True,
+                    add_special_tokens=not isinstance(prompt, OpenedChat),
+                )
             )
         if body.stream is False:
             return JSONResponse(await answered(request, answer.whole(generation)))

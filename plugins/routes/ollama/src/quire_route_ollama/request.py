@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, StrictBool, StrictInt
 
+from quire import StructuredOutputsParams
+from quire.contracts import Tool
 from quire_route_ollama.options import Options
+from quire_route_ollama.tools import read_calls
 from quire_server.errors import bad_request
 from quire_server.http.fields import BoundedModel, RequestModel
+from quire_server.service import Chat
+from quire_server.service.chat import MAX_TOOLS
+from quire_server.service.structured import form
 
 MAX_MESSAGES = 100_000
 MAX_TOP_LOGPROBS = 20
 _TEXT_ONLY = "this server takes text."
-_ROLES = ("system", "user", "assistant")
+_ROLES = ("system", "user", "assistant", "tool")
 
-Turn = dict[str, str]
-"""Role and content, as chat templates take them."""
+Turn = dict[str, Any]
+"""Role, content and what else chat templates take."""
 
 
 class Prompted(RequestModel):
@@ -29,28 +35,54 @@ class Prompted(RequestModel):
     model: Annotated[str, Field(min_length=1)]
     stream: StrictBool | None = None
     options: Options | None = None
+    think: StrictBool | Literal["low", "medium", "high"] | None = None
+    format: str | dict[str, Any] | None = None
     keep_alive: float | str | None = None
     logprobs: StrictBool | None = None
     top_logprobs: Annotated[StrictInt, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
 
     refused: ClassVar[Mapping[str, str]] = {
         "chat_template": "only the model's own chat template is used.",
-        "format": "the form of the output cannot be set.",
         "shift": "a full context ends the answer.",
-        "think": "this server does not set thinking apart.",
         "truncate": "prompts are never shortened silently.",
     }
     harmless: ClassVar[Mapping[str, tuple[Any, ...]]] = {
-        "format": ("",),
         "shift": (False,),
-        "think": (False,),
         "truncate": (False,),
     }
+
+    def structured_outputs(self) -> StructuredOutputsParams | None:
+        """The form that the answer must have: "json", or a JSON Schema.
+
+        Raises:
+            ApiError: 400, it is something else.
+        """
+        if not self.format:
+            return None
+        if self.format == "json":
+            return form("format", json_object=True)
+        if isinstance(self.format, str):
+            raise bad_request('format must be "json" or a JSON Schema.', "format")
+        return form("format", json=self.format)
 
     @property
     def num_logprobs(self) -> int | None:
         """How many alternatives per token are to be told; None if log probabilities are not asked for."""
         return (self.top_logprobs or 0) if self.logprobs or self.top_logprobs else None
+
+    def chat(self, turns: Sequence[Turn], tools: Sequence[Tool] = (), *, begun: bool = False) -> Chat:
+        """The chat that these turns make; `begun` if the last one is an answer to be continued."""
+        level = self.think if isinstance(self.think, str) else None
+        return Chat(
+            messages=turns,
+            tools=tools,
+            thinking=None if self.think is None else bool(self.think),
+            # An answer that is not to hold thinking does not, even if the model cannot do without.
+            shows_thinking=self.think is not False,
+            add_generation_prompt=not begun,
+            continue_final_message=begun,
+            template_kwargs=None if level is None else {"reasoning_effort": level},
+        )
 
 
 class GenerateRequest(Prompted):
@@ -97,9 +129,7 @@ class ChatRequest(Prompted):
     """Body of `POST /api/chat`."""
 
     messages: Annotated[list[Message], Field(max_length=MAX_MESSAGES)] | None = None
-
-    refused: ClassVar[Mapping[str, str]] = {**Prompted.refused, "tools": "this server has no tools."}
-    harmless: ClassVar[Mapping[str, tuple[Any, ...]]] = {**Prompted.harmless, "tools": ([],)}
+    tools: Annotated[list[dict[str, Any]], Field(max_length=MAX_TOOLS)] | None = None
 
     def turns(self) -> list[Turn]:
         """The chat.
@@ -115,15 +145,30 @@ class ChatRequest(Prompted):
                     f"{where}.role is {message.role[:200]!r}: it must be one of {', '.join(_ROLES)}.",
                     f"{where}.role",
                 )
-            for name, value in (message.model_extra or {}).items():
-                if value:
-                    raise bad_request(
-                        f"{where}.{name[:200]} cannot be served: a message is a role and a text.",
-                        f"{where}.{name[:200]}",
-                        "unsupported_parameter",
-                    )
-            turns.append({"role": message.role, "content": message.content or ""})
+            turns.append(_turn(message, where))
         return turns
+
+
+def _turn(message: Message, where: str) -> Turn:
+    turn: Turn = {"role": message.role, "content": message.content or ""}
+    for name, value in (message.model_extra or {}).items():
+        if not value:
+            continue
+        place = f"{where}.{name[:200]}"
+        if name == "tool_calls" and message.role == "assistant":
+            turn["tool_calls"] = read_calls(value, place)
+        elif name == "thinking" and message.role == "assistant" and isinstance(value, str):
+            turn["reasoning_content"] = value
+        elif name in ("tool_name", "tool_call_id") and message.role == "tool" and isinstance(value, str):
+            turn["name" if name == "tool_name" else name] = value
+        else:
+            raise bad_request(
+                f"{place} cannot be served: a message is a role and a text, an assistant's thinking and "
+                "tool_calls, or a tool's tool_name and tool_call_id.",
+                place,
+                "unsupported_parameter",
+            )
+    return turn
 
 
 class ShowRequest(RequestModel):

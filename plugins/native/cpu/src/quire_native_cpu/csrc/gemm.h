@@ -56,7 +56,7 @@ inline void multiply(const T* a, int64_t a_stride, int m, const Output<T>& outpu
         shape_tiles(std::min(m, TILE_ROWS));
         if (m > TILE_ROWS)
             share(2, [&](int first, int last, int group, int end, int ahead) {
-                multiply_squares(a, a_stride, first, last, group, end, ahead, output);
+                multiply_squares(a, a_stride, first, last, group, end, ahead, output, PlainPieces(columns.weight));
             });
         else
             share(MOST_PANELS, [&](int, int, int group, int end, int) {

@@ -1,15 +1,13 @@
 // Matrix products in AMX tiles: how rows, columns and k are cut so that tiles find their operands in near caches, and
 // what is done beside them.
 #pragma once
+#include <type_traits>
+
 #include "output.h"
 
 #if defined(__AMX_BF16__)
 
 namespace quire {
-
-// k is taken in parts of which two panels stay in a first-level cache while a chunk's rows pass by. Short parts cost
-// too: between two of them the sums go through memory.
-constexpr int K_AT_ONCE = 576;
 
 // The rows' part of k should stay in the second level. Where all of k does not, several groups of panels take turns at
 // each part, and the rows come from further away once in so many groups.
@@ -18,19 +16,57 @@ constexpr int MOST_GROUPS = 16;
 // A thread's sums; not on its stack, which may be small.
 alignas(64) inline thread_local float square_sums[MOST_GROUPS * MOST_ROWS * SQUARE];
 
-// What vector instructions do while tiles multiply, a little in each step: ask for the panels that come next, and bring
-// the last square's sums, if they are complete, to the result.
-template <bool GATED, Activation ACTIVATION>
+// Some rows of k of two panels, which may be the same one.
+struct Piece {
+    int panel[2], from, rows;
+};
+
+// Pieces of a bf16 weight, where they lie: those that come next are asked for while tiles multiply.
+class PlainPieces {
+public:
+    // k is taken in parts of which two panels stay in a first-level cache while a chunk's rows pass by. Short parts cost
+    // too: between two of them the sums go through memory.
+    static constexpr int K_AT_ONCE = 576;
+
+    explicit PlainPieces(const Weight& weight) : weight_(weight) {}
+
+    void begin(const Piece&) {}  // it is loaded when it is multiplied by
+    // Bring a piece within so many steps; it is the next that is taken.
+    void ask(const Piece& piece, int steps) {
+        for (int p = 0; p < 2; p++) next_[p] = at(piece, p);
+        step_ = (piece.rows / 2 + steps - 1) / steps * 64;  // bytes; two rows are a line
+    }
+    void ask_nothing() {
+        step_ = 0;
+    }
+    void operator()() {
+        for (int i = 0; i < step_; i += 64)
+            for (int p = 0; p < 2; p++) _mm_prefetch(reinterpret_cast<const char*>(next_[p]) + i, _MM_HINT_T1);
+        for (int p = 0; p < 2; p++) next_[p] += step_ / int(sizeof(bf16));
+    }
+    void take(const Piece& piece, const bf16** panels) const {
+        for (int p = 0; p < 2; p++) panels[p] = at(piece, p);
+    }
+    Target<bf16> target(const Output<bf16>& output, const int* panel, int panels) const {
+        return output.target(panel, panels);
+    }
+
+private:
+    const bf16* at(const Piece& piece, int p) const {
+        return weight_.panel<bf16>(piece.panel[p]) + piece.from * PANEL;
+    }
+
+    const Weight& weight_;
+    const bf16* next_[2] = {};
+    int step_ = 0;
+};
+
+// What vector instructions do while tiles multiply, a little in each step: make the piece that comes next, and bring the
+// last square's sums, if they are complete, to the result.
+template <bool GATED, Activation ACTIVATION, typename Pieces>
 class Beside {
 public:
-    explicit Beside(int64_t stride) : stride_(stride) {}
-
-    // Ask for a part of two panels, `lines` of 64 bytes each, within so many steps.
-    void fetch(const bf16* left, const bf16* right, int lines, int steps) {
-        left_ = reinterpret_cast<const char*>(left);
-        right_ = reinterpret_cast<const char*>(right);
-        step_ = (lines + steps - 1) / steps * 64;
-    }
+    Beside(Pieces& pieces, int64_t stride) : pieces_(pieces), stride_(stride) {}
 
     // Rows from `upper` on, sixteen of them, and as many from `lower` on if that is further below.
     void finish(const float* sums, const Target<bf16>& target, int upper, int lower) {
@@ -44,12 +80,7 @@ public:
     }
 
     void operator()() {
-        for (int i = 0; i < step_; i += 64) {
-            _mm_prefetch(left_ + i, _MM_HINT_T1);
-            _mm_prefetch(right_ + i, _MM_HINT_T1);
-        }
-        left_ += step_;
-        right_ += step_;
+        pieces_();
         if (row_ < rows_) two_rows();
     }
 
@@ -74,8 +105,7 @@ private:
             store(left, right, to);
     }
 
-    const char *left_ = nullptr, *right_ = nullptr;
-    int step_ = 0;  // bytes
+    Pieces& pieces_;
     const float* sums_ = nullptr;
     int row_ = 0, rows_ = 0;
     bf16 *upper_ = nullptr, *lower_ = nullptr;
@@ -83,43 +113,49 @@ private:
     floats bias_[2] = {};
 };
 
-template <bool GATED, Activation ACTIVATION>
+template <bool GATED, Activation ACTIVATION, typename Pieces>
 inline void multiply_squares(
-    const bf16* a, int64_t a_stride, int first, int last, int start, int end, int ahead, const Output<bf16>& output) {
+    const bf16* a, int64_t a_stride, int first, int last, int start, int end, int ahead, const Output<bf16>& output,
+    Pieces& pieces) {
     const Columns& columns = output.columns;
-    const Weight& weight = columns.weight;
-    const int k = weight.padded_k(), squares = (last - first + SQUARE - 1) / SQUARE;
-    const int parts = (k + K_AT_ONCE - 1) / K_AT_ONCE, part = round_up((k + parts - 1) / parts, K_BLOCK);
+    const int k = columns.weight.padded_k(), squares = (last - first + SQUARE - 1) / SQUARE;
+    const int parts = (k + Pieces::K_AT_ONCE - 1) / Pieces::K_AT_ONCE, part = round_up((k + parts - 1) / parts, K_BLOCK);
     const int64_t bytes = int64_t(last - first) * k * int64_t(sizeof(bf16));
     const int at_once = int(std::min<int64_t>(MOST_GROUPS, bytes / BYTES_PER_GROUP + 1));
     float* const all_sums = square_sums;
-    Beside<GATED, ACTIVATION> beside(output.stride);
+    Beside<GATED, ACTIVATION, Pieces> beside(pieces, output.stride);
+    const auto piece_of = [&](int group, int from) {
+        int panel[2];
+        const int panels = columns.group(group, 2, panel);
+        return Piece{{panel[0], panel[panels - 1]}, from, std::min(part, k - from)};
+    };
+    pieces.begin(piece_of(start, 0));
     for (int block = start; block < end; block += at_once) {
         const int stop = std::min(block + at_once, end);
         for (int from = 0; from < k; from += part) {
-            const int to = std::min(k, from + part);
+            const int length = std::min(part, k - from);
+            const bool complete = from + length == k;
             for (int group = block; group < stop; group++) {
-                int panel[2], next[2];
+                int panel[2];
                 const int panels = columns.group(group, 2, panel);
-                const bf16* const b[2] = {weight.panel<bf16>(panel[0]), weight.panel<bf16>(panel[panels - 1])};
-                const int after = group + 1 < stop ? group + 1 : to < k ? block : stop;
-                const int after_from = group + 1 < stop ? from : to < k ? to : 0;
-                if (after < ahead) {
-                    const int other = columns.group(after, 2, next) - 1, at = after_from * PANEL;
-                    beside.fetch(weight.panel<bf16>(next[0]) + at, weight.panel<bf16>(next[other]) + at,
-                                 std::min(part, k - after_from) / 2, squares * ((to - from) / K_BLOCK));
-                } else {
-                    beside.fetch(nullptr, nullptr, 0, 1);
-                }
-                const Target<bf16> target = output.target(panel, panels);
+                const bf16* b[2];
+                pieces.take(piece_of(group, from), b);
+                const int after = group + 1 < stop ? group + 1 : complete ? stop : block;
+                const int after_from = group + 1 < stop ? from : complete ? 0 : from + length;
+                if (after < ahead)
+                    pieces.ask(piece_of(after, after_from), squares * (length / K_BLOCK));
+                else
+                    pieces.ask_nothing();
+                const Target<bf16> target = pieces.target(output, panel, panels);
                 const bool whole = panels == 2 && target.left >= (GATED ? 1 : 2) * PANEL;
                 for (int square = 0; square < squares; square++) {
                     const int upper = std::min(first + square * SQUARE, last - TILE_ROWS);
                     const int lower = std::min(upper + TILE_ROWS, last - TILE_ROWS);
                     float* const sums = all_sums + ((group - block) * MOST_ROWS + square * SQUARE) * SQUARE;
-                    tile_square(a + upper * a_stride, a + lower * a_stride, a_stride, b, from, to, sums, beside);
+                    tile_square(a + upper * a_stride + from, a + lower * a_stride + from, a_stride, b, length,
+                                from == 0, sums, beside);
                     beside.rest();
-                    if (to < k) continue;
+                    if (!complete) continue;
                     if (whole)
                         beside.finish(sums, target, upper, lower);
                     else
@@ -135,14 +171,17 @@ inline void multiply_squares(
 // Rows [first, last), more than 16 and MOST_ROWS at most, by groups [start, end) of two panels; what comes after
 // them up to `ahead` is asked for. The last square begins early rather than being short: some rows are computed twice, to the
 // same bits.
+template <typename Pieces>
 inline void multiply_squares(
-    const bf16* a, int64_t a_stride, int first, int last, int start, int end, int ahead, const Output<bf16>& output) {
-    const auto by = [&](auto work) { work(a, a_stride, first, last, start, end, ahead, output); };
-    if (!output.columns.gated) return by(multiply_squares<false, Activation::silu>);
+    const bf16* a, int64_t a_stride, int first, int last, int start, int end, int ahead, const Output<bf16>& output,
+    Pieces&& pieces) {
+    const auto by = [&](auto work) { work(a, a_stride, first, last, start, end, ahead, output, pieces); };
+    using P = std::remove_reference_t<Pieces>;
+    if (!output.columns.gated) return by(multiply_squares<false, Activation::silu, P>);
     switch (output.activation) {
-        case Activation::silu: return by(multiply_squares<true, Activation::silu>);
-        case Activation::gelu: return by(multiply_squares<true, Activation::gelu>);
-        default: return by(multiply_squares<true, Activation::gelu_tanh>);
+        case Activation::silu: return by(multiply_squares<true, Activation::silu, P>);
+        case Activation::gelu: return by(multiply_squares<true, Activation::gelu, P>);
+        default: return by(multiply_squares<true, Activation::gelu_tanh, P>);
     }
 }
 

@@ -1,12 +1,14 @@
 // Products with packed weights of 8 bits or fewer, shared out among a team. Codes are whole numbers, which bf16 holds
 // exactly: a span of them is unpacked into a near cache, multiplied as bf16 weights are, and its sums are scaled in fp32.
-// Each span is summed in one order and added to those before it, whatever rows are beside a row.
+// Each span is summed in one order and added to those before it, whatever rows are beside a row. Of many bf16 rows, weights
+// may be made bf16 instead.
 #pragma once
 #include <algorithm>
 
 #include "chunks.h"
 #include "gemm_wna16_tiles.h"
 #include "team.h"
+#include "wna16_pieces.h"
 #include "wna16_spans.h"
 
 namespace quire {
@@ -60,7 +62,11 @@ inline void multiply_wna16(
 #if defined(__AMX_BF16__)
     if constexpr (sizeof(T) == 2) {
         shape_tiles(std::min(a.m, TILE_ROWS));
-        if (a.m <= TILE_ROWS)
+        if (is_rounded<T>(weight, a.m))
+            for_chunks(a.m, MOST_ROWS, columns.groups(2), team, [&](int first, int last, int group, int end) {
+                multiply_squares(a.values, a.stride, first, last, group, end, end, output, Wna16Pieces(weight));
+            });
+        else if (a.m <= TILE_ROWS)
             share(MOST_PANELS, [&](int, int, const int* panel, int panels) {
                 multiply_tile_row(a, weight, panel, panels, output);
             });

@@ -40,9 +40,9 @@ public:
     void fetch_scales(int span) const {
         const int spans = weight_.spans(), later = span + std::max(1, AHEAD * K_BLOCK / weight_.span);
         for (int p = 0; p < PANELS; p++) {
-            const int64_t at = weight_.at(panel_[p] + (later < spans ? 0 : hop_), later % spans);
-            fetch(weight_.scales + at);
-            if (weight_.shifts != nullptr) fetch(weight_.shifts + at);
+            const int panel = panel_[p] + (later < spans ? 0 : hop_);
+            fetch(weight_.scales_at(panel, later % spans));
+            if (weight_.shifts != nullptr) fetch(weight_.shifts_at(panel, later % spans));
         }
     }
 
@@ -221,7 +221,7 @@ inline void multiply_squares(
             const int lower = std::min(upper + TILE_ROWS, last - TILE_ROWS);
             float* const own = sums[(span * squares + square) % 2];
             const bf16* const values = a.values + span * length;
-            tile_square(values + upper * a.stride, values + lower * a.stride, a.stride, b, 0, length, own, beside);
+            tile_square(values + upper * a.stride, values + lower * a.stride, a.stride, b, length, true, own, beside);
             beside.rest_of_rows();
             beside.finish(&scales[span % 2], own, a, span, room.totals + square * SQUARE * SQUARE,
                           span == spans - 1 ? &target : nullptr, upper, lower, steps);

@@ -101,17 +101,16 @@ inline void tile_row(const bf16* a, int64_t a_stride, const bf16* const* b, int 
 
 constexpr int SQUARE = 2 * PANEL;  // rows and columns of what tiles multiply at once, where rows are many
 
-// Two times 16 rows, which need not follow each other, by two panels, over k in [first, last), into sums
-// [SQUARE][SQUARE]. From 0 on the sums begin; later parts of k go on from what is in memory, to the same bits as in one
-// go. The first-level cache is for the panels, so `a` is read past it. `beside()` is called once a step: vector
-// instructions run while tiles multiply.
+// Two times 16 rows, which need not follow each other, by two panels, over so much of k, into sums [SQUARE][SQUARE]. Where
+// they do not begin there, they go on from what is in memory, to the same bits as in one go. The first-level cache is
+// for the panels, so `a` is read past it. `beside()` is called once a step: vector instructions run while tiles multiply.
 template <typename Beside>
 inline void tile_square(
-    const bf16* a, const bf16* below, int64_t a_stride, const bf16* const* b, int first, int last, float* sums,
+    const bf16* a, const bf16* below, int64_t a_stride, const bf16* const* b, int k, bool begins, float* sums,
     Beside& beside) {
     const bf16 *const left = b[0], *const right = b[1];
     float* const under = sums + TILE_ROWS * SQUARE;
-    if (first == 0) {
+    if (begins) {
         _tile_zero(0);
         _tile_zero(1);
         _tile_zero(2);
@@ -123,7 +122,7 @@ inline void tile_square(
         _tile_loadd(2, under, SQUARE * 4);
         _tile_loadd(3, under + PANEL, SQUARE * 4);
     }
-    for (int i = first; i < last; i += K_BLOCK) {
+    for (int i = 0; i < k; i += K_BLOCK) {
         const int at = i * PANEL;
         _tile_loadd(6, left + at, 64);
         _tile_stream_loadd(4, a + i, a_stride * 2);

@@ -72,6 +72,41 @@ inline floats load(const bf16* from) {
     return bits_of<floats>(wide << 16);
 }
 
+// Sixteen of them. By instructions: the compiler's conversion of vectors goes through each element.
+inline floats load(const int8_t* from) {
+#if defined(__AVX512F__)
+    return bits_of<floats>(
+        _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)))));
+#elif defined(__AVX2__)
+    __m256 parts[2];
+    for (int i = 0; i < 2; i++)
+        parts[i] = _mm256_cvtepi32_ps(
+            _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from + 8 * i))));
+    return load_as<floats>(parts);
+#else
+    floats x;
+    for (int i = 0; i < LANES; i++) x[i] = float(from[i]);
+    return x;
+#endif
+}
+
+// Sixteen of IEEE 754's binary16, which are finite.
+inline floats load_fp16(const uint16_t* from) {
+#if defined(__AVX512F__)
+    return bits_of<floats>(_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from))));
+#elif defined(__F16C__)
+    __m256 parts[2];
+    for (int i = 0; i < 2; i++)
+        parts[i] = _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from + 8 * i)));
+    return load_as<floats>(parts);
+#else
+    // The exponent is biased by 15 there, by 127 here.
+    const words wide = __builtin_convertvector(load_as<halves>(from), words);
+    const floats scaled = bits_of<floats>((wide & splat(0x7fffu)) << 13) * splat(0x1p112f);
+    return bits_of<floats>(bits_of<words>(scaled) | (wide & splat(0x8000u)) << 16);
+#endif
+}
+
 inline void store(floats x, float* to) {
     std::memcpy(to, &x, sizeof(x));
 }

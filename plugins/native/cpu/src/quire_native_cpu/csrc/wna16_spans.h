@@ -5,12 +5,26 @@
 
 namespace quire {
 
+// Rows from which on weights are made bf16, each rounded once, and multiplied as plain ones: then unpacking is little
+// beside the product, and scaling the sums of each span would not be.
+constexpr int ROUNDED_FROM = 144;
+
+// Whether so many rows are multiplied so.
+template <typename T>
+inline bool is_rounded(const Wna16Weight& weight, int m) {
+#if defined(__AMX_BF16__)
+    return sizeof(T) == 2 && m >= ROUNDED_FROM && !weight.exact;
+#else
+    return (void)weight, (void)m, false;
+#endif
+}
+
 // Rows as the weight's spans take them.
 template <typename T>
 struct Wna16Rows {
     const T* values;    // [m, stride], in the packed order
     int64_t stride;
-    const float* sums;  // [m, sum_stride], over spans; not read if the weight has no shifts
+    const float* sums;  // [m, sum_stride], over spans; made if the weight has shifts and is not rounded
     int64_t sum_stride;
     int m;
 };
@@ -33,7 +47,7 @@ struct Wna16Aside {
             for (int i = 0; i < weight.packed_k; i++) to[i] = weight.gather[i] < 0 ? T{} : from[weight.gather[i]];
             from = to;
         }
-        if (weight.shifts == nullptr) return;
+        if (weight.shifts == nullptr || is_rounded<T>(weight, m)) return;
         float* const sums = reinterpret_cast<float*>(own + weight.gathered_bytes());
         for (int span = 0; span < weight.spans(); span++) {
             floats total = {};
@@ -70,9 +84,9 @@ struct SpanScale {
     // A missing panel repeats the last.
     SpanScale(const Wna16Weight& weight, const int* panel, int panels, int span) : shifted(weight.shifts != nullptr) {
         for (int p = 0; p < MOST_PANELS; p++) {
-            const int64_t at = weight.at(panel[p < panels ? p : panels - 1], span);
-            scale[p] = load(weight.scales + at);
-            shift[p] = shifted ? load(weight.shifts + at) : floats{};
+            const int own = panel[p < panels ? p : panels - 1];
+            scale[p] = load_kept(weight.scales_at(own, span), weight.scales_kept);
+            shift[p] = shifted ? load_kept(weight.shifts_at(own, span), weight.shifts_kept) : floats{};
         }
     }
     // One row's sums to its totals, a panel's behind the other's; x_sum of the row over the span.

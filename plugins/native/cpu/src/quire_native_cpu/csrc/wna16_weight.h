@@ -6,6 +6,23 @@ namespace quire {
 
 constexpr int MOST_SPAN = 256;  // rows of k with one scale: four panels of them, as bf16, stay in a first-level cache
 
+// How scales and zeros are kept: what is narrower is taken where it is the same number, for then less is read.
+enum class Kept : int32_t { fp32, fp16, bf16, int8 };
+
+inline int bytes_of(Kept kept) {
+    return kept == Kept::fp32 ? 4 : kept == Kept::int8 ? 1 : 2;
+}
+
+// Sixteen numbers, finite ones where they are fp16.
+inline floats load_kept(const void* from, Kept kept) {
+    switch (kept) {
+        case Kept::fp32: return load(static_cast<const float*>(from));
+        case Kept::bf16: return load(static_cast<const bf16*>(from));
+        case Kept::int8: return load(static_cast<const int8_t*>(from));
+        default: return load_fp16(static_cast<const uint16_t*>(from));
+    }
+}
+
 // [K, N] as [ceil(N / 16)][K / 8][16][8] codes of 4 bits or [..][K / 4][16][4] of 8, N padded to a multiple of 16. Of eight
 // codes of 4 bits, those of even rows are the lower half of 32 bits, those of odd rows the upper one. Codes are kept
 // centred, those of 4 bits plus 8. Every `span` rows share a scale: w = scale * (code - shift). Rows are those of the
@@ -13,13 +30,15 @@ constexpr int MOST_SPAN = 256;  // rows of k with one scale: four panels of them
 // Python fills it in by `wna16.py`: the two must agree.
 struct Wna16Weight {
     const uint8_t* codes;
-    const float* scales;    // [ceil(N / 16)][spans()][16]
-    const float* shifts;    // the same, or null: all are zero
+    const void* scales;     // [ceil(N / 16)][spans()][16]
+    const void* shifts;     // the same, or null: all are zero
     const float* bias;      // [N padded], or null
     const int32_t* gather;  // [packed_k], or null: rows are in order
     int32_t k, n, packed_k;
     int32_t span;  // a multiple of K_BLOCK, MOST_SPAN at most
     int32_t bits;  // 4 or 8
+    Kept scales_kept, shifts_kept;
+    int32_t exact;  // whether a row's result may not depend on how many rows there are
 
     int panels() const {
         return (n + PANEL - 1) / PANEL;
@@ -39,7 +58,15 @@ struct Wna16Weight {
     int64_t gathered_bytes() const {
         return gather != nullptr ? int64_t(packed_k) * 4 : 0;
     }
-    // Where panel's numbers of a span lie in `scales` and `shifts`.
+    // Where a panel's scales of a span lie, and its shifts, where it has any.
+    const void* scales_at(int panel, int span_index) const {
+        return static_cast<const uint8_t*>(scales) + at(panel, span_index) * bytes_of(scales_kept);
+    }
+    const void* shifts_at(int panel, int span_index) const {
+        return static_cast<const uint8_t*>(shifts) + at(panel, span_index) * bytes_of(shifts_kept);
+    }
+
+private:
     int64_t at(int panel, int span_index) const {
         return (int64_t(panel) * spans() + span_index) * PANEL;
     }
@@ -105,6 +132,18 @@ inline void unpack(const Wna16Weight& weight, int panel, int first, int rows, T*
         unpack_lines<4>(line, rows, to);
     else
         unpack_lines<8>(line, rows, to);
+}
+
+// Two rows of a panel as pairs of bf16.
+inline words pairs_of(floats even, floats odd) {
+#if defined(__AVX512BF16__)
+    alignas(64) static constexpr uint16_t ORDER[32] = {0,  16, 1,  17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
+                                                       8,  24, 9,  25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+    const __m512i both = bits_of<__m512i>(_mm512_cvtne2ps_pbh(bits_of<__m512>(odd), bits_of<__m512>(even)));
+    return bits_of<words>(_mm512_permutexvar_epi16(_mm512_load_si512(ORDER), both));
+#else
+    return (bits_of<words>(rounded<bf16>(even)) >> 16) | bits_of<words>(rounded<bf16>(odd));
+#endif
 }
 
 }  // namespace quire

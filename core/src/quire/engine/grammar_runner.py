@@ -1,0 +1,336 @@
+"""Follows the outputs of requests that have a grammar, and says which tokens are legal next.
+
+Knows completions by request and index, the slots that plans seat them in, and masks on the host; knows no
+scheduler, no device and no text. An output that its grammar cannot follow gets a mask without a legal token,
+which fails its request and nobody else's.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quire.contracts.grammar import Grammar, Matcher
+from quire.engine.info import GrammarStats
+from quire.plan import StepPlan, TokenMasks
+from quire.request import CompiledGrammar, EngineRequest, StepOutput
+
+__all__ = ["GrammarRunner"]
+
+logger = logging.getLogger(__name__)
+
+_MOST_FORCED = 64
+"""Tokens that one step may append: what follows them has to be computed in one go."""
+
+_KEPT_BYTES = 1 << 26
+"""Artefacts whose matchers are kept for requests to come."""
+
+Key = tuple[str, int]
+
+
+@dataclass(slots=True)
+class _Request:
+    """A live request with a grammar.
+
+    Attributes:
+        backend: of its grammar.
+        template: an output that has not begun.
+        left: completions that have not ended.
+        jumps: whether forced tokens may be appended: those that are not sampled have no log probabilities.
+    """
+
+    backend: str
+    template: Future[Matcher]
+    left: int
+    jumps: bool
+
+
+@dataclass(slots=True)
+class _Output:
+    """A completion on its way.
+
+    Attributes:
+        backend: of its grammar.
+        matcher: None if it cannot be followed.
+        row: where its mask lies.
+        filled: whether that is the mask of what comes next.
+    """
+
+    backend: str
+    matcher: Matcher | None
+    row: int
+    filled: bool = False
+
+
+@dataclass(slots=True)
+class _Kept:
+    """Matchers that have not begun, by what they were made of; the oldest go first."""
+
+    templates: OrderedDict[CompiledGrammar, Future[Matcher]] = field(default_factory=OrderedDict)
+    nbytes: int = 0
+
+
+class GrammarRunner:
+    """A matcher per live completion, and a row of a bitmask for each."""
+
+    def __init__(
+        self, load: Callable[[], Mapping[str, Grammar]], vocab_size: int, end_ids: Iterable[int], rows: int
+    ) -> None:
+        """Nothing is loaded before the first request with a grammar.
+
+        Args:
+            load: makes the backends, by name; called once, in a thread.
+            vocab_size: width of the logits.
+            end_ids: the model's end tokens.
+            rows: completions that are seated at a time, at first; more are made room for.
+        """
+        self._load = load
+        self._backends: Mapping[str, Grammar] | None = None
+        self._requests: dict[str, _Request] = {}
+        self._outputs: dict[Key, _Output] = {}
+        self._seats: dict[int, Key] = {}
+        self._width = (vocab_size + 31) // 32
+        self._bits: NDArray[np.int32] = np.zeros((rows, self._width), dtype=np.int32)
+        self._free = list(range(rows))
+        self._end_row = pack_ids(end_ids, self._width)
+        self._kept = _Kept()
+        self._thread: ThreadPoolExecutor | None = None
+        self._seconds, self._num_masks = 0.0, 0
+
+    def add(self, request: EngineRequest) -> None:
+        """A request was queued; what it needs is loaded while it waits and computes its prompt."""
+        if request.grammar is None:
+            return
+        params = request.params
+        self._requests[request.request_id] = _Request(
+            backend=request.grammar.backend,
+            template=self._template(request.grammar),
+            left=max(params.n, params.best_of or 1),
+            jumps=params.logprobs is None,
+        )
+
+    def seat(self, plan: StepPlan) -> None:
+        """Follow who sits where."""
+        if not self._requests and not self._seats:
+            return
+        for slot in plan.ended:
+            self._seats.pop(slot, None)
+        for start in plan.starts:
+            if start.masked:
+                self._seats[start.slot] = (start.request_id, start.index)
+
+    def advance(self, outputs: Iterable[StepOutput]) -> list[Key]:
+        """Take in the news of a step; returns the completions that have new tokens and have not ended."""
+        if not self._requests:
+            return []
+        start = time.perf_counter()
+        moved: list[Key] = []
+        for output in outputs:
+            request = self._requests.get(output.request_id)
+            if request is None:
+                continue
+            key = (output.request_id, output.index)
+            if output.finish_reason is not None:
+                self._forget(key, request)
+            elif output.token_ids:
+                self._accept(key, request, output.token_ids)
+                moved.append(key)
+        self._seconds += time.perf_counter() - start
+        return moved
+
+    def forced(self, keys: Iterable[Key]) -> list[tuple[Key, list[int]]]:
+        """The tokens that each completion can only go on with, where there are any: to be appended."""
+        start = time.perf_counter()
+        able = [key for key in keys if self._requests[key[0]].jumps and key in self._outputs]
+        self._fill([self._outputs[key] for key in able])
+        found: list[tuple[Key, list[int]]] = []
+        if able:
+            rows = self._bits[[self._outputs[key].row for key in able]]
+            for place, token in only_ids(rows):
+                ids = self._follow(self._outputs[able[place]], token)
+                if ids:
+                    found.append((able[place], ids))
+        self._seconds += time.perf_counter() - start
+        return found
+
+    def masks(self, plan: StepPlan) -> TokenMasks | None:
+        """What the slots of a plan may sample; None if all of them may sample anything."""
+        if not self._seats:
+            return None
+        slots = [slot for slot in plan.slots if slot in self._seats]
+        slots = [slot for slot in slots if self._seats[slot][0] in self._requests]
+        if not slots:
+            return None
+        start = time.perf_counter()
+        outputs = [self._output(self._seats[slot]) for slot in slots]
+        self._fill(outputs)
+        drafts = dict(plan.drafts)
+        if drafts:
+            masks = self._with_drafts(slots, outputs, drafts)
+        else:
+            rows = [output.row for output in outputs]
+            masks = TokenMasks(slots, [1] * len(slots), self._bits[rows])
+        self._num_masks += len(masks.bits)
+        self._seconds += time.perf_counter() - start
+        return masks
+
+    def stats(self) -> GrammarStats:
+        """Figures since the start."""
+        return GrammarStats(self._seconds, self._num_masks)
+
+    def shutdown(self) -> None:
+        """Let go of the thread."""
+        if self._thread is not None:
+            self._thread.shutdown(wait=False, cancel_futures=True)
+
+    def _with_drafts(
+        self, slots: list[int], outputs: list[_Output], drafts: dict[int, list[int]]
+    ) -> TokenMasks:
+        """A row more for every draft token: what may follow it."""
+        counts = [1 + len(drafts.get(slot, ())) for slot in slots]
+        bits = np.empty((sum(counts), self._width), dtype=np.int32)
+        place = 0
+        for slot, output, count in zip(slots, outputs, counts, strict=True):
+            bits[place] = self._bits[output.row]
+            taken = 0
+            for row, token in enumerate(drafts.get(slot, ()), place + 1):
+                if output.matcher is None or not output.matcher.accept(token):
+                    bits[row : place + count] = -1  # it is refused before: what stands here is not asked
+                    break
+                taken += 1
+                self._write(output.backend, output.matcher, row, bits)
+            if taken and output.matcher is not None:
+                output.matcher.rollback(taken)
+            place += count
+        return TokenMasks(slots, counts, bits)
+
+    def _write(self, backend: str, matcher: Matcher, row: int, bits: NDArray[np.int32]) -> None:
+        if matcher.is_terminated():
+            bits[row] = self._end_row
+        else:
+            self._loaded(backend).fill([matcher], [row], bits)
+
+    def _accept(self, key: Key, request: _Request, ids: list[int]) -> None:
+        output = self._output(key)
+        output.filled = False
+        if output.matcher is None:
+            return
+        for token in ids:
+            # After its end an output has no form: with `ignore_eos` it goes on with end tokens.
+            if not output.matcher.is_terminated() and not output.matcher.accept(token):
+                logger.error("Request %s: its grammar does not allow the token %d that it has", key[0], token)
+                output.matcher = None
+                return
+
+    def _follow(self, output: _Output, token: int) -> list[int]:
+        """The forced tokens from here, the first of which is known; the matcher stays where it is."""
+        matcher, ids = output.matcher, list[int]()
+        if matcher is None or matcher.is_terminated():
+            return ids
+        scratch = np.zeros((1, self._width), dtype=np.int32)
+        while len(ids) < _MOST_FORCED and matcher.accept(token):
+            ids.append(token)
+            if matcher.is_terminated():
+                break
+            self._loaded(output.backend).fill([matcher], [0], scratch)
+            only = only_ids(scratch)
+            if not only:
+                break
+            token = only[0][1]
+        matcher.rollback(len(ids))
+        return ids
+
+    def _fill(self, outputs: list[_Output]) -> None:
+        """Have the rows of these hold what is legal next."""
+        due: dict[str, list[_Output]] = {}
+        for output in outputs:
+            if output.filled:
+                continue
+            output.filled = True
+            if output.matcher is None:
+                self._bits[output.row] = 0
+            elif output.matcher.is_terminated():
+                self._bits[output.row] = self._end_row
+            else:
+                due.setdefault(output.backend, []).append(output)
+        for backend, some in due.items():
+            matchers = [output.matcher for output in some if output.matcher is not None]
+            self._loaded(backend).fill(matchers, [output.row for output in some], self._bits)
+
+    def _output(self, key: Key) -> _Output:
+        """A completion; made when it is first asked for."""
+        output = self._outputs.get(key)
+        if output is None:
+            request = self._requests[key[0]]
+            try:
+                matcher = request.template.result().fork()
+            # Whatever a plugin raises over an artefact fails the one request.
+            except Exception:
+                logger.exception("Request %s: its grammar cannot be followed", key[0])
+                matcher = None
+            output = self._outputs[key] = _Output(request.backend, matcher, self._take_row())
+        return output
+
+    def _take_row(self) -> int:
+        if not self._free:
+            size = len(self._bits)
+            self._bits = np.concatenate([self._bits, np.zeros_like(self._bits)])
+            self._free = list(range(size, 2 * size))
+        return self._free.pop()
+
+    def _forget(self, key: Key, request: _Request) -> None:
+        output = self._outputs.pop(key, None)
+        if output is not None:
+            self._free.append(output.row)
+        request.left -= 1
+        if not request.left:
+            del self._requests[key[0]]
+
+    def _template(self, grammar: CompiledGrammar) -> Future[Matcher]:
+        """A matcher of it that has not begun, made in a thread."""
+        kept = self._kept
+        template = kept.templates.get(grammar)
+        if template is not None and not (template.done() and template.exception()):
+            kept.templates.move_to_end(grammar)
+            return template
+        if self._thread is None:
+            self._thread = ThreadPoolExecutor(1, thread_name_prefix="quire-matchers")
+        template = self._thread.submit(lambda: self._loaded(grammar.backend).matcher(grammar.data))
+        kept.templates[grammar] = template
+        kept.nbytes += len(grammar.data)
+        while kept.nbytes > _KEPT_BYTES and len(kept.templates) > 1:
+            kept.nbytes -= len(kept.templates.popitem(last=False)[0].data)
+        return template
+
+    def _loaded(self, backend: str) -> Grammar:
+        if self._backends is None:
+            self._backends = self._load()
+        return self._backends[backend]
+
+
+def pack_ids(ids: Iterable[int], width: int) -> NDArray[np.int32]:
+    """A row of a bitmask, `[width]`, with the bits of some ids."""
+    row = np.zeros(width, dtype=np.uint32)
+    for one in ids:
+        row[one // 32] |= np.uint32(1 << (one % 32))
+    return row.view(np.int32)
+
+
+def only_ids(rows: NDArray[np.int32]) -> list[tuple[int, int]]:
+    """The rows `[R, W]` with exactly one bit, each with the number of that bit."""
+    words = rows.view(np.uint32)
+    single = np.flatnonzero((words != 0).sum(axis=1) == 1)
+    found = []
+    for row in single.tolist():
+        word = int(np.argmax(words[row] != 0))
+        value = int(words[row, word])
+        if value & (value - 1) == 0:
+            found.append((row, 32 * word + value.bit_length() - 1))
+    return found

@@ -1,0 +1,45 @@
+"""JSON Schemas as llguidance takes them. It refuses what it does not know, so little is left to do here.
+
+Objects that list their properties are closed, unless the schema says otherwise: a model that may invent names
+writes on for ever. `oneOf` is taken for `anyOf` where its schemas plainly exclude each other.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from quire.json_schema import Schema, are_disjoint, parts, read_schema, refuse
+
+__all__ = ["prepared"]
+
+_TOGETHER = ("allOf", "anyOf", "oneOf", "$ref", "patternProperties", "unevaluatedProperties")
+
+
+def prepared(text: str) -> str:
+    """The schema for llguidance, as JSON.
+
+    Raises:
+        InvalidRequestError: it is malformed, or has a `oneOf` that llguidance would not hold.
+    """
+    schema = read_schema(text)
+    for path, part in parts(schema):
+        if isinstance(part, dict):
+            _check_one_of(part, path, schema)
+            # Schemas of an `allOf` hold together: closed one by one, they would allow nothing.
+            if "properties" in part and "/allOf/" not in f"{path}/" and not _says_more(part):
+                part.setdefault("additionalProperties", False)
+            part.pop("x-guidance", None)  # options of the compiler are not the request's
+    return json.dumps(schema, ensure_ascii=False)
+
+
+def _says_more(part: Mapping[str, Any]) -> bool:
+    return any(name in part for name in _TOGETHER)
+
+
+def _check_one_of(part: Mapping[str, Any], path: str, root: Schema) -> None:
+    branches = part.get("oneOf", [])
+    for i, one in enumerate(branches):
+        if not all(are_disjoint(one, other, root) for other in branches[:i]):
+            raise refuse("'oneOf' of schemas that may overlap (write 'anyOf')", path, "llguidance")

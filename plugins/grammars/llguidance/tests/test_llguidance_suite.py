@@ -1,0 +1,15 @@
+"""LLGuidance is held to the grammar contract."""
+
+from __future__ import annotations
+
+import pytest
+
+from quire.contracts import Grammar
+from quire.testing.grammar import GrammarSuite
+from quire_grammar_llguidance.backend import LLGuidance
+
+
+class TestLLGuidance(GrammarSuite):
+    @pytest.fixture
+    def grammar_class(self) -> type[Grammar]:
+        return LLGuidance
