@@ -202,7 +202,7 @@ class EngineConfig(BaseSettings):
     )
     structured_outputs: StructuredOutputsConfig = Field(
         default_factory=StructuredOutputsConfig,
-        description="Grammars: who compiles them, and what that may take.",
+        description="Which grammar backends compile the forms that requests ask for, and what that may take.",
     )
     plugins: PluginsConfig = Field(
         default_factory=PluginsConfig, description="Allowed plugins, options of plugins, routes to mount."

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from click.testing import Result
 
-from quire.config import EngineConfig
+from quire.config import EngineConfig, StructuredOutputsConfig
 from quire.errors import EngineError
 from quire.sampling import SamplingParams
 
@@ -193,10 +193,12 @@ def test_every_setting_has_a_flag(run: Run) -> None:
     flags = [
         name.replace("_", "-")
         for name in EngineConfig.model_fields
-        if name not in ("model", "plugins", "seed")
+        if name not in ("model", "plugins", "seed", "structured_outputs")
     ]
     flags += ["engine-seed", "plugins-allow", "plugins-options", "plugins-routes"]
-    flags += [field.name.replace("_", "-") for field in dataclasses.fields(SamplingParams) if field.repr]
+    flags += [f"structured-outputs-{name.replace('_', '-')}" for name in StructuredOutputsConfig.model_fields]
+    sampling = [field.name for field in dataclasses.fields(SamplingParams) if field.repr]
+    flags += [name.replace("_", "-") for name in sampling if name != "structured_outputs"]
     missing = [flag for flag in flags if f"--{flag} " not in everything]
     assert missing == []
     assert "--tensor-parallel-size" not in everyday
