@@ -10,6 +10,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from quire.beam_search import BeamSearchOutput, BeamSearchParams, BeamSearchSequence
     from quire.config import EngineConfig
     from quire.engine.async_llm import AsyncLLM
     from quire.engine.info import EngineInfo, EngineStats
@@ -26,6 +27,9 @@ __version__ = "0.1.0"
 __all__ = [
     "LLM",
     "AsyncLLM",
+    "BeamSearchOutput",
+    "BeamSearchParams",
+    "BeamSearchSequence",
     "CompletionOutput",
     "DraftStats",
     "EngineConfig",
@@ -43,6 +47,9 @@ __all__ = [
 _HOME = {
     "LLM": "quire.engine.llm",
     "AsyncLLM": "quire.engine.async_llm",
+    "BeamSearchOutput": "quire.beam_search",
+    "BeamSearchParams": "quire.beam_search",
+    "BeamSearchSequence": "quire.beam_search",
     "CompletionOutput": "quire.outputs",
     "DraftStats": "quire.scheduler",
     "EngineConfig": "quire.config",

@@ -63,6 +63,24 @@ def test_flags_become_parameters_over_the_models_defaults(fakes: Any, run: Run) 
     assert config.origins()["max_num_seqs"] == "command line"
 
 
+@pytest.mark.parametrize(("word", "early"), [("true", True), ("false", False), ("never", "never")])
+def test_beams_are_searched_with_flags_over_none_of_the_models_defaults(
+    fakes: Any, run: Run, word: str, early: bool | str
+) -> None:
+    run(
+        "generate", "tiny", "ab", "--use-beam-search", "--n", "2", "--length-penalty", "0.6",
+        "--early-stopping", word,
+    )  # fmt: skip
+    assert fakes.last.asked[0][1] == SamplingParams(
+        n=2,
+        temperature=0.0,
+        max_tokens=128,
+        use_beam_search=True,
+        length_penalty=0.6,
+        early_stopping=early,  # type: ignore[arg-type]  # the table's words are of one type to mypy
+    )
+
+
 def test_flags_win_over_the_environment_and_that_over_the_file(
     fakes: Any, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -136,7 +154,8 @@ def test_several_completions_are_printed_one_after_the_other(fakes: Any, run: Ru
         (["--stop-token-ids", "a"], 2, "--stop-token-ids"),
         (["--max-nun-seqs", "1"], 2, "--max-num-seqs"),
         (["--temperature", "-1"], 1, "error: temperature"),
-        (["--use-beam-search"], 1, "error: use_beam_search"),
+        (["--early-stopping", "never"], 1, "error: early_stopping"),
+        (["--use-beam-search", "--early-stopping", "soon"], 1, "error: early_stopping"),
         (["--config", "absent.yaml"], 1, "error: absent.yaml: cannot read the configuration file"),
     ],
 )

@@ -102,7 +102,8 @@ class StepDraft:
                 if ahead:
                     drafts.append((slot, ahead))
                 sequence.speculating = bool(ahead)
-                sampling.append(sequence)
+                if sequence.beam is None:
+                    sampling.append(sequence)
             rides.append(Ride(sequence, slot, generation, count, num_drafts, samples))
             slots.append(slot)
             generations.append(generation)
