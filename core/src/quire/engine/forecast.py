@@ -118,7 +118,7 @@ def estimate(plan: EnginePlan, memory: Memory) -> MemoryProfile:
     group_of_layer = [
         group for group, facts in enumerate(plan.facts.attention) for _ in range(facts.num_layers)
     ]
-    weights = plan.facts.weight_bytes + _repacked(plan)
+    weights = plan.facts.weight_bytes + (plan.facts.tied_head_bytes or _repacked(plan))
     per_row, of_sampling = _row_bytes(plan), config.max_num_seqs * plan.vocab_size * _BYTES_PER_LOGIT
     captures = not config.enforce_eager and can_capture(device, backends)
     return MemoryProfile(
