@@ -120,7 +120,7 @@ def estimate(plan: EnginePlan, memory: Memory) -> MemoryProfile:
     worker = plan.worker_config(show_progress=False)
     backends = open_backends(worker, device.name)
     kv_bytes, spare = KVCache.bytes_per_block(backends, _group_of_layer(plan.facts)), 0
-    weights = plan.facts.weight_bytes + _repacked(plan, plan.model_config)
+    weights = plan.facts.weight_bytes + (plan.facts.tied_head_bytes or _repacked(plan, plan.model_config))
     if plan.draft is not None:
         draft = plan.draft
         its_own = KVCache.bytes_per_block(
