@@ -79,7 +79,7 @@ def written(directory: Path, name: str, *, tied: bool) -> tuple[str, str]:
 
 def by_transformers(directory: str) -> list[list[int]]:
     """Sixteen greedy tokens of each prompt."""
-    model: Any = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
+    model: Any = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
     outputs = []
     for prompt in PROMPTS:
         ids = list(prompt)

@@ -36,7 +36,7 @@ def quantize_rows(rows: torch.Tensor, codes: torch.Tensor, scales: torch.Tensor,
     step = max(1, _SLICE_ELEMENTS // inputs)
     for start in range(0, outputs, step):
         part = slice(start, start + step)
-        wide = rows[part].float().unflatten(1, (grouped.shape[1], -1))  # [n, G, K / G]; a copy unless fp32
+        wide = rows[part].float().reshape(-1, grouped.shape[1], inputs // grouped.shape[1])  # [n, G, K/G]
         low, high = wide.aminmax(dim=2)
         largest = torch.maximum(-low, high)  # [n, G]
         if not bool(largest.isfinite().all()):
