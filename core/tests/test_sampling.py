@@ -47,6 +47,8 @@ BAD: dict[str, list[Any]] = {
     "skip_special_tokens": ["", None],
     "logit_bias": [[1], {"5": 1.0}, {True: 1.0}, {5: 100.5}, {5: math.nan}, {5: "1"}, {5: None}],
     "allowed_token_ids": [[], 5, ["1"], [True], [None]],
+    "structured_outputs": ["json", {"json": {}}, 5, True],
+    "extra_args": [[], "a", 5, {1: 2}],
     "use_beam_search": [0, "yes", None],
     "length_penalty": [0.8, 2, 10.5, True, "1.0", math.nan],
     "early_stopping": [True, "never", "soon", 0],
