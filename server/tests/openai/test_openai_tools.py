@@ -12,7 +12,7 @@ from fastapi.testclient import TestClient
 from quire_server.testing import FakeEngine
 
 PATH = "/v1/chat/completions"
-WEATHER = {
+WEATHER: dict[str, Any] = {
     "type": "function",
     "function": {
         "name": "get_weather",
@@ -20,6 +20,7 @@ WEATHER = {
         "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
     },
 }
+F = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
 ASK: dict[str, Any] = {
     "messages": [{"role": "user", "content": "Rome?"}],
     "tools": [WEATHER],
@@ -265,3 +266,32 @@ def test_a_choice_that_is_not_left_to_the_model(client: TestClient, engine: Fake
     assert answer.status_code == 400
     assert "enable_auto_tool_choice" in answer.json()["error"]["message"]
     assert whole(client, tool_choice="none")["finish_reason"]
+
+
+@pytest.mark.parametrize(
+    ("choice", "names"),
+    [
+        ("required", ["get_weather", "f"]),
+        ({"type": "function", "function": {"name": "f"}}, ["f"]),
+    ],
+)
+def test_forced_calls_are_held_by_a_grammar(
+    client: TestClient, engine: FakeEngine, choice: Any, names: list[str]
+) -> None:
+    engine.answer = ROME
+    assert called(whole(client, tools=[WEATHER, F], tool_choice=choice))
+    form = engine.params[-1].structured_outputs
+    assert form is not None
+    calls = json.loads(form.structural_tag)["format"]
+    assert [json.dumps(name) in tag["begin"] for name, tag in zip(names, calls["tags"], strict=True)]
+    assert (calls["type"], calls["at_least_one"]) == ("tags_with_separator", True)
+
+
+def test_strict_tools_are_held_by_a_grammar(client: TestClient, engine: FakeEngine) -> None:
+    strict = {"type": "function", "function": {**WEATHER["function"], "strict": True}}
+    whole(client, tools=[strict], max_tokens=4)
+    form = engine.params[-1].structured_outputs
+    assert form is not None
+    assert json.loads(form.structural_tag)["format"]["type"] == "triggered_tags"
+    whole(client, max_tokens=4)
+    assert engine.params[-1].structured_outputs is None

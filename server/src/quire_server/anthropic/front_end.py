@@ -22,7 +22,7 @@ from quire_server.service.sampling import sampling_params
 
 PATH = "/v1/messages"
 
-_NAMES = {"stop": "stop_sequences", "prompt": "messages"}
+_NAMES = {"stop": "stop_sequences", "prompt": "messages", "structural_tag": "tools"}
 
 
 class Messages:

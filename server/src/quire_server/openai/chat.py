@@ -107,6 +107,7 @@ class ChatBody(GenerationFields):
             "max_tokens": limit,
             "logprobs": "top_logprobs",
             "bad_words_token_ids": "bad_words",
+            **({"structural_tag": "tools"} if self.tools else {}),
         }
 
     async def work(self, service: Service) -> tuple[Work, OpenedChat]:

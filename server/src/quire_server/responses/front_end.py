@@ -33,6 +33,7 @@ _NAMES = {
     "messages": "input",
     "prompt": "input",
     "logprobs": "top_logprobs",
+    "structural_tag": "tools",
 }
 
 ResponseId = Annotated[str, Path(max_length=200)]
