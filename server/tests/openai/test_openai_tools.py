@@ -295,3 +295,19 @@ def test_strict_tools_are_held_by_a_grammar(client: TestClient, engine: FakeEngi
     assert json.loads(form.structural_tag)["format"]["type"] == "triggered_tags"
     whole(client, max_tokens=4)
     assert engine.params[-1].structured_outputs is None
+
+
+def test_a_form_leaves_thinking_that_is_open_free(client: TestClient, engine: FakeEngine) -> None:
+    engine.use_parsers(reasoning_parser="deepseek_r1")
+    engine.answer = 'Hm.</think>{"a": 1}'
+    message = whole(client, tools=None, response_format={"type": "json_object"})["message"]
+    assert (message["reasoning_content"], message["content"]) == ("Hm.", '{"a": 1}')
+    form = engine.params[-1].structured_outputs
+    assert form is not None
+    assert [one["type"] for one in json.loads(form.structural_tag)["format"]["elements"]] == [
+        "tag",
+        "json_schema",
+    ]
+    lark = {**ASK, "tools": None, "guided_grammar": 'start: "a"'}
+    refused = client.post(PATH, json=lark)
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "guided_grammar")

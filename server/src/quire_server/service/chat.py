@@ -15,7 +15,7 @@ from quire import EngineInfo, SamplingParams, StructuredOutputsParams
 from quire.contracts import ReasoningParser, ReasoningParserInit, Tool, ToolParser, ToolParserInit
 from quire_server.errors import ApiError, bad_request
 from quire_server.service.answer import AnswerParser
-from quire_server.service.forcing import forced_calls, strict_calls
+from quire_server.service.forcing import after_thinking, forced_calls, strict_calls
 
 ToolChoice = Literal["none", "auto", "required"]
 
@@ -164,8 +164,10 @@ class OpenedChat:
             params = replace(params, skip_special_tokens=False)
         tag = self._tag()
         if tag is None:
-            return params
-        if params.structured_outputs is not None:
+            tag = self._behind_thinking(params.structured_outputs)
+            if tag is None:
+                return params
+        elif params.structured_outputs is not None:
             raise bad_request(
                 "Forced or strict calls and another form of the output exclude each other.", "tools"
             )
@@ -182,6 +184,20 @@ class OpenedChat:
         if forced:
             return forced_calls(form, named=chat.named, parallel=chat.parallel, thinking_end=end)
         return strict_calls(form, chat.offered, parallel=chat.parallel, thinking_end=end)
+
+    def _behind_thinking(self, form: StructuredOutputsParams | None) -> dict[str, Any] | None:
+        """A form where the prompt has opened the thinking: this is free, and the form is the answer's."""
+        end = None if form is None else self.parser().thinking_end
+        if form is None or end is None:
+            return None
+        tag = after_thinking(form.source, end)
+        if tag is None:
+            raise bad_request(
+                "The prompt has opened the model's thinking, and this form cannot follow it: ask for no "
+                "thinking, or for another form.",
+                "structured_outputs",
+            )
+        return tag
 
     def parser(self) -> AnswerParser:
         """A parser for one completion."""
