@@ -12,7 +12,7 @@ from quire_server.errors import bad_request
 
 __all__ = ["form", "form_names", "format_form"]
 
-_FORMS = (*get_args(GrammarForm), "structured_outputs", "whitespace_pattern")
+_FORMS = (*get_args(GrammarForm), "json", "structured_outputs", "whitespace_pattern")
 
 
 def form_names(param: str) -> dict[str, str]:
