@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from quire import StructuredOutputsParams
 from quire.contracts import CallBegun, CallEnded, Content, Event, Reasoning, Tool, ToolParser, ToolParserInit
 from quire_server.service.answer import AnswerParser
-from quire_server.service.forcing import forced_calls, strict_calls
+from quire_server.service.forcing import after_thinking, forced_calls, strict_calls
 from quire_tool_parser_json.hermes import HermesParser
 from quire_tool_parser_json.llama3 import Llama3Parser
 from quire_tool_parser_json.mistral import MistralParser
@@ -82,3 +83,28 @@ def test_strict_tools_keep_their_schema_where_calls_are_free() -> None:
     assert content == Content("Let me see.")
     assert isinstance(call[-1], CallEnded)
     assert strict_calls(Llama3Parser.form(TOOLS), TOOLS, parallel=True, thinking_end=None) is None
+
+
+@pytest.mark.parametrize(
+    ("form", "element"),
+    [
+        ({"json": SCHEMA}, {"type": "json_schema", "json_schema": SCHEMA}),
+        ({"json_object": True}, {"type": "json_schema", "json_schema": {"type": "object"}}),
+        ({"regex": "a+"}, {"type": "regex", "pattern": "a+"}),
+        ({"choice": ["a"]}, {"type": "or", "elements": [{"type": "const_string", "value": "a"}]}),
+        ({"grammar": 'root ::= "a"'}, {"type": "grammar", "grammar": 'root ::= "a"'}),
+    ],
+)
+def test_other_forms_stand_behind_the_thinking(form: dict[str, Any], element: dict[str, Any]) -> None:
+    tag = after_thinking(StructuredOutputsParams(**form).source, "</think>")
+    assert tag is not None
+    thinking, answer = tag["format"]["elements"]
+    assert (thinking["end"], answer) == ("</think>", element)
+
+
+@pytest.mark.parametrize(
+    "form",
+    [{"grammar": 'start: "a"'}, {"json": SCHEMA, "disable_any_whitespace": True}, {"json": "{"}],
+)
+def test_a_form_that_cannot_stand_there_is_none(form: dict[str, Any]) -> None:
+    assert after_thinking(StructuredOutputsParams(**form).source, "</think>") is None

@@ -38,11 +38,14 @@ def run(command: list[str], server: LiveServer, directory: Path) -> None:
     [
         ("openai", "openai_client.py"),
         ("openai", "openai_responses.py"),
+        ("openai", "openai_structured.py"),
         ("openai-0.28", "openai_028.py"),
         ("langchain-openai", "langchain_client.py"),
+        ("langchain-openai", "langchain_structured.py"),
         ("litellm", "litellm_client.py"),
         ("anthropic", "anthropic_client.py"),
         ("ollama", "ollama_client.py"),
+        ("ollama", "ollama_format.py"),
         ("lm-eval", "lm_eval_client.py"),
     ],
 )

@@ -126,8 +126,8 @@ def _check_text(name: str, value: object) -> None:
 
 
 def _choices(value: object) -> list[str]:
-    if not value:
-        check.refuse("choice", [], "a list of at least one string")
+    if not value or isinstance(value, str):
+        check.refuse("choice", value, "a list of at least one string")
     choices = check.strings("choice", value, _MAX_CHOICES, _MAX_TEXT)
     for one in choices:
         _check_text("choice", one)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
+from quire.errors import InvalidRequestError
 from quire_server.anthropic.front_end import front_end
 from quire_server.app import build_app
 from quire_server.config import ServeConfig
@@ -168,3 +169,38 @@ def test_tokens_are_counted_with_tools(client: TestClient, engine: FakeEngine) -
     body = {name: value for name, value in ASK.items() if name != "max_tokens"}
     assert client.post(f"{PATH}/count_tokens", json=body).status_code == 200
     assert engine.chats[-1]["tools"]
+
+
+@pytest.mark.parametrize(
+    ("choice", "one"),
+    [
+        ({"type": "any"}, False),
+        ({"type": "any", "disable_parallel_tool_use": True}, True),
+        ({"type": "tool", "name": "get_weather"}, True),
+    ],
+)
+def test_forced_calls_are_held_by_a_grammar(
+    client: TestClient, engine: FakeEngine, choice: dict[str, Any], one: bool
+) -> None:
+    engine.answer = ROME
+    assert whole(client, tool_choice=choice)["stop_reason"] == "tool_use"
+    form = engine.params[-1].structured_outputs
+    assert form is not None
+    calls = json.loads(form.structural_tag)["format"]
+    assert (calls["at_least_one"], calls["stop_after_first"]) == (True, one)
+    assert calls["tags"][0]["content"]["json_schema"] == SCHEMA
+
+
+def test_strict_tools_are_held_by_a_grammar(client: TestClient, engine: FakeEngine) -> None:
+    engine.answer = ROME
+    whole(client, tools=[{**ASK["tools"][0], "strict": True}])
+    form = engine.params[-1].structured_outputs
+    assert form is not None
+    assert json.loads(form.structural_tag)["format"]["type"] == "triggered_tags"
+
+
+def test_a_backend_that_cannot_hold_calls_is_told_of(client: TestClient, engine: FakeEngine) -> None:
+    engine.refuse = InvalidRequestError("structural_tag cannot be used.", field="structural_tag")
+    answer = client.post(PATH, json=ASK | {"tool_choice": {"type": "any"}})
+    assert answer.status_code == 400
+    assert answer.json()["error"]["message"] == "tools cannot be used."

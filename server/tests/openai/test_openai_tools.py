@@ -12,7 +12,7 @@ from fastapi.testclient import TestClient
 from quire_server.testing import FakeEngine
 
 PATH = "/v1/chat/completions"
-WEATHER = {
+WEATHER: dict[str, Any] = {
     "type": "function",
     "function": {
         "name": "get_weather",
@@ -20,6 +20,7 @@ WEATHER = {
         "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
     },
 }
+F = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
 ASK: dict[str, Any] = {
     "messages": [{"role": "user", "content": "Rome?"}],
     "tools": [WEATHER],
@@ -265,3 +266,48 @@ def test_a_choice_that_is_not_left_to_the_model(client: TestClient, engine: Fake
     assert answer.status_code == 400
     assert "enable_auto_tool_choice" in answer.json()["error"]["message"]
     assert whole(client, tool_choice="none")["finish_reason"]
+
+
+@pytest.mark.parametrize(
+    ("choice", "names"),
+    [
+        ("required", ["get_weather", "f"]),
+        ({"type": "function", "function": {"name": "f"}}, ["f"]),
+    ],
+)
+def test_forced_calls_are_held_by_a_grammar(
+    client: TestClient, engine: FakeEngine, choice: Any, names: list[str]
+) -> None:
+    engine.answer = ROME
+    assert called(whole(client, tools=[WEATHER, F], tool_choice=choice))
+    form = engine.params[-1].structured_outputs
+    assert form is not None
+    calls = json.loads(form.structural_tag)["format"]
+    assert [json.dumps(name) in tag["begin"] for name, tag in zip(names, calls["tags"], strict=True)]
+    assert (calls["type"], calls["at_least_one"]) == ("tags_with_separator", True)
+
+
+def test_strict_tools_are_held_by_a_grammar(client: TestClient, engine: FakeEngine) -> None:
+    strict = {"type": "function", "function": {**WEATHER["function"], "strict": True}}
+    whole(client, tools=[strict], max_tokens=4)
+    form = engine.params[-1].structured_outputs
+    assert form is not None
+    assert json.loads(form.structural_tag)["format"]["type"] == "triggered_tags"
+    whole(client, max_tokens=4)
+    assert engine.params[-1].structured_outputs is None
+
+
+def test_a_form_leaves_thinking_that_is_open_free(client: TestClient, engine: FakeEngine) -> None:
+    engine.use_parsers(reasoning_parser="deepseek_r1")
+    engine.answer = 'Hm.</think>{"a": 1}'
+    message = whole(client, tools=None, response_format={"type": "json_object"})["message"]
+    assert (message["reasoning_content"], message["content"]) == ("Hm.", '{"a": 1}')
+    form = engine.params[-1].structured_outputs
+    assert form is not None
+    assert [one["type"] for one in json.loads(form.structural_tag)["format"]["elements"]] == [
+        "tag",
+        "json_schema",
+    ]
+    lark = {**ASK, "tools": None, "guided_grammar": 'start: "a"'}
+    refused = client.post(PATH, json=lark)
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "guided_grammar")

@@ -30,4 +30,6 @@ messages += [
 ]
 last = client.messages.create(**ask, messages=messages)
 assert (last.content[0].text, last.stop_reason) == ("It is warm.", "end_turn")
+forced = client.messages.create(**ask, messages=messages[:1], tool_choice={"type": "any"})
+assert forced.content[-1].name == "get_weather"
 print("ok")

@@ -25,6 +25,11 @@ messages += [message, {"role": "tool", "tool_call_id": call.id, "content": "25 C
 last = client.chat.completions.create(model="fake", messages=messages, tools=tools).choices[0]
 assert (last.message.content, last.finish_reason) == ("It is warm.", "stop")
 
+forced = client.chat.completions.create(
+    model="fake", messages=messages[:1], tools=tools, tool_choice="required"
+).choices[0]
+assert forced.message.tool_calls[0].function.name == "get_weather"
+
 functions = [{"type": "function", "name": "get_weather", "parameters": schema, "strict": False}]
 response = client.responses.create(model="fake", input="Rome?", tools=functions)
 thinking, call = response.output

@@ -168,6 +168,8 @@ class GrammarSuite:
         artefact = bench.grammar.compile(GrammarSource(form="structural_tag", text=dumped(said)))
         assert bench.takes(artefact, 'Well: <call>{"n":3}</call> it is')
         assert not bench.takes(artefact, 'Well: <call>{"m":3}</call>')
+        assert bench.takes(artefact, '<call>{ "n": 3}</call>')
+        assert not bench.takes(artefact, f'<call>{{{" " * 100}"n":3}}</call>')
 
     @pytest.mark.parametrize(("form", "text"), _MALFORMED)
     def test_the_malformed_is_refused_with_a_reason(self, bench: GrammarBench, form: Any, text: str) -> None:

@@ -19,6 +19,7 @@ from quire_server.http.streaming import answered, streamed
 from quire_server.request_record import current_record
 from quire_server.service import Generation, OpenedChat, Service, Work
 from quire_server.service.sampling import sampling_params
+from quire_server.service.structured import form_names
 
 PATH = "/v1/messages"
 
@@ -36,7 +37,7 @@ class Messages:
         examine(request, body)
         model = self.service.model(body.model)
         body.check()
-        with naming(_NAMES):
+        with naming({**_NAMES, **form_names(body.form_field or "tools")}):
             generation, opened = await self._start(body)
         answer = Answer(model, generation, body.max_tokens, opened)
         if body.stream:

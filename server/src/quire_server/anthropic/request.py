@@ -203,6 +203,13 @@ class CreateMessage(CountTokens):
     output_config: dict[str, Any] | None = None
     output_format: dict[str, Any] | None = None
 
+    @property
+    def form_field(self) -> str | None:
+        """The field that asks for a form of the answer; None if none does."""
+        if (self.output_config or {}).get("format") is not None:
+            return "output_config.format"
+        return None if self.output_format is None else "output_format"
+
     def structured_outputs(self) -> StructuredOutputsParams | None:
         """The form that the answer must have: `output_config.format`, or `output_format` as betas had it.
 

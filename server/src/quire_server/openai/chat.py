@@ -107,6 +107,7 @@ class ChatBody(GenerationFields):
             "max_tokens": limit,
             "logprobs": "top_logprobs",
             "bad_words_token_ids": "bad_words",
+            **self.form_names("tools"),
         }
 
     async def work(self, service: Service) -> tuple[Work, OpenedChat]:
@@ -129,9 +130,11 @@ class ChatBody(GenerationFields):
                 max_tokens=self._limit(),
             )
         opened = await service.open_chat(self.chat(service))
+        with naming(self.names):
+            params = opened.sampling(params)
         work = Work(
             prompts=[opened.prompt],
-            params=opened.sampling(params),
+            params=params,
             stream=bool(self.stream),
             add_special_tokens=bool(self.add_special_tokens),
             priority=priority(self.priority),

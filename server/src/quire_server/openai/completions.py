@@ -84,6 +84,11 @@ class CompletionBody(GenerationFields):
             cache_salt=self.cache_salt,
         )
 
+    @property
+    def names(self) -> dict[str, str]:
+        """What the service and the engine call a field -> what it is called here."""
+        return {**_NAMES, **self.form_names()}
+
     async def echo_of(self, service: Service, output: RequestOutput) -> Echo:
         """What stands before the completions of a prompt."""
         if not self.echo:
@@ -112,7 +117,7 @@ def add_completions(router: APIRouter, service: Service) -> None:
         work = body.work(service)
         if not body.stream:
             return await answered(request, _whole(service, work, body, model))
-        with naming(_NAMES):
+        with naming(body.names):
             generation = await service.start(work)
         answer = _answer(service, generation.created, model)
         events = completion_events(generation, answer, body, work, service)
@@ -120,7 +125,7 @@ def add_completions(router: APIRouter, service: Service) -> None:
 
 
 async def _whole(service: Service, work: Work, body: CompletionBody, model: str) -> Response:
-    with naming(_NAMES):
+    with naming(body.names):
         generation = await service.start(work)
     async with generation:
         outputs = await generation.collect()

@@ -16,6 +16,7 @@ from quire_server.errors import bad_request
 from quire_server.http.fields import BoundedModel, RequestModel
 from quire_server.openai.structured import structured_outputs
 from quire_server.service.sampling import sampling_params
+from quire_server.service.structured import form_names
 
 _INTEGERS = {"type": "array", "items": {"type": "integer"}}
 _STRINGS = {"type": "array", "items": {"type": "string"}}
@@ -154,6 +155,14 @@ class GenerationFields(RequestModel):
                 "prompt_logprobs",
             )
         check_logprobs("prompt_logprobs", self.prompt_logprobs, info)
+
+    def form_names(self, otherwise: str = "structured_outputs") -> dict[str, str]:
+        """What the engine calls a form of the answer -> the one field that asks for it, or another."""
+        fields = ("response_format", "structured_outputs", *_FORMS)
+        given = [name for name in fields if getattr(self, name) is not None]
+        if len(given) > 1:  # refused as they are read, by their own names
+            return {}
+        return form_names(given[0] if given else otherwise)
 
     def params(self, defaults: SamplingParams, info: EngineInfo, **own: Any) -> SamplingParams:
         """Sampling parameters: what the body gives, over the model's defaults.

@@ -25,6 +25,7 @@ from quire_server.responses.request import CreateResponse
 from quire_server.responses.store import Kept, Store
 from quire_server.service import Generation, OpenedChat, Service, Work
 from quire_server.service.sampling import sampling_params
+from quire_server.service.structured import form_names
 
 PATH = "/v1/responses"
 
@@ -52,7 +53,7 @@ class Responses:
         self._check_state(body)
         model = self.service.model(body.model)
         messages = [*self._earlier(body), *body.messages()]
-        with naming(_NAMES):
+        with naming({**_NAMES, **form_names(body.form_field or "tools")}):
             record, generation, opened = await self._start(body, model, messages)
         if body.background:
             await begin(record, generation, self.store)

@@ -166,6 +166,12 @@ class CreateResponse(RequestModel):
         given = None if self.text is None else self.text.format
         return {"type": "text"} if given is None else {"type": given.type, **(given.model_extra or {})}
 
+    @property
+    def form_field(self) -> str | None:
+        """The field that asks for a form of the answer; None if none does."""
+        given = None if self.text is None else self.text.format
+        return None if given is None or given.type == "text" else "text.format"
+
     def structured_outputs(self) -> StructuredOutputsParams | None:
         """The form that the text must have.
 

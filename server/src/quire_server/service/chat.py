@@ -11,10 +11,11 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
-from quire import EngineInfo, SamplingParams
+from quire import EngineInfo, SamplingParams, StructuredOutputsParams
 from quire.contracts import ReasoningParser, ReasoningParserInit, Tool, ToolParser, ToolParserInit
 from quire_server.errors import ApiError, bad_request
 from quire_server.service.answer import AnswerParser
+from quire_server.service.forcing import after_thinking, forced_calls, strict_calls
 
 ToolChoice = Literal["none", "auto", "required"]
 
@@ -97,17 +98,23 @@ class Parsers:
             )
         if chat.offered and chat.choice == "auto" and not self._info.auto_tool_choice:
             raise _unsupported("tools", "enable_auto_tool_choice is false, so a call has to be asked for.")
-        if chat.offered and chat.choice == "required":
-            raise _unsupported("tool_choice", "calls cannot be forced yet; 'auto' and 'none' are served.")
-        for index, tool in enumerate(chat.offered):
-            if tool.strict:
-                raise _unsupported(
-                    f"tools[{index}]", "strict schemas are not enforced yet; leave strict out."
-                )
+        self._check_strict(chat)
         if chat.thinking and not self.thinks:
             raise _unsupported(
                 "thinking",
                 "no reasoning parser knows this model's chat template. Name one as reasoning_parser.",
+            )
+
+    def _check_strict(self, chat: Chat) -> None:
+        """Strict tools that the model may call need a form that tells where a call begins."""
+        strict = next((index for index, tool in enumerate(chat.offered) if tool.strict), None)
+        if strict is None or chat.choice == "required":
+            return
+        if self.tool_parser[0].form(chat.offered).trigger is None:
+            raise _unsupported(
+                f"tools[{strict}]",
+                "nothing tells where this model begins a call, so strict holds with tool_choice 'required' "
+                "or a named tool only.",
             )
 
     def open(self, chat: Chat, prompt: str) -> OpenedChat:
@@ -145,10 +152,52 @@ class OpenedChat:
         return self._parsers.thinks or bool(self._chat.offered)
 
     def sampling(self, params: SamplingParams) -> SamplingParams:
-        """A request's parameters, and what reading its answer takes: special tokens that are marks."""
-        if self.parses and self.parser().special_tokens:
-            return replace(params, skip_special_tokens=False)
-        return params
+        """A request's parameters, and what reading its answer takes: special tokens that are marks, and a
+        grammar for calls that are forced, or that are to obey their schema.
+
+        Raises:
+            ApiError: 400, the request asks for another form of its output too.
+        """
+        if not self.parses:
+            return params
+        if self.parser().special_tokens:
+            params = replace(params, skip_special_tokens=False)
+        tag = self._tag()
+        if tag is None:
+            tag = self._behind_thinking(params.structured_outputs)
+            if tag is None:
+                return params
+        elif params.structured_outputs is not None:
+            raise bad_request(
+                "Forced or strict calls and another form of the output exclude each other.", "tools"
+            )
+        return replace(params, structured_outputs=StructuredOutputsParams(structural_tag=tag))
+
+    def _tag(self) -> dict[str, Any] | None:
+        """The structural tag that holds calls to their form; None where they are free."""
+        chat = self._chat
+        forced = chat.choice == "required"
+        if not chat.offered or not (forced or any(tool.strict for tool in chat.offered)):
+            return None
+        form = self._parsers.tool_parser[0].form(chat.offered)
+        end = self.parser().thinking_end
+        if forced:
+            return forced_calls(form, named=chat.named, parallel=chat.parallel, thinking_end=end)
+        return strict_calls(form, chat.offered, parallel=chat.parallel, thinking_end=end)
+
+    def _behind_thinking(self, form: StructuredOutputsParams | None) -> dict[str, Any] | None:
+        """A form where the prompt has opened the thinking: this is free, and the form is the answer's."""
+        end = None if form is None else self.parser().thinking_end
+        if form is None or end is None:
+            return None
+        tag = after_thinking(form.source, end)
+        if tag is None:
+            raise bad_request(
+                "The prompt has opened the model's thinking, and this form cannot follow it: ask for no "
+                "thinking, or for another form.",
+                "structured_outputs",
+            )
+        return tag
 
     def parser(self) -> AnswerParser:
         """A parser for one completion."""

@@ -1,4 +1,4 @@
-"""Calls that a grammar holds to their schemas: a structural tag, from the form in which a parser reads calls.
+"""Calls that a grammar holds to their schemas, as a structural tag; other forms, behind thinking.
 
 A structural tag is XGrammar's description of text with parts that follow a JSON schema, in the notation that
 has a `format`. Knows parsers' forms; knows no engine and no request.
@@ -6,12 +6,14 @@ has a `format`. Knows parsers' forms; knows no engine and no request.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
 from quire.contracts import CallsForm, Tool
+from quire.contracts.grammar import GrammarSource
 
-__all__ = ["forced_calls", "strict_calls"]
+__all__ = ["after_thinking", "forced_calls", "strict_calls"]
 
 _ANY = {"type": "object"}
 
@@ -59,6 +61,40 @@ def strict_calls(
         "stop_after_first": not parallel,
     }
     return _structural([*_thinking(thinking_end), calls])
+
+
+def after_thinking(source: GrammarSource, thinking_end: str) -> dict[str, Any] | None:
+    """The tag of an answer of some form, behind thinking that is free.
+
+    Returns:
+        None: this form cannot follow anything else, or is malformed.
+    """
+    if source.compact or source.whitespace is not None:
+        return None
+    try:
+        form = _element(source)
+    except (ValueError, RecursionError):
+        return None
+    return None if form is None else _structural([*_thinking(thinking_end), form])
+
+
+def _element(source: GrammarSource) -> dict[str, Any] | None:
+    text = source.text
+    match source.form:
+        case "json_object":
+            return {"type": "json_schema", "json_schema": _ANY}
+        case "json_schema":
+            return {"type": "json_schema", "json_schema": json.loads(text)}
+        case "regex":
+            return {"type": "regex", "pattern": text}
+        case "choice":
+            return {
+                "type": "or",
+                "elements": [{"type": "const_string", "value": v} for v in json.loads(text)],
+            }
+        case "grammar" if "::=" in text:
+            return {"type": "grammar", "grammar": text}
+    return None
 
 
 def _structural(elements: list[dict[str, Any]]) -> dict[str, Any]:

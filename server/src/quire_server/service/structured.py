@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 from quire import StructuredOutputsParams
+from quire.contracts.grammar import GrammarForm
 from quire.errors import InvalidRequestError
 from quire_server.errors import bad_request
 
-__all__ = ["form", "format_form"]
+__all__ = ["form", "form_names", "format_form"]
+
+_FORMS = (*get_args(GrammarForm), "json", "structured_outputs", "whitespace_pattern")
+
+
+def form_names(param: str) -> dict[str, str]:
+    """For `naming`: whatever the engine calls a form that it refuses, `param` is the client's name for it."""
+    return dict.fromkeys(_FORMS, param)
 
 
 def form(param: str, **given: Any) -> StructuredOutputsParams:

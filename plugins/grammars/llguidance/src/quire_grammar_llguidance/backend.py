@@ -13,16 +13,13 @@ from typing import TYPE_CHECKING, Any, cast
 
 from quire.contracts import Grammar, GrammarSource, Matcher
 from quire.errors import InvalidRequestError
-from quire_grammar_llguidance.schema import prepared
+from quire_grammar_llguidance.schema import WHITESPACE, prepared
 from quire_grammar_llguidance.tags import tags_to_lark
 
 if TYPE_CHECKING:
     from quire.contracts.grammar import Bitmask
 
 __all__ = ["LLGuidance"]
-
-_WHITESPACE = r"[ \n\r\t]{0,8}"
-"""Between two tokens of JSON: enough to indent a little, and an end to it."""
 
 
 class LLGuidance(Grammar):
@@ -120,7 +117,7 @@ def _grammar(source: GrammarSource) -> str:
             if source.compact:
                 options["whitespace_flexible"] = False
             else:
-                options["whitespace_pattern"] = source.whitespace or _WHITESPACE
+                options["whitespace_pattern"] = source.whitespace or WHITESPACE
             schema = prepared(source.text or '{"type": "object"}')
             return str(LLMatcher.grammar_from_json_schema(schema, overrides=cast(Any, options)))
         case "regex":

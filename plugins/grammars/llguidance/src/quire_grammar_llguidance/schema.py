@@ -12,9 +12,13 @@ from typing import Any
 
 from quire.json_schema import Schema, are_disjoint, parts, read_schema, refuse
 
-__all__ = ["prepared"]
+__all__ = ["WHITESPACE", "prepared"]
 
 _TOGETHER = ("allOf", "anyOf", "oneOf", "$ref", "patternProperties", "unevaluatedProperties")
+
+
+WHITESPACE = r"[ \n\r\t]{0,8}"
+"""Between two tokens of JSON: enough to indent a little, and an end to it."""
 
 
 def prepared(text: str) -> str:

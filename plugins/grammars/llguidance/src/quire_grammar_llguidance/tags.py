@@ -10,7 +10,7 @@ import json
 from typing import Any
 
 from quire.errors import InvalidRequestError
-from quire_grammar_llguidance.schema import prepared
+from quire_grammar_llguidance.schema import WHITESPACE, prepared
 
 __all__ = ["tags_to_lark"]
 
@@ -28,7 +28,10 @@ def tags_to_lark(text: str) -> str:
     except (ValueError, RecursionError) as error:
         raise InvalidRequestError(f"structural_tag is no JSON: {error}.", field="structural_tag") from error
     if isinstance(said, dict) and said.get("type") == "structural_tag" and "format" in said:
-        raise _refused("the form with 'format' is for xgrammar")
+        raise _refused(
+            "with a 'format', as forced and strict calls have it, it is for the backend xgrammar, "
+            "or auto where that is installed"
+        )
     structures = said.get("structures") if isinstance(said, dict) else None
     triggers = said.get("triggers") if isinstance(said, dict) else None
     if not (isinstance(structures, list) and structures and isinstance(triggers, list)):
@@ -43,8 +46,13 @@ def _tag(one: Any, triggers: list[Any]) -> dict[str, Any]:
     trigger = next((t for t in triggers if isinstance(t, str) and t and one["begin"].startswith(t)), None)
     if trigger is None:
         raise _refused(f"no trigger begins {one['begin'][:100]!r}")
-    schema = prepared(json.dumps(one.get("schema", {})))
-    return {"trigger": trigger, "begin": one["begin"], "grammar": schema, "end": one["end"]}
+    schema = json.loads(prepared(json.dumps(one.get("schema", {}))))
+    if schema is True:
+        schema = {}
+    if isinstance(schema, dict):
+        schema["x-guidance"] = {"whitespace_pattern": WHITESPACE, "coerce_one_of": True}
+    text = json.dumps(schema, ensure_ascii=False)
+    return {"trigger": trigger, "begin": one["begin"], "grammar": text, "end": one["end"]}
 
 
 def _refused(why: str) -> InvalidRequestError:

@@ -11,6 +11,7 @@ from quire_grammar_xgrammar.schema import prepared
 __all__ = ["tags_as_format"]
 
 _MAX_DEPTH = 50
+_MAX_WHITESPACE = 8  # as in schemas of their own
 
 
 def tags_as_format(text: str) -> str:
@@ -46,14 +47,18 @@ def _format(said: dict[str, Any]) -> dict[str, Any]:
 
 
 def _checked(value: Any, depth: int) -> Any:
-    """The same with every schema as XGrammar is given it."""
+    """The same with every schema as XGrammar is given it, and white space that ends."""
     if depth > _MAX_DEPTH:
         raise InvalidRequestError("structural_tag is nested too deep.", field="structural_tag")
     if isinstance(value, list):
         return [_checked(one, depth + 1) for one in value]
     if not isinstance(value, dict):
         return value
-    return {
+    found = {
         key: json.loads(prepared(json.dumps(one))) if key == "json_schema" else _checked(one, depth + 1)
         for key, one in value.items()
     }
+    if value.get("type") == "json_schema":
+        asked = value.get("max_whitespace_cnt")
+        found["max_whitespace_cnt"] = min(asked, _MAX_WHITESPACE) if type(asked) is int else _MAX_WHITESPACE
+    return found

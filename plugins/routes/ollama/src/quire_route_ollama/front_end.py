@@ -21,6 +21,7 @@ from quire_server.http.fields import examine
 from quire_server.http.streaming import NDJSON, answered, streamed
 from quire_server.service import Chat, OpenedChat, Service, Work
 from quire_server.service.sampling import sampling_params
+from quire_server.service.structured import form_names
 
 PREFIX = "/api"
 
@@ -92,7 +93,7 @@ class Ollama:
         self, request: Request, answer: Answer, body: Prompted, prompt: str | OpenedChat
     ) -> Response:
         options = body.options or Options()
-        with naming(NAMES):
+        with naming({**NAMES, **form_names("format" if body.format else "tools")}):
             params = sampling_params(
                 self.service.engine.get_default_sampling_params(),
                 logprobs=body.num_logprobs,
