@@ -37,6 +37,8 @@ QUANTIZED = {
     "AWQ 4, groups of 128, AutoAWQ": "tiny-awq-g128",
     "AWQ 4, groups of 64, AutoAWQ": "tiny-awq-gemv-g64",
 }
+ROUNDED_HEAD = "GPTQ 4, groups of 128, GPTQModel"
+"""Measured with its head rounded to 8 bits, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,9 @@ def rows() -> Iterator[Row]:
         directory = written(VARIANTS[variant].tool) / variant
         told = json.loads((directory / "reference" / "cases.json").read_text())
         yield Row(name, str(directory), {}, told["perplexity"])
+        if name == ROUNDED_HEAD:
+            options = {"options": {"quantization.gptq": {"head": "int8"}}}
+            yield Row(f"{name}, head in 8", str(directory), {"plugins": options}, None)
 
 
 def perplexity(model: str, dtype: str, texts: Sequence[list[int]], **settings: Any) -> tuple[float, int]:

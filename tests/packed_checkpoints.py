@@ -29,7 +29,9 @@ Encode = Callable[[str, torch.Tensor], tuple[Mapping[str, torch.Tensor], torch.T
 None to leave it as it is."""
 
 
-def write(directory: Path, family: str, encode: Encode, settings: Mapping[str, Any]) -> tuple[str, str]:
+def write(
+    directory: Path, family: str, encode: Encode, settings: Mapping[str, Any], **config: Any
+) -> tuple[str, str]:
     """A random model of a family in the format, and in floats.
 
     Args:
@@ -37,12 +39,13 @@ def write(directory: Path, family: str, encode: Encode, settings: Mapping[str, A
         family: `model_type`.
         encode: the format.
         settings: `quantization_config`.
+        config: of the model, beside `SHAPE`.
 
     Returns:
         The format's checkpoint, and the float one.
     """
     source, packed, dense = (directory / name for name in ("source", "packed", "dense"))
-    save_random_checkpoint(source, {**SHAPE, "model_type": family})
+    save_random_checkpoint(source, {**SHAPE, **config, "model_type": family})
     save_byte_tokenizer(source)
     tensors: dict[str, torch.Tensor] = {}
     floats: dict[str, torch.Tensor] = {}

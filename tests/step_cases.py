@@ -66,6 +66,22 @@ CASES: dict[str, tuple[list[list[int]], dict[str, Any], dict[str, Any]]] = {
         {"max_num_seqs": 2, "max_num_batched_tokens": 16},
     ),
     "several completions": (PROMPTS, {"n": 3, "temperature": 1.0, "seed": 2, "max_tokens": 7}, {}),
+    "beams": (
+        PROMPTS,
+        {
+            "use_beam_search": True,
+            "n": 2,
+            "best_of": 3,
+            "max_tokens": 12,
+            "stop_token_ids": [*range(0, 320, 9)],
+        },
+        {"max_num_seqs": 7},
+    ),
+    "beams that take turns": (
+        PROMPTS[:4],
+        {"use_beam_search": True, "n": 4, "max_tokens": 8, "early_stopping": "never"},
+        {"max_num_seqs": 3, "max_num_batched_tokens": 16},
+    ),
     "stop ids": (
         PROMPTS,
         {"temperature": 1.0, "seed": 3, "max_tokens": 40, "stop_token_ids": list(range(0, 320, 9))},

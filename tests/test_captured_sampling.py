@@ -10,6 +10,7 @@ import torch
 
 from quire import LLM, RequestOutput, SamplingParams
 from quire.contracts import SampleRows
+from quire.plan import TokenMasks
 from quire.runtime.worker import Worker
 from quire.testing.model import Reference
 from quire_sampler_standard.captured import DrawBySlot
@@ -197,8 +198,8 @@ def test_the_device_keeps_count_of_every_slot(
     kept: list[bool] = []
     sample = worker.sample
 
-    def looked(step_id: int) -> None:
-        sample(step_id)
+    def looked(step_id: int, masks: TokenMasks | None = None) -> None:
+        sample(step_id, masks)
         state = worker._state
         assert state is not None
         kept.extend(int(state.lengths[slot]) == worker.slots.num_tokens[slot] for slot in worker.slots.info)

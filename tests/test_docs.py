@@ -31,6 +31,13 @@ def test_the_python_of_the_first_pages_runs(page: str) -> None:
     assert run.stdout.strip()
 
 
+def test_the_guide_to_beam_search_runs() -> None:
+    for script in blocks("docs/how-to/beam-search.md", "python"):
+        run = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+        assert run.returncode == 0, run.stderr
+        assert len(run.stdout.strip().splitlines()) >= 2
+
+
 def test_the_logits_processor_of_the_guide_works() -> None:
     used, written, described = blocks("docs/how-to/logits-processors.md", "python")
     script = (

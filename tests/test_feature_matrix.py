@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from quire import LLM, SamplingParams
+from quire.testing.drafting import always_draft
 from quire.testing.model import TOLERANCE, Reference
 
 from .conftest import random_prompt
@@ -22,6 +23,7 @@ Checkpoint = Callable[[str], Reference]
 OpenLLM = Callable[..., LLM]
 
 NEW = 8
+NGRAM = {"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_min": 1}
 _SHARED = random_prompt(32, seed=39)
 PROMPTS = [
     random_prompt(14, seed=1),
@@ -124,9 +126,11 @@ def _certain(reference: Reference, prompt: list[int], tokens: list[int]) -> int:
 @pytest.mark.parametrize("pool", ["ample", "tight"])
 @pytest.mark.parametrize("budget", [11, 512], ids=["chunked", "whole"])
 @pytest.mark.parametrize("caching", [True, False], ids=["cached", "uncached"])
+@pytest.mark.parametrize("ahead", [0, 3], ids=["plain", "ngram"])
 @pytest.mark.parametrize("family", ["llama", "mistral"])
 def test_no_feature_changes_a_token(
     family: str,
+    ahead: int,
     caching: bool,
     budget: int,
     pool: str,
@@ -147,8 +151,11 @@ def test_no_feature_changes_a_token(
             block_size=block_size,
             scheduling_policy="priority" if urgent else "fcfs",
             kv_cache_memory_bytes=(room + block_size) * expected.bytes_per_token,
+            speculative_config=NGRAM if ahead else None,
         ),
     )
+    if ahead:
+        always_draft(llm._engine.client.core.scheduler, ahead)  # type: ignore[attr-defined]
     for _ in ("cold", "warm") if caching else ("cold",):
         tokens = generate(llm)
         for ours, theirs, count in zip(tokens, expected.tokens, expected.certain, strict=True):
@@ -156,6 +163,7 @@ def test_no_feature_changes_a_token(
     metrics = llm.get_metrics()
     assert (metrics.num_preemptions > 0) == (pool == "tight")
     assert (metrics.prefix_hits > 0) == caching or pool == "tight"
+    assert (metrics.drafts.num_draft_tokens > 0) == (ahead > 0)
     assert all(usage.used == 0 for usage in metrics.kv)
 
 

@@ -9,9 +9,10 @@ import pytest
 
 from quire import LLM, RequestOutput, SamplingParams, StructuredOutputsParams
 from quire.runtime import worker as worker_module
+from quire.testing.drafting import always_draft
 
 from .played_device import PlayedDevice
-from .test_verification import Oracle, assert_same, speculate
+from .test_verification import Oracle, assert_same, scheduler_of, speculate
 
 FORMS = [
     StructuredOutputsParams(
@@ -95,7 +96,6 @@ def test_on_a_device_that_works_by_itself_too(open_tiny: OpenLLM, monkeypatch: p
     llm = open_tiny()
     assert_same(generate(llm), plain)
     core = speculate(llm, Near(plain, WRONG[0]), 3)
-    ask = core.scheduler._drafting.ask
-    core.scheduler._drafting.ask = lambda sequence: ask(sequence) if sequence.slot % 2 else 0
+    always_draft(scheduler_of(llm), 3, lambda sequence: sequence.slot % 2 == 1)
     assert_same(generate(llm), plain)
     assert core.stats().scheduler.drafts.num_draft_tokens > 0

@@ -57,7 +57,7 @@ def load(directory):
 load(small)  # for the imports
 before = peak()
 loaded = load(model)
-print(peak() - before, loaded.weight_bytes)
+print(peak() - before, loaded.network.weight_bytes)
 """
 
 

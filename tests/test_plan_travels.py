@@ -35,6 +35,8 @@ def test_another_process_loads_exactly_the_plan(checkpoint: Callable[[str], Refe
     run = subprocess.run([sys.executable, "-c", LOAD], input=data, capture_output=True, check=True)
     assert run.stdout.decode().splitlines() == [
         "attention/0 TorchAttention",
+        "grammar/0 XGrammar",
+        "grammar/1 LLGuidance",
         "kernels TorchCpuKernels",
         "model LlamaFamily",
         "quantization Unquantized",

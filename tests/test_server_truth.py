@@ -316,3 +316,26 @@ def test_whole_and_streamed_log_probabilities_are_the_same(server: LiveServer) -
         assert [item for part in parts for item in part[name]] == whole[name]
     values = [item for part in parts for item in part["token_logprobs"]]
     assert values[1:] == pytest.approx(whole["token_logprobs"][1:], abs=1e-4)
+
+
+# Beams
+
+
+def test_choices_of_a_beam_search_are_those_of_the_model_best_first(server: LiveServer, llm: LLM) -> None:
+    fields: dict[str, Any] = {"n": 2, "best_of": 4, "length_penalty": 0.6, "early_stopping": "never"}
+    body = completed(server, [TEXT, "import "], use_beam_search=True, logprobs=1, **fields)
+    params = SamplingParams(use_beam_search=True, logprobs=1, max_tokens=24, **fields)
+    expected = [one for output in llm.generate([TEXT, "import "], params) for one in output.outputs]
+    assert [choice["text"] for choice in body["choices"]] == [one.text for one in expected]
+    assert [choice["finish_reason"] for choice in body["choices"]] == [one.finish_reason for one in expected]
+    for choice, one in zip(body["choices"], expected, strict=True):
+        assert sum(choice["logprobs"]["token_logprobs"]) == pytest.approx(one.cumulative_logprob, abs=1e-3)
+    assert body["usage"]["completion_tokens"] == sum(len(one.token_ids) for one in expected)
+
+    messages = [{"role": "user", "content": "hi"}]
+    asked = {"messages": messages, "max_tokens": 5, "use_beam_search": True, "n": 3, "temperature": 0}
+    answer = afresh(server, "/v1/chat/completions", asked)
+    assert answer.status_code == 200, answer.text
+    assert len({choice["message"]["content"] for choice in answer.json()["choices"]}) == 3
+    refused = afresh(server, "/v1/chat/completions", {**asked, "stream": True})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "use_beam_search")

@@ -1,4 +1,4 @@
-"""The bundled model through the whole engine: it knows Python, and its record is the tool's recipe."""
+"""The bundled models through the whole engine: they know Python, and their records are the tool's recipes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from quire import LLM, SamplingParams
 
 ROOT = Path(__file__).resolve().parent.parent
-DATA = ROOT / "plugins" / "models" / "tiny" / "src" / "quire_models_tiny" / "data"
+PACKAGE = ROOT / "plugins" / "models" / "tiny" / "src" / "quire_models_tiny"
 PYTHON = '''class Stack:
     """A list with another name."""
 
@@ -45,6 +45,12 @@ def test_it_expects_python(llm: LLM) -> None:
     assert loss(llm, NOT_PYTHON) > 2 * loss(llm, PYTHON)
 
 
+def test_the_draft_model_expects_it_too(llm: LLM) -> None:
+    with LLM("tiny-draft", show_progress=False, kv_cache_memory_bytes="16MiB") as draft:
+        assert loss(llm, PYTHON) < loss(draft, PYTHON) < 1.1
+        assert loss(draft, NOT_PYTHON) > 2 * loss(draft, PYTHON)
+
+
 def test_it_chats_within_its_template(llm: LLM) -> None:
     messages = [{"role": "user", "content": "Who are you?"}]
     output = llm.chat(messages, SamplingParams(temperature=0.0, max_tokens=40), use_tqdm=False)[0]
@@ -52,10 +58,11 @@ def test_it_chats_within_its_template(llm: LLM) -> None:
     assert output.outputs[0].finish_reason == "stop"
 
 
-def test_the_record_is_the_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("name", "folder"), [("tiny", "data"), ("tiny-draft", "draft")])
+def test_the_record_is_the_recipe(name: str, folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "tools"))
     from tiny_model.presets import PRESETS, PUBLISHED
 
-    record = json.loads((DATA / "training.json").read_text())
-    assert record["preset"] == asdict(PRESETS["tiny"])
-    assert record["heldout"]["loss"] == PUBLISHED["tiny"].loss
+    record = json.loads((PACKAGE / folder / "training.json").read_text())
+    assert record["preset"] == asdict(PRESETS[name])
+    assert record["heldout"]["loss"] == PUBLISHED[name].loss

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from quire import LLM, RequestOutput, SamplingParams
 from quire.contracts import Speculator
 from quire.runtime import worker as worker_module
-from quire.scheduler.drafting import Drafting
+from quire.scheduler import Scheduler
+from quire.testing.drafting import always_draft
 from quire.testing.model import Reference
 
 from .conftest import VOCAB, random_prompt
@@ -76,16 +77,22 @@ class Broken(Oracle):
         raise RuntimeError("out of ideas")
 
 
-def generate(llm: LLM) -> list[RequestOutput]:
-    params = [SamplingParams(max_tokens=NEW, ignore_eos=True, **kind) for kind in KINDS]
-    return llm.generate([{"prompt_token_ids": prompt} for prompt in PROMPTS], params, use_tqdm=False)
+def scheduler_of(llm: LLM) -> Scheduler:
+    scheduler: Scheduler = llm._engine.client.core.scheduler  # type: ignore[attr-defined]
+    return scheduler
+
+
+def generate(llm: LLM, kinds: Sequence[dict[str, Any]] = KINDS) -> list[RequestOutput]:
+    params = [SamplingParams(max_tokens=NEW, ignore_eos=True, **kind) for kind in kinds]
+    prompts = [{"prompt_token_ids": prompt} for prompt in PROMPTS[: len(params)]]
+    return llm.generate(prompts, params, use_tqdm=False)
 
 
 def speculate(llm: LLM, speculator: Speculator, ahead: int) -> Any:
     """Let the engine ask `speculator` for `ahead` tokens each time; its core."""
     core = llm._engine.client.core  # type: ignore[attr-defined]
     core.executor.worker.speculator = speculator
-    core.scheduler._drafting = Drafting(ahead)
+    always_draft(scheduler_of(llm), ahead)
     return core
 
 
@@ -132,8 +139,7 @@ def test_on_a_device_that_works_by_itself_too(
     monkeypatch.setattr(worker_module, "open_device", lambda name: PlayedDevice())
     llm = open_llm(checkpoint("llama"), max_num_seqs=7)
     core = speculate(llm, Oracle(plain, lambda position: position % wrong == wrong - 1), 3)
-    ask = core.scheduler._drafting.ask
-    core.scheduler._drafting.ask = lambda sequence: ask(sequence) if sequence.slot % 2 else 0
+    always_draft(scheduler_of(llm), 3, lambda sequence: sequence.slot % 2 == 1)
     assert_same(generate(llm), plain)
     assert core.stats().scheduler.drafts.num_draft_tokens > 0
 
@@ -167,9 +173,9 @@ def test_appended_tokens_are_as_if_drawn(
     update = core.scheduler.update
     seen: list[int] = []
 
-    def append_after(plan: Any, result: Any) -> Any:
+    def append_after(*step: Any) -> Any:
         """Two tokens after every sampled one, each an output of its own."""
-        outputs = update(plan, result)
+        outputs = update(*step)
         for output in list(outputs):
             seen.extend(output.token_ids)
             if output.finish_reason is None and output.token_ids:

@@ -151,9 +151,6 @@ def test_no_advice_hides_a_setting_that_exists() -> None:
     [
         ({"tensor_parallel_size": 2}, "must be 1"),
         ({"pipeline_parallel_size": 2}, "must be 1"),
-        ({"speculative_config": {"model": "x"}}, "speculative decoding is not built yet"),
-        ({"speculative_model": "x"}, "speculative decoding is not built yet"),
-        ({"num_speculative_tokens": 2}, "speculative decoding is not built yet"),
         ({"trust_remote_code": True}, "Quire never runs code from a model repository"),
     ],
 )

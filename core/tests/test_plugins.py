@@ -306,28 +306,28 @@ def test_a_later_kind_is_a_row_and_a_hook(distribute: Distribute, monkeypatch: p
     """Nothing in `plugins.py` has to know it."""
 
     @hookspecs.hookspec
-    def quire_speculators() -> None:
-        """Draft tokens."""
+    def quire_stat_loggers() -> None:
+        """Who is told figures."""
 
-    monkeypatch.setattr(hookspecs, "quire_speculators", quire_speculators, raising=False)
+    monkeypatch.setattr(hookspecs, "quire_stat_loggers", quire_stat_loggers, raising=False)
     row = Kind(
-        name="speculator",
-        hook="quire_speculators",
+        name="stat_logger",
+        hook="quire_stat_loggers",
         spec=PluginSpec,
         api=1,
         choice=Choice.PRIORITY,
-        title="speculators",
+        title="stat loggers",
     )
-    monkeypatch.setitem(KINDS, "speculator", row)
+    monkeypatch.setitem(KINDS, "stat_logger", row)
     distribute(
         "acme-spec",
         """
         from quire.contracts import PluginSpec, hookimpl
         @hookimpl
-        def quire_speculators():
+        def quire_stat_loggers():
             yield PluginSpec(name="ngram", api=1, target="acme_spec_impl:Good")
         """,
         impl=TARGET,
     )
-    chosen, _ = discover().choose("speculator", NEED)
+    chosen, _ = discover().choose("stat_logger", NEED)
     assert chosen.qualified == "acme-spec:ngram"

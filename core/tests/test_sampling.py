@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 import tracemalloc
 from dataclasses import fields
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 
 from quire.errors import InvalidRequestError
 from quire.sampling import SamplingParams
+from quire.structured_outputs import StructuredOutputsParams
 
 NOT_INTEGERS: list[Any] = [True, 1.0, "1", None, [1], math.nan, object()]
 NOT_NUMBERS: list[Any] = [True, "0.5", None, [0.5], math.nan, math.inf, -math.inf, 10**400, 1j]
@@ -45,9 +47,11 @@ BAD: dict[str, list[Any]] = {
     "skip_special_tokens": ["", None],
     "logit_bias": [[1], {"5": 1.0}, {True: 1.0}, {5: 100.5}, {5: math.nan}, {5: "1"}, {5: None}],
     "allowed_token_ids": [[], 5, ["1"], [True], [None]],
-    "use_beam_search": [True, 0],
-    "length_penalty": [0.8, 2, True, "1.0", math.nan],
-    "early_stopping": [True, "never", 0],
+    "structured_outputs": ["json", {"json": {}}, 5, True],
+    "extra_args": [[], "a", 5, {1: 2}],
+    "use_beam_search": [0, "yes", None],
+    "length_penalty": [0.8, 2, 10.5, True, "1.0", math.nan],
+    "early_stopping": [True, "never", "soon", 0],
     "bad_words_token_ids": [(("x",),), ((True,),)],
 }
 CASES = [
@@ -85,7 +89,8 @@ def test_bad_values_assigned_later_are_refused_at_admission(name: str, value: An
         ({"n": True}, "n is True: it must be an integer from 1 to 1024."),
         ({"n": 3, "best_of": 2}, "best_of is 2: it must be an integer from 3 to 1024."),
         ({"min_tokens": 9, "max_tokens": 8}, "min_tokens is 9: it must be an integer from 0 to 8."),
-        ({"use_beam_search": True}, "use_beam_search is True: beam search is not built yet. Leave it out."),
+        ({"length_penalty": 0.8}, "length_penalty is 0.8: it must be 1.0, or None, without use_beam_search."),
+        ({"early_stopping": True}, "early_stopping is True: it must be False, or None, without use_beam"),
         ({"stop": "x", "detokenize": False}, "stop is a list of 1: it must be empty without detokenize"),
         ({"include_stop_str_in_output": True, "detokenize": False}, "must be False without detokenize"),
         ({"n": 2, "temperature": 0}, "n is 2: it must be 1 at temperature 0"),
@@ -101,6 +106,57 @@ def test_messages_name_field_value_and_range(given: dict[str, Any], message: str
 @pytest.mark.parametrize("given", [{"length_penalty": 1.0, "early_stopping": False}, {"length_penalty": 1}])
 def test_beam_settings_that_ask_for_nothing_are_accepted(given: dict[str, Any]) -> None:
     assert SamplingParams(use_beam_search=False, **given).validated() == SamplingParams(**given)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"n": 4, "temperature": 0.0},
+        {"n": 2, "best_of": 4, "length_penalty": -1, "early_stopping": "never"},
+        {"top_k": -1, "stop_token_ids": [5], "min_tokens": 3, "ignore_eos": True, "logprobs": 2, "seed": 1},
+    ],
+)
+def test_beam_search_goes_with(given: dict[str, Any]) -> None:
+    params = SamplingParams(use_beam_search=True, **given)
+    assert params.validated() == params
+    assert params.num_completions == params.n
+    assert params.width == max(params.n, params.best_of or 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("temperature", 0.7),
+        ("top_p", 0.9),
+        ("top_k", 5),
+        ("min_p", 0.1),
+        ("presence_penalty", 1.0),
+        ("frequency_penalty", 1.0),
+        ("repetition_penalty", 1.1),
+        ("logit_bias", {5: 1.0}),
+        ("allowed_token_ids", [5]),
+        ("bad_words", ["x"]),
+        ("extra_args", {"x": 1}),
+        ("structured_outputs", StructuredOutputsParams(regex="a")),
+        ("stop", "x"),
+        ("length_penalty", 11),
+        ("early_stopping", "soon"),
+    ],
+)
+def test_beam_search_refuses_by_name(name: str, value: Any) -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        SamplingParams(use_beam_search=True, n=2, **{name: value})
+    assert caught.value.field == name
+
+
+def test_a_beam_search_leaves_a_models_suggestions_for_sampling_behind() -> None:
+    defaults = SamplingParams(temperature=0.6, top_p=0.9, top_k=20, repetition_penalty=1.1, max_tokens=9)
+    assert defaults.over(n=3, use_beam_search=True) == SamplingParams(
+        n=3, use_beam_search=True, temperature=0.0, max_tokens=9
+    )
+    assert defaults.over(top_k=5) == dataclasses.replace(defaults, top_k=5)
+    with pytest.raises(InvalidRequestError, match="top_k is 5"):
+        defaults.over(n=3, use_beam_search=True, top_k=5)
 
 
 def test_unknown_names_are_refused_with_the_nearest_known_one() -> None:

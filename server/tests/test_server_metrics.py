@@ -17,6 +17,7 @@ from starlette.testclient import TestClient
 
 from quire import (
     CompletionOutput,
+    DraftStats,
     EngineStats,
     RequestOutput,
     SamplingParams,
@@ -57,6 +58,7 @@ def busy_stats() -> EngineStats:
             kv=(Blocks(10, 20, 34, 64), Blocks(0, 60, 4, 64)),  # type: ignore[arg-type]
             prefix_queries=100,
             prefix_hits=40,
+            drafts=DraftStats(10, 30, 12, 22, (7, 4, 1)),
         ),
         steps=5,
         prompt_tokens=60,
@@ -122,8 +124,15 @@ def test_names_that_routers_and_autoscalers_scrape() -> None:
         "vllm:prefix_cache_hits_total": 40,
         "vllm:prompt_tokens_total": 60,
         "vllm:generation_tokens_total": 50,
+        "vllm:spec_decode_num_drafts_total": 10,
+        "vllm:spec_decode_num_draft_tokens_total": 30,
+        "vllm:spec_decode_num_accepted_tokens_total": 12,
+        "vllm:spec_decode_num_emitted_tokens_total": 22,
+        "vllm:spec_decode_draft_acceptance_rate": 0.4,
     }.items():
         assert value(samples, name, **labels) == pytest.approx(expected), name
+    per_position = "vllm:spec_decode_num_accepted_tokens_per_pos_total"
+    assert [value(samples, per_position, **labels, position=str(place)) for place in range(3)] == [7, 4, 1]
     assert value(samples, "vllm:cache_config_info", **labels, block_size="16", num_gpu_blocks="64") == 1
     assert value(samples, "vllm:request_success_total", **labels, finished_reason="stop") == 0
 

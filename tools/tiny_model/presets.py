@@ -89,8 +89,21 @@ PRESETS: dict[str, Preset] = {
             intermediate=768,
             steps=2375,
         ),
+        Preset(  # proposes tokens for `tiny`: a sixth of its size, most of that the embedding
+            name="tiny-draft",
+            hidden=128,
+            layers=1,
+            heads=2,
+            kv_heads=1,
+            head_dim=64,
+            intermediate=384,
+            steps=2375,
+        ),
     )
 }
 
 #: By preset name.  The tolerance is about six times what two short runs, compiled and eager, ended apart.
-PUBLISHED: dict[str, Published] = {"tiny": Published(loss=2.5588, tolerance=0.03)}
+PUBLISHED: dict[str, Published] = {
+    "tiny": Published(loss=2.5588, tolerance=0.03),
+    "tiny-draft": Published(loss=3.4696, tolerance=0.03),
+}

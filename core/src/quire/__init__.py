@@ -10,6 +10,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from quire.beam_search import BeamSearchOutput, BeamSearchParams, BeamSearchSequence
     from quire.config import EngineConfig
     from quire.engine.async_llm import AsyncLLM
     from quire.engine.info import EngineInfo, EngineStats
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from quire.errors import QuireError
     from quire.outputs import CompletionOutput, Logprob, RequestOutput
     from quire.sampling import SamplingParams
-    from quire.scheduler import SchedulerStats
+    from quire.scheduler import DraftStats, SchedulerStats
     from quire.structured_outputs import StructuredOutputsParams
 
 __version__ = "0.1.0"
@@ -26,7 +27,11 @@ __version__ = "0.1.0"
 __all__ = [
     "LLM",
     "AsyncLLM",
+    "BeamSearchOutput",
+    "BeamSearchParams",
+    "BeamSearchSequence",
     "CompletionOutput",
+    "DraftStats",
     "EngineConfig",
     "EngineInfo",
     "EngineProcess",
@@ -42,7 +47,11 @@ __all__ = [
 _HOME = {
     "LLM": "quire.engine.llm",
     "AsyncLLM": "quire.engine.async_llm",
+    "BeamSearchOutput": "quire.beam_search",
+    "BeamSearchParams": "quire.beam_search",
+    "BeamSearchSequence": "quire.beam_search",
     "CompletionOutput": "quire.outputs",
+    "DraftStats": "quire.scheduler",
     "EngineConfig": "quire.config",
     "EngineInfo": "quire.engine.info",
     "EngineProcess": "quire.engine.launch",

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ELSEWHERE", "explain"]
 
+_DRAFT_LENGTH = "how far ahead is proposed follows acceptance and load by itself; leave it out"
 _EAGER = "Quire runs eagerly; leave it out"
 _ONE_TOKENIZER = "Quire has one tokenizer mode, the fast one; leave it out"
 _GRAMMAR = "write structured_outputs: {backend: ...}"
@@ -54,13 +55,16 @@ ELSEWHERE = {
     "max_seq_len": "use max_model_len",
     "mm_processor_kwargs": _MULTIMODAL,
     "num_gpu_blocks_override": "give the size of the KV cache as kv_cache_memory_bytes",
-    "num_lookahead_slots": "speculative decoding is not built yet; leave it out",
+    "num_lookahead_slots": "use num_speculative_tokens in speculative_config",
     "num_scheduler_steps": "multi-step scheduling does not exist in Quire; leave it out",
     "override_generation_config": "pass SamplingParams with each request",
     "preemption_mode": "preempted requests are always recomputed; leave it out",
     "rope_scaling": 'use hf_overrides, e.g. {"rope_parameters": {...}}',
     "rope_theta": 'use hf_overrides, e.g. {"rope_theta": 10000.0}',
     "skip_tokenizer_init": "pass token ids as prompts and SamplingParams(detokenize=False)",
+    "speculative_disable_by_batch_size": _DRAFT_LENGTH,
+    "speculative_draft_tensor_parallel_size": _ONE_PROCESS,
+    "spec_decoding_acceptance_method": "drafts never change a token's distribution; leave it out",
     "structured_outputs_config": _GRAMMAR,
     "swap_space": _NO_CPU_MEMORY,
     "tokenizer_mode": _ONE_TOKENIZER,

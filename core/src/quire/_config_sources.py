@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -22,7 +22,9 @@ __all__ = [
     "allowed_in_environment",
     "decode",
     "origin_of",
+    "origins_of",
     "read_environment",
+    "take_section",
     "variable_names",
 ]
 
@@ -169,3 +171,31 @@ def allowed_in_environment(environ: Mapping[str, str]) -> list[str] | None:
     """
     text = environ.get("QUIRE_PLUGINS_ALLOW")
     return decode("list", text) if text else None
+
+
+def origins_of(layers: list[Layer], paths: Iterable[KeyPath]) -> dict[str, str]:
+    """Where the value of each key path was written, "default" for those that nothing sets."""
+    return {
+        ".".join(str(key) for key in path): next(
+            (layer.origin(path) or "default" for layer in layers if layer.has(path)), "default"
+        )
+        for path in paths
+    }
+
+
+def take_section(layers: list[Layer], name: str) -> tuple[list[Layer], dict[str, Any]]:
+    """Moves a section out of the layers: layers with nothing else, and the merged content."""
+    own: list[Layer] = []
+    merged: Any = {}
+    for layer in reversed(layers):
+        if name not in layer.values:
+            continue
+        value = layer.values.pop(name)
+        own.insert(0, Layer({name: value}, layer.origins))
+        if not isinstance(merged, dict):
+            continue  # a weaker source wrote something else than a section: validation says so
+        if isinstance(value, Mapping):
+            merged = {**merged, **value}
+        elif value is not None:  # "serve:" with nothing below it is an empty section
+            merged = value
+    return own, merged

@@ -12,18 +12,26 @@ never asks the machine: "auto" is resolved by the engine.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, Field, PrivateAttr, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from quire._config_errors import explain
 from quire._config_file import read_file
 from quire._config_groups import PluginsConfig, StructuredOutputsConfig
-from quire._config_sources import KeyPath, Layer, read_environment
+from quire._config_sources import Layer, origins_of, read_environment, take_section
+from quire._config_speculation import Speculation, mapping_from_text, read_speculation
 from quire._config_types import NOT_BOOL, Bytes, Count, Dtype, Name, Threads, not_built, shapes_of
 from quire.errors import ConfigError
 
@@ -33,7 +41,6 @@ Section = type[BaseModel]
 
 _LAYERS = "_layers"
 _ONE_DEVICE = not_built("must be 1: engines over several devices are not built yet", 1)
-_NO_DRAFT = not_built("must be left out: speculative decoding is not built yet", None)
 
 
 class EngineConfig(BaseSettings):
@@ -106,14 +113,22 @@ class EngineConfig(BaseSettings):
     pipeline_parallel_size: Annotated[Count, _ONE_DEVICE] = Field(
         default=1, description="Devices that share the stack of layers. Only 1 is built."
     )
-    speculative_config: Annotated[dict[str, Any] | None, _NO_DRAFT] = Field(
-        default=None, description="Speculative decoding. Not built; must be left out."
+    speculative_config: Annotated[dict[str, Any] | None, BeforeValidator(mapping_from_text)] = Field(
+        default=None,
+        description="Speculative decoding: `method` (a speculator plugin such as `ngram`) or `model` (a "
+        "draft model), `num_speculative_tokens`, and the speculator's own options. A mapping or its JSON.",
     )
-    speculative_model: Annotated[str | None, _NO_DRAFT] = Field(
-        default=None, description="Draft model. Not built; must be left out."
+    speculative_model: Name | None = Field(
+        default=None, description="The older way: `model` of `speculative_config`, or `[ngram]`."
     )
-    num_speculative_tokens: Annotated[Count | None, _NO_DRAFT] = Field(
-        default=None, description="Draft tokens per step. Not built; must be left out."
+    num_speculative_tokens: Count | None = Field(
+        default=None, description="The older way: most tokens proposed ahead of a request."
+    )
+    ngram_prompt_lookup_max: Count | None = Field(
+        default=None, description="The older way: `prompt_lookup_max` of `speculative_config`."
+    )
+    ngram_prompt_lookup_min: Count | None = Field(
+        default=None, description="The older way: `prompt_lookup_min` of `speculative_config`."
     )
     seed: Annotated[int, NOT_BOOL] = Field(
         default=0,
@@ -202,7 +217,7 @@ class EngineConfig(BaseSettings):
     )
     structured_outputs: StructuredOutputsConfig = Field(
         default_factory=StructuredOutputsConfig,
-        description="Grammars: who compiles them, and what that may take.",
+        description="Which grammar backends compile the forms that requests ask for, and what that may take.",
     )
     plugins: PluginsConfig = Field(
         default_factory=PluginsConfig, description="Allowed plugins, options of plugins, routes to mount."
@@ -222,7 +237,7 @@ class EngineConfig(BaseSettings):
             super().__init__(**{_LAYERS: layers})
         except ValidationError as error:
             raise explain(error, type(self), layers) from None
-        self._origins = _origins(layers, shapes_of(type(self)))
+        self._origins = origins_of(layers, shapes_of(type(self)))
 
     @classmethod
     def load(
@@ -254,7 +269,7 @@ class EngineConfig(BaseSettings):
         ]
         if file is not None:
             layers.append(read_file(Path(file)))
-        content = {name: _take_section(layers, name) for name in sections}
+        content = {name: take_section(layers, name) for name in sections}
         problems: list[str] = []
         config = None
         try:
@@ -272,7 +287,7 @@ class EngineConfig(BaseSettings):
             raise ConfigError("\n".join(problems))
         config._sections = validated
         for name, model in sections.items():
-            config._origins |= _origins(content[name][0], [(name, key) for key in model.model_fields])
+            config._origins |= origins_of(content[name][0], [(name, key) for key in model.model_fields])
         return config
 
     @classmethod
@@ -299,6 +314,22 @@ class EngineConfig(BaseSettings):
                 f"max_num_batched_tokens ({self.max_num_batched_tokens}) must be at least max_model_len "
                 f"({self.max_model_len}) when enable_chunked_prefill is false: prompts must fit into one step"
             )
+        return self
+
+    @property
+    def speculation(self) -> Speculation | None:
+        """Speculative decoding as the settings ask for it, in whichever way; None if they do not."""
+        return read_speculation(
+            self.speculative_config,
+            self.speculative_model,
+            self.num_speculative_tokens,
+            self.ngram_prompt_lookup_max,
+            self.ngram_prompt_lookup_min,
+        )
+
+    @model_validator(mode="after")
+    def _speculation_is_clear(self) -> Self:
+        _ = self.speculation
         return self
 
     def __eq__(self, other: object) -> bool:
@@ -353,31 +384,3 @@ def _keywords(values: Mapping[str, Any], origin: str) -> Layer:
         },
         origin,
     )
-
-
-def _origins(layers: list[Layer], paths: Iterable[KeyPath]) -> dict[str, str]:
-    """Where the value of each key path was written, "default" for those that nothing sets."""
-    return {
-        ".".join(str(key) for key in path): next(
-            (layer.origin(path) or "default" for layer in layers if layer.has(path)), "default"
-        )
-        for path in paths
-    }
-
-
-def _take_section(layers: list[Layer], name: str) -> tuple[list[Layer], dict[str, Any]]:
-    """Moves a section out of the layers: layers with nothing else, and the merged content."""
-    own: list[Layer] = []
-    merged: Any = {}
-    for layer in reversed(layers):
-        if name not in layer.values:
-            continue
-        value = layer.values.pop(name)
-        own.insert(0, Layer({name: value}, layer.origins))
-        if not isinstance(merged, dict):
-            continue  # a weaker source wrote something else than a section: validation says so
-        if isinstance(value, Mapping):
-            merged = {**merged, **value}
-        elif value is not None:  # "serve:" with nothing below it is an empty section
-            merged = value
-    return own, merged

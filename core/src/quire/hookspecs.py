@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         ReasoningParserSpec,
         RouteSpec,
         SamplerSpec,
+        SpeculatorSpec,
         ToolParserSpec,
     )
 
@@ -76,6 +77,11 @@ def quire_reasoning_parsers() -> Iterable[ReasoningParserSpec]:  # type: ignore[
 @hookspec
 def quire_grammars() -> Iterable[GrammarSpec]:  # type: ignore[empty-body]
     """Grammar backends for structured output: the one named, or each by priority until one can do it."""
+
+
+@hookspec
+def quire_speculators() -> Iterable[SpeculatorSpec]:  # type: ignore[empty-body]
+    """What proposes tokens ahead (speculative decoding). Used only if `speculative_config` names it."""
 
 
 @hookspec

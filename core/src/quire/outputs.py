@@ -33,7 +33,7 @@ class CompletionOutput:
         index: 0 .. n - 1.
         text: text so far.
         token_ids: generated ids so far.
-        cumulative_logprob: sum over generated tokens, None unless `logprobs` was asked.
+        cumulative_logprob: sum over generated tokens, None unless `logprobs` or a beam search was asked.
         logprobs: per generated token a mapping id -> `Logprob`, None unless asked.
         finish_reason: None while running.
         stop_reason: the stop string or stop token id that ended it; None for EOS, length and abort.

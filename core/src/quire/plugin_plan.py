@@ -145,8 +145,14 @@ class PlanBuilder:
         requested: str | None = None,
         key: str | None = None,
         role: str | None = None,
+        given: tuple[str, Mapping[str, Any]] = ("", {}),
     ) -> Any:
-        """Choose (see `PluginRegistry.choose`), record the choice, and return the imported target."""
+        """Choose (see `PluginRegistry.choose`), record the choice, and return the imported target.
+
+        Args:
+            given: a setting's name and the options of the chosen plugin in it, besides those in
+                `plugins.options`.
+        """
         found, explanation = self.registry.choose(kind, need, requested=requested, key=key, role=role)
         self._plugins[explanation.role] = PlannedPlugin(
             kind=kind,
@@ -154,7 +160,7 @@ class PlanBuilder:
             distribution=found.distribution,
             version=found.version,
             target=found.spec.target,
-            options=self._validated(found),
+            options=self._validated(found, *given),
             options_model=found.spec.options,
         )
         self._explanations.append(explanation)
@@ -185,12 +191,22 @@ class PlanBuilder:
         """The frozen plan of everything chosen so far."""
         return PluginPlan(dict(self._plugins), tuple(self._explanations))
 
-    def _validated(self, found: Found) -> dict[str, Any] | None:
+    def _validated(self, found: Found, setting: str, more: Mapping[str, Any]) -> dict[str, Any] | None:
         name = f"{found.kind}.{found.spec.name}"
         given = self._options.get(name, {})
+        for key in more:
+            if key in given:
+                raise ConfigError(
+                    f"{setting} and plugins.options.{name} both give {key!r}. Write it in one place."
+                )
+        given = {**given, **more}
+
+        def written(key: str) -> str:
+            return f"{setting}.{key}" if key in more else f"plugins.options.{name}.{key}"
+
         if found.spec.options is None:
             if given:
-                raise ConfigError(f"{name} takes no options, but plugins.options gives it {sorted(given)}.")
+                raise ConfigError(f"{written(min(given))}: {name} takes no options. Leave it out.")
             return None
         from pydantic import BaseModel, ValidationError
 
@@ -199,19 +215,18 @@ class PlanBuilder:
             raise PluginError(f"{name}: {found.spec.options!r} is not a pydantic model.")
         # An options model that does not say what to do with unknown options refuses them.
         unknown = set(given) - set(model.model_fields)
-        if unknown and "extra" not in model.model_config:
+        if unknown and model.model_config.get("extra", "forbid") == "forbid":
             raise ConfigError(
-                f"plugins.options.{name}: unknown option {sorted(unknown)[0]!r}. "
+                f"{written(min(unknown)).rpartition('.')[0]}: unknown option {min(unknown)!r}. "
                 f"Choose from: {', '.join(sorted(model.model_fields))}."
             )
         try:
             return model.model_validate(dict(given)).model_dump(mode="json")
         except ValidationError as error:
             first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
-            raise ConfigError(
-                f"plugins.options.{name}.{where}: {first['msg']} (got {first['input']!r})."
-            ) from error
+            keys = [str(part) for part in first["loc"]]
+            where = ".".join([written(keys[0]), *keys[1:]]) if keys else setting or f"plugins.options.{name}"
+            raise ConfigError(f"{where}: {first['msg']} (got {first['input']!r}).") from error
 
 
 def import_target(kind: str, name: str, target: str) -> Any:

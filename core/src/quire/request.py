@@ -36,7 +36,7 @@ class EngineRequest:
         request_id: unique among live requests; drawn by the client, never taken from outside.
         prompt_ids: prompt token ids, at least one.
         params: validated parameters; `params.max_tokens` is an int by now. The engine runs
-            `max(n, best_of)` completions.
+            `max(n, best_of)` completions, or as many beams.
         seed: seed of the random stream; completion i uses a seed derived from it and i.
         priority: lower runs earlier under the policy "priority".
         arrival_time: `time.monotonic()` at the client.
@@ -65,8 +65,8 @@ class StepOutput:
     Attributes:
         request_id: the `EngineRequest`'s.
         index: which completion, 0 .. n - 1.
-        token_ids: new ids.
-        logprobs: one entry per new id, None if not asked.
+        token_ids: new ids; those of a beam search come all at its end.
+        logprobs: one entry per new id, None if not asked. Of a beam search always.
         prompt_logprobs: entries for newly covered prompt positions (index 0 only); the entry of
             position p is about prompt token p, so there is none for position 0.
         finish_reason: set on the last output of this completion.

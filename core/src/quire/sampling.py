@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, Literal
 
 from quire import _sampling_checks as check
 from quire.errors import InvalidRequestError
@@ -24,8 +24,22 @@ _MAX_STRINGS, _MAX_STRING_LENGTH = 256, 4096
 _MAX_STOP_IDS = 1024
 _MAX_BIASES = 65_536
 _MAX_ALLOWED = 1 << 20  # four times the largest vocabulary known
-_BEAM_FIELDS = (("use_beam_search", False), ("length_penalty", 1.0), ("early_stopping", False))
-"""Each with the value that asks for nothing, as None does."""
+_MOST_LENGTH_PENALTY = 10  # in size: of lengths to higher powers there are no numbers
+_NOT_FOR_BEAMS: tuple[tuple[str, Any, str], ...] = (
+    ("top_p", 1.0, "1"),
+    ("top_k", 0, "0"),
+    ("min_p", 0.0, "0"),
+    ("presence_penalty", 0.0, "0"),
+    ("frequency_penalty", 0.0, "0"),
+    ("repetition_penalty", 1.0, "1"),
+    ("logit_bias", None, "empty"),
+    ("allowed_token_ids", None, "None"),
+    ("bad_words", [], "empty"),
+    ("extra_args", None, "None"),
+    ("structured_outputs", None, "None"),
+    ("stop", [], "empty (stop_token_ids end a beam, and so does the model's end token)"),
+)
+"""What beams are not ranked by or ended on, with the value that asks for nothing."""
 
 
 @dataclass(slots=True)
@@ -66,8 +80,12 @@ class SamplingParams:
         allowed_token_ids: only these may be sampled; None for all, an empty list is refused.
         extra_args: what active logits processors are told, by argument name; None for nothing. Which they
             know, and what values, is theirs to say when the request is admitted.
-        use_beam_search, length_penalty, early_stopping: refused, as beam search is not built yet, unless they
-            ask for nothing: False, 1.0 and False, or None.
+        use_beam_search: search for the `n` best outputs with `best_of` (or `n`) beams, instead of sampling.
+            The model's own probabilities count: temperature is 0 or 1, and what shapes them is refused.
+        length_penalty: -10 to 10, with beams only: the score of a result is the sum of its log probabilities
+            divided by its length to this power; above 0 it favours longer ones; None for 1.
+        early_stopping: with beams only: True to end with as many results as beams; False (or None) when
+            better ones are not to be expected; "never" when, by a bound, there can be none.
         structured_outputs: the form that the output must have; None for any.
         bad_words_token_ids: filled by the engine from `bad_words` and the tokenizer; never by users.
 
@@ -101,7 +119,7 @@ class SamplingParams:
     extra_args: dict[str, Any] | None = None
     use_beam_search: bool = False
     length_penalty: float | None = None
-    early_stopping: bool | None = None
+    early_stopping: bool | Literal["never"] | None = None
     structured_outputs: StructuredOutputsParams | None = None
     bad_words_token_ids: tuple[tuple[int, ...], ...] = field(default=(), repr=False)
 
@@ -116,23 +134,26 @@ class SamplingParams:
         return object.__new__(cls)
 
     def __post_init__(self) -> None:
-        for name, nothing in _BEAM_FIELDS:
-            value = getattr(self, name)
-            asks = value != nothing or isinstance(value, bool) is not isinstance(nothing, bool)
-            if value is not None and asks:
-                raise InvalidRequestError(
-                    f"{name} is {value!r}: beam search is not built yet. Leave it out.",
-                    field=name,
-                )
         self._check_choice()
         self._check_stopping()
         self._check_tokens()
         self._check_together()
+        self._check_beams()
 
     @property
     def greedy(self) -> bool:
         """True if the most likely token is always taken."""
         return self.temperature < GREEDY_BELOW
+
+    @property
+    def width(self) -> int:
+        """Outputs that are worked on at a time: completions, or beams."""
+        return max(self.n, self.best_of or self.n)
+
+    @property
+    def num_completions(self) -> int:
+        """Completions that come out of the engine: all that are run, or the `n` best of a beam search."""
+        return self.n if self.use_beam_search else self.width
 
     def validated(self) -> SamplingParams:
         """An independent, normalised and checked copy.
@@ -141,6 +162,16 @@ class SamplingParams:
             InvalidRequestError: an attribute was assigned a bad value since construction.
         """
         return replace(self)
+
+    def over(self, **given: Any) -> SamplingParams:
+        """Defaults, with what was given over them. A beam search leaves those behind that shape sampling.
+
+        Raises:
+            InvalidRequestError: a value is bad, or they rule each other out.
+        """
+        if given.get("use_beam_search") is True:
+            given = {name: nothing for name, nothing, _ in _NOT_FOR_BEAMS} | {"temperature": 0.0} | given
+        return replace(self, **given)
 
     def check_vocabulary(self, vocab_size: int) -> None:
         """Check every token id against the width of the model's logits.
@@ -221,7 +252,7 @@ class SamplingParams:
         form = self.structured_outputs
         if form is not None and not isinstance(form, StructuredOutputsParams):
             check.refuse("structured_outputs", form, "StructuredOutputsParams, or None")
-        if self.greedy and max(self.n, self.best_of or 1) > 1:
+        if self.greedy and self.width > 1 and self.use_beam_search is not True:
             name = "n" if self.n > 1 else "best_of"
             check.refuse(name, getattr(self, name), "1 at temperature 0, where every completion is the same")
         if not self.detokenize:
@@ -229,3 +260,27 @@ class SamplingParams:
                 check.refuse("stop", self.stop, "empty without detokenize: stop strings are found in text")
             if self.include_stop_str_in_output:
                 check.refuse("include_stop_str_in_output", True, "False without detokenize")
+
+    def _check_beams(self) -> None:
+        """Beam search, and what it rules out."""
+        beams = check.boolean("use_beam_search", self.use_beam_search)
+        if self.length_penalty is not None:
+            most = _MOST_LENGTH_PENALTY
+            permitted = f"a number from {-most} to {most}, or None"
+            self.length_penalty = check.real(
+                "length_penalty", self.length_penalty, -most, most, permitted=permitted
+            )
+        early = self.early_stopping
+        if early is not None and not isinstance(early, bool) and early != "never":
+            check.refuse("early_stopping", early, "True, False, 'never' or None")
+        if not beams:
+            for name, value in (("length_penalty", 1.0), ("early_stopping", False)):
+                if getattr(self, name) not in (None, value):
+                    check.refuse(name, getattr(self, name), f"{value}, or None, without use_beam_search")
+            return
+        if not self.greedy and self.temperature != 1:
+            check.refuse("temperature", self.temperature, "0 or 1 with use_beam_search, which draws nothing")
+        for name, nothing, permitted in _NOT_FOR_BEAMS:
+            value = getattr(self, name)
+            if value and value != nothing and not (name == "top_k" and value == -1):
+                check.refuse(name, value, f"{permitted} with use_beam_search")

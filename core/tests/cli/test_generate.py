@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from click.testing import Result
 
-from quire.config import EngineConfig
+from quire.config import EngineConfig, StructuredOutputsConfig
 from quire.errors import EngineError
 from quire.sampling import SamplingParams
 
@@ -61,6 +61,24 @@ def test_flags_become_parameters_over_the_models_defaults(fakes: Any, run: Run) 
         hf_overrides={"a": 1},
     )
     assert config.origins()["max_num_seqs"] == "command line"
+
+
+@pytest.mark.parametrize(("word", "early"), [("true", True), ("false", False), ("never", "never")])
+def test_beams_are_searched_with_flags_over_none_of_the_models_defaults(
+    fakes: Any, run: Run, word: str, early: bool | str
+) -> None:
+    run(
+        "generate", "tiny", "ab", "--use-beam-search", "--n", "2", "--length-penalty", "0.6",
+        "--early-stopping", word,
+    )  # fmt: skip
+    assert fakes.last.asked[0][1] == SamplingParams(
+        n=2,
+        temperature=0.0,
+        max_tokens=128,
+        use_beam_search=True,
+        length_penalty=0.6,
+        early_stopping=early,  # type: ignore[arg-type]  # the table's words are of one type to mypy
+    )
 
 
 def test_flags_win_over_the_environment_and_that_over_the_file(
@@ -136,7 +154,8 @@ def test_several_completions_are_printed_one_after_the_other(fakes: Any, run: Ru
         (["--stop-token-ids", "a"], 2, "--stop-token-ids"),
         (["--max-nun-seqs", "1"], 2, "--max-num-seqs"),
         (["--temperature", "-1"], 1, "error: temperature"),
-        (["--use-beam-search"], 1, "error: use_beam_search"),
+        (["--early-stopping", "never"], 1, "error: early_stopping"),
+        (["--use-beam-search", "--early-stopping", "soon"], 1, "error: early_stopping"),
         (["--config", "absent.yaml"], 1, "error: absent.yaml: cannot read the configuration file"),
     ],
 )
@@ -174,10 +193,12 @@ def test_every_setting_has_a_flag(run: Run) -> None:
     flags = [
         name.replace("_", "-")
         for name in EngineConfig.model_fields
-        if name not in ("model", "plugins", "seed")
+        if name not in ("model", "plugins", "seed", "structured_outputs")
     ]
     flags += ["engine-seed", "plugins-allow", "plugins-options", "plugins-routes"]
-    flags += [field.name.replace("_", "-") for field in dataclasses.fields(SamplingParams) if field.repr]
+    flags += [f"structured-outputs-{name.replace('_', '-')}" for name in StructuredOutputsConfig.model_fields]
+    sampling = [field.name for field in dataclasses.fields(SamplingParams) if field.repr]
+    flags += [name.replace("_", "-") for name in sampling if name != "structured_outputs"]
     missing = [flag for flag in flags if f"--{flag} " not in everything]
     assert missing == []
     assert "--tensor-parallel-size" not in everyday

@@ -7,14 +7,26 @@ import pytest
 import torch
 from torch import nn
 
-from quire.contracts import CacheKind, CacheSpec, Model, ModelNeed, Weight, WeightMapping
+from quire.contracts import (
+    CacheKind,
+    CacheSpec,
+    LinearPart,
+    Model,
+    ModelNeed,
+    Span,
+    Weight,
+    WeightMapping,
+)
 from quire.errors import UnsupportedModelError
 from quire.layers import (
     AttentionFacts,
     AttentionGroups,
     Build,
+    HeadOptions,
     ParallelGroup,
     Step,
+    StoredFormat,
+    StoredModule,
     describe,
     finish,
     weights_of,
@@ -101,3 +113,21 @@ def test_a_model_of_any_size_takes_no_memory() -> None:
 def test_what_the_model_refuses_is_refused_here_already() -> None:
     with pytest.raises(UnsupportedModelError, match="Unknown rope type"):
         describe(Toy, {"layers": 1, "rope_scaling": {"type": "su"}}, dtype="float32")
+
+
+class Floats(StoredFormat):
+    """A format in which every module was left as it is."""
+
+    def module(self, part: LinearPart, inp: Span) -> StoredModule | None:
+        return None
+
+
+def test_a_tied_head_in_a_form_of_its_own_is_counted() -> None:
+    plain = describe(Toy, {"layers": 1}, dtype="bfloat16", quantization=Floats)
+    rounded = describe(
+        Toy, {"layers": 1}, dtype="bfloat16", quantization=Floats, options=HeadOptions(head="int8")
+    )
+    assert plain.tied_head_bytes == 0
+    assert rounded.tied_head_bytes == 10 * 16 + 10 * 2
+    assert rounded.weight_bytes == plain.weight_bytes
+    assert rounded.num_parameters == plain.num_parameters

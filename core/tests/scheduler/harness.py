@@ -16,9 +16,10 @@ from quire.request import EngineRequest, StepOutput
 from quire.sampling import SamplingParams
 from quire.scheduler import Scheduler, SchedulerConfig
 from quire.scheduler.state import completion_seed, num_completions
+from quire.testing.drafting import always_draft
 
-VOCAB = 12
-EOS = 11
+from .beam_reference import searched
+from .fake_model import VOCAB, log_probabilities, next_token
 
 
 def config(**changes: object) -> SchedulerConfig:
@@ -52,11 +53,6 @@ def request(
         seed=seed,
         **top,  # type: ignore[arg-type]
     )
-
-
-def next_token(seed: int, prefix_hash: int, position: int) -> int:
-    """The "model": a token that depends on the seed, on every token before it and on the adapter."""
-    return hash((seed, prefix_hash, position)) % VOCAB
 
 
 @dataclass
@@ -163,6 +159,8 @@ class FakeExecutor:
                     break
             self._settle(seat, known, result.token_ids)
             result.logprobs = [TokenLogprobs([t], [-1.0], 1) for t in result.token_ids]
+            if seat.start.params.use_beam_search:
+                result.logprobs = [self._likely(seat, known - 1)]
             known = len(seat.token_ids)
             for _ in range(propose):
                 right = self._next(seat, len(seat.token_ids))
@@ -176,7 +174,17 @@ class FakeExecutor:
         return result
 
     @staticmethod
-    def _next(seat: FakeSlot, position: int) -> int:
+    def _likely(seat: FakeSlot, position: int) -> TokenLogprobs:
+        """What may follow a position, most likely first, the drawn token before them."""
+        values = log_probabilities(seat.prefix_hash(position))
+        order = sorted(range(VOCAB), key=lambda token: -values[token])
+        ids = [order[0], *order[: seat.start.params.logprobs]]
+        return TokenLogprobs(ids, [values[token] for token in ids], 1)
+
+    @classmethod
+    def _next(cls, seat: FakeSlot, position: int) -> int:
+        if seat.start.params.use_beam_search:
+            return cls._likely(seat, position - 1).token_ids[0]
         return next_token(seat.start.seed, seat.prefix_hash(position - 1), position)
 
     @staticmethod
@@ -231,6 +239,7 @@ class Harness:
         self.lag = lag
         self.now = 0.0
         self.scheduler = Scheduler(settings, clock=lambda: self.now)
+        always_draft(self.scheduler, settings.num_speculative_tokens)
         self.requests: dict[str, EngineRequest] = {}
         self.worker = FakeExecutor(
             settings.block_size,
@@ -317,6 +326,9 @@ class Harness:
     def check_finished(self) -> None:
         """Every completion that was neither aborted nor failed is what it would have been alone."""
         for name, asked in self.requests.items():
+            if asked.params.use_beam_search:
+                self._check_beams(name, asked)
+                continue
             for index in range(num_completions(asked)):
                 outputs = self.outputs[name, index]
                 assert [o.finish_reason for o in outputs[:-1]] == [None] * (len(outputs) - 1)
@@ -334,6 +346,24 @@ class Harness:
                     if output.logprobs is not None:  # nobody computes any for what is appended
                         assert [entry.token_ids[0] for entry in output.logprobs] == output.token_ids
                 self._check_prompt_logprobs(asked, index)
+
+    def _check_beams(self, name: str, asked: EngineRequest) -> None:
+        """All completions of a beam search come at once, and are those that it finds alone."""
+        found = searched(asked, pool_room(self.settings) + 1, self.settings.max_model_len)
+        assert len(found) == asked.params.n
+        ends = [self.outputs[name, index][-1] for index in range(asked.params.n)]
+        given = {index for (request_id, index), some in self.outputs.items() if request_id == name and some}
+        assert given == set(range(len(ends)))
+        if ends[0].finish_reason in ("abort", "error"):
+            assert all(end.finish_reason == ends[0].finish_reason and not end.token_ids for end in ends)
+            return
+        for index, (end, (tokens, reason, stop, total)) in enumerate(zip(ends, found, strict=True)):
+            assert (end.token_ids, end.finish_reason, end.stop_reason) == (tokens, reason, stop)
+            assert end.logprobs is not None
+            assert [entry.token_ids[0] for entry in end.logprobs] == tokens
+            assert sum(entry.logprobs[0] for entry in end.logprobs) == total
+            assert self.tokens(name, index) == tokens
+            self._check_prompt_logprobs(asked, index)
 
     def _check_prompt_logprobs(self, asked: EngineRequest, index: int) -> None:
         entries = [

@@ -7,7 +7,8 @@ import pytest
 from quire.errors import EngineError
 from quire.plan import StepPlan, StepResult
 
-from .harness import EOS, Harness, alone, config, request
+from .fake_model import EOS
+from .harness import Harness, alone, config, request
 
 
 def work(plan: StepPlan) -> dict[int, int]:

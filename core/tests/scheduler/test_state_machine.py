@@ -12,7 +12,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from quire.errors import InvalidRequestError
 from quire.request import EngineRequest
 
-from .harness import EOS, VOCAB, Harness, config, pool_room, request
+from .fake_model import EOS, VOCAB
+from .harness import Harness, config, pool_room, request
 
 prompts = st.one_of(
     st.lists(st.integers(0, 2), min_size=1, max_size=8),
@@ -23,6 +24,19 @@ sampling = st.fixed_dictionaries(
     {
         "n": st.integers(1, 3),
         "best_of": st.none() | st.just(4),
+        "min_tokens": st.integers(0, 3),
+        "stop_token_ids": st.none() | st.just([3, 4]),
+        "ignore_eos": st.booleans(),
+        "prompt_logprobs": st.none() | st.just(1),
+    }
+)
+searching = st.fixed_dictionaries(
+    {
+        "use_beam_search": st.just(True),
+        "n": st.integers(1, 2),
+        "best_of": st.integers(2, 4),
+        "length_penalty": st.sampled_from([-1.0, 0.0, 1.0]),
+        "early_stopping": st.sampled_from([True, False, "never"]),
         "min_tokens": st.integers(0, 3),
         "stop_token_ids": st.none() | st.just([3, 4]),
         "ignore_eos": st.booleans(),
@@ -78,7 +92,7 @@ class Life(RuleBasedStateMachine):
 
     @rule(
         batch=st.lists(st.tuples(prompts, lengths, st.integers(-1, 2)), min_size=1, max_size=4),
-        params=sampling,
+        params=sampling | searching,
         seed=st.integers(0, 3),
         salt=st.sampled_from([None, "", "a"]),
         adapter=st.sampled_from([None, "x"]),
@@ -91,12 +105,14 @@ class Life(RuleBasedStateMachine):
         salt: str | None,
         adapter: str | None,
     ) -> None:
+        # Beams that take turns compute everything again each time.
+        longest = 5 if "use_beam_search" in params else 14
         for prompt, max_tokens, priority in batch:
             self._try_add(
                 request(
                     f"r{self.count}",
                     prompt,
-                    max_tokens=max_tokens,
+                    max_tokens=min(max_tokens, longest),
                     seed=seed,
                     priority=priority,
                     cache_salt=salt,

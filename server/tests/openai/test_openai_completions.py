@@ -192,6 +192,22 @@ def test_best_of_gives_n_and_is_not_streamed(complete: Post, refused: Post, engi
     assert refused(PATH, {"prompt": "a", "best_of": 3, "stream": True})["param"] == "best_of"
 
 
+def test_beams_are_searched_over_none_of_the_models_defaults(
+    monkeypatch: pytest.MonkeyPatch, engine: FakeEngine, complete: Post, refused: Post
+) -> None:
+    defaults = SamplingParams(temperature=0.6, top_p=0.5, top_k=9, repetition_penalty=1.1)
+    monkeypatch.setattr(engine, "get_default_sampling_params", lambda: defaults)
+    fields: dict[str, Any] = {"use_beam_search": True, "best_of": 4, "n": 2, "length_penalty": 0.6}
+    complete(**fields, early_stopping="never", max_tokens=3)
+    assert engine.params[-1] == SamplingParams(
+        **fields, early_stopping="never", temperature=0.0, max_tokens=3
+    )
+    body = {"prompt": "a", **fields}
+    assert refused(PATH, {**body, "stream": True})["param"] == "use_beam_search"
+    for name, value in {"temperature": 0.7, "top_p": 0.9, "stop": "x", "presence_penalty": 1.0}.items():
+        assert refused(PATH, {**body, name: value})["param"] == name
+
+
 def test_the_models_defaults_stand_under_the_request(
     monkeypatch: pytest.MonkeyPatch, engine: FakeEngine, complete: Post
 ) -> None:

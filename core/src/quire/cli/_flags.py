@@ -57,6 +57,8 @@ _RARE: frozenset[KeyPath] = frozenset(
         "load_format",
         "logits_processors",
         "max_logprobs",
+        "ngram_prompt_lookup_max",
+        "ngram_prompt_lookup_min",
         "num_speculative_tokens",
         "pipeline_parallel_size",
         "sampler",
@@ -69,6 +71,7 @@ _RARE: frozenset[KeyPath] = frozenset(
         "trust_remote_code",
     )
 ) | {("plugins", "allow"), ("plugins", "options"), ("plugins", "routes"), *_RARE_GRAMMAR}
+_METAVARS = {"mapping": "JSON", "biases": "JSON", "switch": "TRUE|FALSE|WORD"}
 _RARE_SAMPLING = {"use_beam_search", "length_penalty", "early_stopping"}
 
 
@@ -212,7 +215,7 @@ def _flag(
         text = f"{text.rstrip('.')}. May be given several times.".removeprefix(". ")
     elif isinstance(kind, str):
         read = _read(kind)
-        extra = {"metavar": "JSON" if kind in ("mapping", "biases") else "A,B,..."}
+        extra = {"metavar": _METAVARS.get(kind, "A,B,...")}
     return make(
         [flag, f"_{name}"],
         section=section,
@@ -256,6 +259,7 @@ def _read(kind: str) -> Callable[[str], Any]:
         "biases": biases,
         "list": functools.partial(decode, "list"),
         "mapping": functools.partial(decode, "mapping"),
+        "switch": lambda text: {"true": True, "false": False}.get(text, text),
     }
     return readers[kind]
 
@@ -294,6 +298,8 @@ def _sampling_type(hint: Any) -> Any:
             return "strings"
     if field_shape(hint) == "flag":
         return "flag"
+    if bool in arms:
+        return "switch"
     return {int: click.INT, float: click.FLOAT}.get(arms[0], click.STRING)
 
 

@@ -15,7 +15,6 @@ configuration: made from the fields, so that a new setting is a flag without ano
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -204,7 +203,7 @@ def sampling_from(defaults: SamplingParams, **fallbacks: Any) -> SamplingParams:
     Raises:
         InvalidRequestError: a value is out of range.
     """
-    return dataclasses.replace(defaults, **given_sampling(**fallbacks))
+    return defaults.over(**given_sampling(**fallbacks))
 
 
 def _add(command: Command, options: Sequence[click.Option]) -> Command:

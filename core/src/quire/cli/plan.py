@@ -78,6 +78,14 @@ def _as_json(found: Forecast) -> dict[str, Any]:
             "checkpoint_bytes": found.checkpoint_bytes,
             "on_this_machine": found.fetched,
         },
+        "draft_model": None
+        if plan.draft is None
+        else {
+            "name": plan.draft.name,
+            "source": plan.draft.files.source,
+            "num_parameters": plan.draft.facts.num_parameters,
+            "weight_bytes": plan.draft.facts.weight_bytes,
+        },
         "memory": {
             "total_bytes": found.memory.total,
             "free_bytes": found.memory.free,
@@ -113,6 +121,7 @@ def _print(found: Forecast) -> None:
         [
             ("model", f"{plan.config.model} ({plan.files.source}{place})"),
             ("parameters", f"{plan.facts.num_parameters / 1e6:.1f} M"),
+            *_draft(found),
             ("runs in", f"{plan.dtype} on {plan.device}"),
         ],
     )
@@ -141,6 +150,13 @@ def _print(found: Forecast) -> None:
             click.echo(f"  {line}")
     if found.problem is not None:
         click.echo(f"error: {found.problem}", err=True)
+
+
+def _draft(found: Forecast) -> list[tuple[str, str]]:
+    draft = found.plan.draft
+    if draft is None:
+        return []
+    return [("draft model", f"{draft.name}, {draft.facts.num_parameters / 1e6:.1f} M parameters")]
 
 
 def _of_graphs(found: Forecast) -> str:

@@ -16,6 +16,7 @@ from quire.contracts.attention import (
 from quire.contracts.base import Choice, DeviceSpec, Kind, Need, PluginSpec
 from quire.contracts.batch import AttentionBatch, Batch
 from quire.contracts.command import CommandSpec
+from quire.contracts.draft_model import DraftModel
 from quire.contracts.fusion import (
     AttentionParts,
     DecoderLayerParts,
@@ -80,7 +81,7 @@ from quire.contracts.sampler import (
     SamplerSpec,
 )
 from quire.contracts.source import HeaderSource, ModelFiles, ModelRequest, ModelSource, ModelSourceSpec
-from quire.contracts.speculator import Speculator
+from quire.contracts.speculator import Speculator, SpeculatorInit, SpeculatorNeed, SpeculatorSpec
 from quire.contracts.tool_parser import CallForm, CallsForm, Tool, ToolParser, ToolParserInit, ToolParserSpec
 from quire.hookspecs import hookimpl
 
@@ -109,6 +110,7 @@ __all__ = [
     "DecoderLayerParts",
     "DeviceSpec",
     "Distribution",
+    "DraftModel",
     "Event",
     "FusedLayer",
     "FusedStack",
@@ -164,6 +166,9 @@ __all__ = [
     "SamplerSpec",
     "Span",
     "Speculator",
+    "SpeculatorInit",
+    "SpeculatorNeed",
+    "SpeculatorSpec",
     "TemplateNeed",
     "TemplateSpec",
     "TensorHeader",

@@ -14,6 +14,7 @@ from quire.contracts.reasoning_parser import ReasoningParserSpec
 from quire.contracts.route import RouteSpec
 from quire.contracts.sampler import SamplerSpec
 from quire.contracts.source import ModelSourceSpec
+from quire.contracts.speculator import SpeculatorSpec
 from quire.contracts.tool_parser import ToolParserSpec
 
 KINDS: dict[str, Kind] = {
@@ -83,6 +84,14 @@ KINDS: dict[str, Kind] = {
             api=1,
             choice=Choice.PRIORITY,
             title="grammar backends",
+        ),
+        Kind(
+            name="speculator",
+            hook="quire_speculators",
+            spec=SpeculatorSpec,
+            api=1,
+            choice=Choice.NAMED,
+            title="speculators",
         ),
         Kind(
             name="source",

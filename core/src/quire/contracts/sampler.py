@@ -33,9 +33,13 @@ class SamplerNeed(Need):
 
     Attributes:
         vocab_size: width of the logits.
+        coupled: draws are wanted that agree: from like distributions, with the same seed and position, the
+            same token as often as may be. A draft model then guesses what will be drawn. A sampler that knows
+            no such draws need not reject the need: only fewer guesses are right.
     """
 
     vocab_size: int
+    coupled: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

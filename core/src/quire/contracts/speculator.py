@@ -10,21 +10,91 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from quire.contracts.base import DeviceSpec, Need
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+    from pydantic import BaseModel
+
+    from quire.contracts.draft_model import DraftModel
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpeculatorSpec(DeviceSpec):
+    """Description of a speculator; `target` is a `Speculator` subclass. Chosen by name alone.
+
+    Attributes:
+        takes_model: it needs a draft model; else it takes none.
+    """
+
+    takes_model: bool = False
+
+    def reject(self, need: Need) -> str | None:
+        """Refuses a draft model that it takes none of, and the lack of one that it needs."""
+        model = getattr(need, "model", None)
+        if self.takes_model and model is None:
+            return "it needs a draft model: give speculative_config a 'model'"
+        if not self.takes_model and model is not None:
+            return f"it takes no draft model: leave 'model' ({model!r}) out of speculative_config"
+        return DeviceSpec.reject(self, need)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpeculatorNeed(Need):
+    """What the engine asks of a speculator.
+
+    Attributes:
+        vocab_size: token ids are below it.
+        num_speculative_tokens: most tokens asked for at a time.
+        model: draft model as the user named it, None without one.
+    """
+
+    vocab_size: int
+    num_speculative_tokens: int
+    model: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpeculatorInit:
+    """What a speculator is constructed with, once per worker.
+
+    Attributes:
+        need: the need it did not reject.
+        device: torch device string of the worker.
+        max_num_seqs: slots are 0 .. max_num_seqs - 1.
+        max_model_len: longest context, in tokens.
+        options: its validated options model, or None.
+        draft_model: what was named by `need.model`, loaded; None without one.
+    """
+
+    need: SpeculatorNeed
+    device: str
+    max_num_seqs: int
+    max_model_len: int
+    options: BaseModel | None = None
+    draft_model: DraftModel | None = None
 
 
 class Speculator(ABC):
     """Proposes how requests go on.
 
     Must hold:
-        * What is proposed for a slot depends on its context alone, not on its neighbours, nor on when it
-          was asked before.
+        * What is proposed for a slot depends on its context and count alone, not on its neighbours, nor on
+          when it was asked before.
         * Between two steps a slot may have been given to another request: `remove` comes in between.
     """
+
+    @classmethod
+    def reject(cls, need: SpeculatorNeed) -> str | None:
+        """The reason this speculator cannot serve `need`, or None."""
+        return None
+
+    def __init__(self, init: SpeculatorInit) -> None:
+        self.init = init
 
     @abstractmethod
     def remove(self, slot: int) -> None:

@@ -138,6 +138,7 @@ def load_core(config: EngineConfig, *, show_progress: bool, with_tokenizer: bool
         graphs_set_aside=profile.graphs,
         threads=str(worker_config.threads) if plan.device == "cpu" else "",
         notes=plan.notes,
+        speculation=config.speculation,
         phases=watch.phases,
     )
     core = EngineCore(scheduler, executor, _grammars(plan, tokenizer))
@@ -217,9 +218,10 @@ def _scheduler_config(plan: EnginePlan, budget: MemoryBudget) -> SchedulerConfig
         max_num_batched_tokens=config.max_num_batched_tokens,
         max_model_len=budget.max_model_len,
         block_size=config.block_size,
-        num_blocks=tuple(budget.num_blocks for _ in plan.attention),
+        num_blocks=tuple(budget.num_blocks for _ in plan.windows),
         enable_prefix_caching=config.enable_prefix_caching,
         enable_chunked_prefill=config.enable_chunked_prefill,
         policy=config.scheduling_policy,
+        num_speculative_tokens=0 if config.speculation is None else config.speculation.num_speculative_tokens,
         windows=plan.windows,
     )

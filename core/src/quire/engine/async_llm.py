@@ -136,6 +136,11 @@ class AsyncLLM:
             OverloadedError: the engine's queue is full.
             EngineError: the engine has failed or was shut down.
         """
+        if deltas and sampling_params is not None and sampling_params.use_beam_search:
+            raise InvalidRequestError(
+                "use_beam_search cannot be given in deltas: the best beams are known only at the end.",
+                field="use_beam_search",
+            )
         if deltas and sampling_params is not None and (sampling_params.best_of or 0) > sampling_params.n:
             raise InvalidRequestError(
                 f"best_of {sampling_params.best_of} with n {sampling_params.n} cannot be given in deltas: "

@@ -94,9 +94,10 @@ class EngineCore:
         self._begun = None
         result = self.executor.collect(plan.step_id)
         now = time.perf_counter()
-        self._meter.count(plan, result, now - max(start, self._last_end))
+        seconds = now - max(start, self._last_end)
+        self._meter.count(plan, result, seconds)
         self._last_end = now
-        outputs = self.scheduler.update(plan, result)
+        outputs = self.scheduler.update(plan, result, seconds)
         return outputs + self._go_on(outputs)
 
     def _masks(self, plan: StepPlan) -> TokenMasks | None:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 import quire
+from quire._config_speculation import Speculation
 from quire.config import EngineConfig
 from quire.contracts import AttentionNeed, KernelsNeed
 from quire.engine.forecast import estimate
@@ -119,6 +120,11 @@ def _with_model(
     plan = make_plan(config, registry)
     needs = {f"attention/{group}": _attention(need) for group, need in enumerate(plan.attention)}
     needs |= dict.fromkeys(("tool_parser", "reasoning_parser"), "the model's chat template")
+    if plan.draft is not None:
+        groups = plan.draft.worker_config.attention
+        needs |= {f"draft/attention/{group}": _attention(need) for group, need in enumerate(groups)}
+    if config.speculation is not None:
+        needs["speculator"] = _speculation(config.speculation)
     model = (
         "Model",
         [
@@ -128,6 +134,7 @@ def _with_model(
                 "parameters",
                 f"{plan.facts.num_parameters / 1e6:.1f} M, {size(plan.facts.weight_bytes)} of weights",
             ),
+            *_draft(plan),
             ("runs in", f"{plan.dtype} on {plan.device}"),
             ("context", f"{plan.max_model_len} tokens"),
             ("memory", _memory(plan)),
@@ -158,6 +165,15 @@ def _without_model(config: EngineConfig, registry: PluginRegistry) -> list[Choic
     return [ChoiceReport(why.role, f"{need.dtype} on {device}", why.chosen, why.reason, list(why.rejected))]
 
 
+def _draft(plan: EnginePlan) -> list[tuple[str, str]]:
+    """The model that proposes tokens, if there is one."""
+    if plan.draft is None:
+        return []
+    facts, files = plan.draft.facts, plan.draft.files
+    parameters = f"{facts.num_parameters / 1e6:.1f} M parameters, {size(facts.weight_bytes)} of weights"
+    return [("draft model", f"{plan.draft.name} ({files.source}): {parameters}")]
+
+
 def _memory(plan: EnginePlan) -> str:
     """What is taken beside the KV cache."""
     profile = estimate(plan, open_device(plan.device).memory())
@@ -166,6 +182,12 @@ def _memory(plan: EnginePlan) -> str:
         f"weights {size(profile.weights)}, activations about {size(profile.activations)}, graphs {graphs}; "
         f"`quire plan` tells what is left for the KV cache"
     )
+
+
+def _speculation(asked: Speculation) -> str:
+    """Speculative decoding in words."""
+    model = "" if asked.model is None else f", with the draft model {asked.model}"
+    return f"up to {asked.num_speculative_tokens} tokens ahead of a request{model}"
 
 
 def _attention(need: AttentionNeed) -> str:

@@ -7,19 +7,23 @@ same rules. Loads no weights and runs no model, so what a profile run would meas
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from quire.config import EngineConfig
 from quire.engine.memory import MemoryBudget, divide
 from quire.engine.planning import EnginePlan, make_plan
 from quire.errors import CapacityError, CheckpointError
+from quire.layers import ModelFacts
 from quire.plugins import PluginRegistry
 from quire.runtime.device import Memory, open_device
+from quire.runtime.draft_batches import spare_blocks
 from quire.runtime.dtypes import torch_dtype
 from quire.runtime.graphs import can_capture
 from quire.runtime.kv_cache import KVCache
-from quire.runtime.loading import open_backends
+from quire.runtime.loading import open_backends, open_draft_backends
 from quire.runtime.profile import MemoryProfile, graphs_bytes
 from quire.weights.checkpoint import Checkpoint
 from quire.weights.config_files import derive_max_model_len
@@ -34,7 +38,7 @@ _BYTES_PER_LOGIT = 16
 HOW_ESTIMATED = (
     "Estimates: a start measures activations with a profile run; here they are "
     "max_num_batched_tokens rows of 6 hidden sizes and of a layer's widest temporaries, or "
-    f"max_num_seqs rows of {_BYTES_PER_LOGIT} bytes per logit, whichever is more. "
+    f"max_num_seqs rows (each with its drafts) of {_BYTES_PER_LOGIT} bytes per logit, whichever is more. "
     "Captured steps keep both for max_num_seqs rows."
 )
 
@@ -115,17 +119,25 @@ def estimate(plan: EnginePlan, memory: Memory) -> MemoryProfile:
     config, device = plan.config, open_device(plan.device)
     worker = plan.worker_config(show_progress=False)
     backends = open_backends(worker, device.name)
-    group_of_layer = [
-        group for group, facts in enumerate(plan.facts.attention) for _ in range(facts.num_layers)
-    ]
-    weights = plan.facts.weight_bytes + _repacked(plan)
-    per_row, of_sampling = _row_bytes(plan), config.max_num_seqs * plan.vocab_size * _BYTES_PER_LOGIT
+    kv_bytes, spare = KVCache.bytes_per_block(backends, _group_of_layer(plan.facts)), 0
+    weights = plan.facts.weight_bytes + (plan.facts.tied_head_bytes or _repacked(plan, plan.model_config))
+    if plan.draft is not None:
+        draft = plan.draft
+        its_own = KVCache.bytes_per_block(
+            open_draft_backends(worker, device.name), _group_of_layer(draft.facts)
+        )
+        kv_bytes += its_own
+        most = draft.worker_config.num_speculative_tokens
+        spare = config.max_num_seqs * spare_blocks(most, config.block_size) * its_own
+        weights += draft.facts.weight_bytes + _repacked(plan, draft.worker_config.model_config)
+    per_row, of_logits = _row_bytes(plan), plan.vocab_size * _BYTES_PER_LOGIT
+    of_sampling, of_seats = worker.max_sampled_rows * of_logits, config.max_num_seqs * of_logits
     captures = not config.enforce_eager and can_capture(device, backends)
     return MemoryProfile(
         weights=weights,
-        activations=max(config.max_num_batched_tokens * per_row, of_sampling),
-        graphs=graphs_bytes(worker, per_row, of_sampling, len(backends)) if captures else 0,
-        kv_bytes_per_block=KVCache.bytes_per_block(backends, group_of_layer),
+        activations=max(config.max_num_batched_tokens * per_row, of_sampling) + spare,
+        graphs=graphs_bytes(worker, per_row, of_seats, len(backends)) if captures else 0,
+        kv_bytes_per_block=kv_bytes,
         device_free=max(memory.free - weights, 0),
         device_total=memory.total,
         measured_rows=0,
@@ -163,21 +175,26 @@ def _own_length(plan: EnginePlan) -> int:
         return plan.max_model_len
 
 
-def _repacked(plan: EnginePlan) -> int:
+def _group_of_layer(facts: ModelFacts) -> list[int]:
+    """KV group of each attention layer."""
+    return [group for group, one in enumerate(facts.attention) for _ in range(one.num_layers)]
+
+
+def _repacked(plan: EnginePlan, model_config: Mapping[str, Any]) -> int:
     """Bytes of a second copy: a CPU's kernels pack a head for its product, and a tied one also embeds."""
-    tied = bool(plan.model_config.get("tie_word_embeddings"))
+    tied = bool(model_config.get("tie_word_embeddings"))
     if plan.device != "cpu" or not tied:
         return 0
-    return plan.vocab_size * _hidden_size(plan) * torch_dtype(plan.dtype).itemsize
+    return int(model_config["vocab_size"]) * _hidden_size(model_config) * torch_dtype(plan.dtype).itemsize
 
 
-def _hidden_size(plan: EnginePlan) -> int:
-    return int(plan.model_config.get("hidden_size") or 0)
+def _hidden_size(model_config: Mapping[str, Any]) -> int:
+    return int(model_config.get("hidden_size") or 0)
 
 
 def _row_bytes(plan: EnginePlan) -> int:
     """Bytes that a step's temporaries take for each of its rows, as `HOW_ESTIMATED` tells."""
-    hidden = _hidden_size(plan)
+    hidden = _hidden_size(plan.model_config)
     feed_forward = 3 * int(plan.model_config.get("intermediate_size") or 4 * hidden)  # gate, up, product
     attention = max(
         (

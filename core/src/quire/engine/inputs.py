@@ -122,7 +122,7 @@ class InputProcessor:
         engine.bad_words_token_ids = self._bad_words(asked)
         engine.extra_args = self._arguments.validate(asked.extra_args)
         engine.check_vocabulary(self._info.vocab_size)
-        if asked.best_of is not None and asked.best_of > asked.n and engine.logprobs is None:
+        if asked.num_completions > asked.n and engine.logprobs is None:
             engine.logprobs = 0  # completions are ranked by their cumulative log probability
         engine.structured_outputs = None
         if grammar is None and (under_way := self.compile(asked)) is not None:
@@ -198,6 +198,14 @@ class InputProcessor:
                     f"{name} {value} is more than max_logprobs, which is {limit}. "
                     f"Ask for at most {limit}, or raise max_logprobs.",
                     field=name,
+                )
+        if params.use_beam_search:
+            ends = {*(params.stop_token_ids or ()), *(() if params.ignore_eos else self._info.eos_token_ids)}
+            if params.width + len(ends) > self._info.vocab_size:
+                raise InvalidRequestError(
+                    f"{params.width} beams and {len(ends)} end tokens are more than the "
+                    f"{self._info.vocab_size} tokens of the vocabulary. Ask for fewer.",
+                    field="best_of" if params.best_of is not None else "n",
                 )
 
     def _bad_words(self, params: SamplingParams) -> tuple[tuple[int, ...], ...]:

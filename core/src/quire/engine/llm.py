@@ -8,13 +8,14 @@ from typing import Any, Self, cast
 
 from tqdm import tqdm
 
+from quire.beam_search import BeamSearchOutput, BeamSearchParams, BeamSearchSequence
 from quire.config import EngineConfig
 from quire.engine.assembly import start_engine
 from quire.engine.inputs import PreparedRequest, Prompt
 from quire.engine.planning import EnginePlan
 from quire.engine.report import StartupReport
-from quire.errors import InvalidRequestError
-from quire.outputs import RequestOutput
+from quire.errors import InvalidRequestError, RequestFailedError
+from quire.outputs import CompletionOutput, RequestOutput
 from quire.sampling import SamplingParams
 from quire.scheduler import SchedulerStats
 from quire.text.chat import render_chat
@@ -143,6 +144,34 @@ class LLM:
         ]
         return self._run(requests, use_tqdm)
 
+    def beam_search(
+        self, prompts: Prompt | Sequence[Prompt], params: BeamSearchParams, use_tqdm: bool = False
+    ) -> list[BeamSearchOutput]:
+        """The most likely continuations of prompts, by beam search, all in one continuous batch.
+
+        `generate` does the same with `SamplingParams(use_beam_search=True)`, and gives what it always gives.
+
+        Args:
+            prompts: as for `generate`.
+            params: one for all.
+            use_tqdm: draw a progress bar.
+
+        Returns:
+            One output per prompt, in their order.
+
+        Raises:
+            InvalidRequestError: a prompt or parameter can never be served. Then nothing was run.
+            RequestFailedError: one of them failed.
+        """
+        found = []
+        for output in self.generate(prompts, params.sampling(), use_tqdm):
+            if output.error is not None:
+                raise RequestFailedError(
+                    f"The beam search failed: {output.error}", request_id=output.request_id
+                )
+            found.append(BeamSearchOutput([self._beam(output, one, params) for one in output.outputs]))
+        return found
+
     def stream(
         self, prompt: Prompt, sampling_params: SamplingParams | None = None
     ) -> Iterator[RequestOutput]:
@@ -200,6 +229,22 @@ class LLM:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.shutdown()
+
+    def _beam(
+        self, output: RequestOutput, one: CompletionOutput, params: BeamSearchParams
+    ) -> BeamSearchSequence:
+        assert one.logprobs is not None
+        assert one.cumulative_logprob is not None
+        cut = one.finish_reason == "stop" and not params.include_stop_str_in_output
+        tokens = [*output.prompt_token_ids, *(one.token_ids[:-1] if cut else one.token_ids)]
+        return BeamSearchSequence(
+            tokens=tokens,
+            logprobs=one.logprobs,
+            cum_logprob=one.cumulative_logprob,
+            text=self._engine.tokenizer.decode(tokens, skip_special_tokens=False),
+            finish_reason=one.finish_reason,
+            stop_reason=one.stop_reason,
+        )
 
     def _prepare_chat(
         self,

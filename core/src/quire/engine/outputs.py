@@ -111,7 +111,7 @@ class _RequestState:
         self._tokenizer = tokenizer
         self._completions = [
             _Completion(index, request.engine.prompt_ids, params, tokenizer)
-            for index in range(params.best_of or params.n)
+            for index in range(params.num_completions)
         ]
         self._prompt_logprobs: list[dict[int, Logprob] | None] | None = (
             [None] if params.prompt_logprobs is not None else None
@@ -299,7 +299,7 @@ class _Completion:
             index=self._index,
             text=text,
             token_ids=list(self._ids),
-            cumulative_logprob=self.cumulative_logprob if self._logprobs is not None else None,
+            cumulative_logprob=self._shown_cumulative(),
             logprobs=None if self._logprobs is None else list(self._logprobs),
             finish_reason=self._output.finish_reason,
             stop_reason=self._output.stop_reason,
@@ -318,11 +318,15 @@ class _Completion:
             index=self._index,
             text=text,
             token_ids=ids,
-            cumulative_logprob=self.cumulative_logprob if logprobs is not None else None,
+            cumulative_logprob=self._shown_cumulative(),
             logprobs=logprobs,
             finish_reason=self._output.finish_reason,
             stop_reason=self._output.stop_reason,
         )
+
+    def _shown_cumulative(self) -> float | None:
+        shown = self._params.logprobs is not None or self._params.use_beam_search
+        return self.cumulative_logprob if shown else None
 
     def _end(self, step: StepOutput) -> None:
         self._output.finish_reason = step.finish_reason

@@ -16,36 +16,30 @@ from quire.contracts import (
     AttentionNeed,
     GrammarNeed,
     KernelsNeed,
-    LogitsProcessorNeed,
-    LogitsProcessorSpec,
-    Model,
     ModelFiles,
-    ModelNeed,
     ModelRequest,
     ModelSource,
-    QuantizationNeed,
     SamplerNeed,
-    TemplateNeed,
-    TensorHeader,
+    SpeculatorNeed,
 )
+from quire.engine.draft_planning import DraftPlan, Served, plan_draft
 from quire.engine.grammar_plan import choose_grammars
-from quire.engine.quantization_names import resolve_quantization
-from quire.errors import CheckpointError, ConfigError, PluginError, UnsupportedModelError
-from quire.layers import ModelFacts, describe
-from quire.plugin_plan import PROCESSOR_ROLE, PlanBuilder, PluginPlan, import_target
+from quire.engine.network_planning import choose_attention, choose_network, kv_dtype, quantization_need
+from quire.engine.parser_planning import choose_parsers
+from quire.engine.processor_planning import choose_processors, processor_need
+from quire.errors import CheckpointError, ConfigError
+from quire.layers import ModelFacts
+from quire.plugin_plan import PlanBuilder, PluginPlan
 from quire.plugins import PluginRegistry, discover
 from quire.runtime.config import WorkerConfig
 from quire.runtime.device import resolve_device
 from quire.runtime.threads import choose_threads, read_machine
-from quire.text.template_files import read_chat_templates
-from quire.weights.checkpoint import Checkpoint
 from quire.weights.config_files import (
     GenerationDefaults,
     derive_max_model_len,
     load_generation_config,
     load_model_config,
 )
-from quire.weights.loader import renamed_headers
 from quire.weights.sources.resolve import resolve_model
 
 _DTYPES = {
@@ -75,6 +69,7 @@ class EnginePlan:
         vocab_size: width of the logits.
         notes: what was understood otherwise than it was written, for the start-up report.
         arguments: by active logits processor the model of what requests may say to it, if there is one.
+        draft: the model that proposes tokens to it, None without one.
     """
 
     config: EngineConfig
@@ -91,11 +86,15 @@ class EnginePlan:
     vocab_size: int
     notes: tuple[str, ...] = ()
     arguments: Mapping[str, str] = field(default_factory=dict)
+    draft: DraftPlan | None = None
 
     @property
     def windows(self) -> tuple[int | None, ...]:
         """Per KV group its sliding window in tokens; None where all tokens are kept."""
-        return tuple(need.cache.window for need in self.attention)
+        windows = [need.cache.window for need in self.attention]
+        if self.draft is not None and self.draft.worker_config.group == len(windows):
+            windows.append(None)
+        return tuple(windows)
 
     def with_eos(self, token_id: int) -> EnginePlan:
         """The same plan with an end token, for a checkpoint that names none."""
@@ -117,16 +116,18 @@ class EnginePlan:
             max_num_batched_tokens=config.max_num_batched_tokens,
             max_model_len=self.max_model_len,
             attention=self.attention,
-            quantization=_quantization_need(config, self.device, self.dtype, self.model_config),
+            quantization=quantization_need(config, self.device, self.dtype, self.model_config),
             kernels=_kernels_need(config, self.device, self.dtype),
             sampler=_sampler_need(config, self.device, self.dtype, self.vocab_size),
-            logits_processors=_processor_need(config, self.device, self.dtype, self.vocab_size),
-            kv_dtype=_kv_dtype(config),
+            logits_processors=processor_need(config, self.device, self.dtype, self.vocab_size),
+            kv_dtype=kv_dtype(config),
             enforce_eager=config.enforce_eager,
             load_format="dummy" if config.load_format == "dummy" else "safetensors",
             seed=config.seed,
             eos_token_ids=self.generation.eos_token_ids,
             show_progress=show_progress,
+            speculator=_speculator_need(config, self.device, self.dtype, self.vocab_size),
+            draft=None if self.draft is None else self.draft.worker_config,
         )
 
 
@@ -169,45 +170,31 @@ def make_plan(
     device = resolve_device(config.device)
     dtype = _dtype(config.dtype, model_config)
     builder = PlanBuilder(registry, config.plugins.options)
-    model_class = _choose_model(builder, config, model_config, device, dtype)
-    named = resolve_quantization(config.quantization, _quant_method(model_config), registry)
-    quantization = builder.choose(
-        "quantization",
-        _quantization_need(config, device, dtype, model_config),
-        requested=named.requested,
-        key=named.stored,
-    )
-    facts = describe(
-        model_class,
-        model_config,
-        dtype=dtype,
-        device=device,
-        kv_dtype=_kv_dtype(config),
-        quantization=quantization,
-        headers=_headers(config, files, model_class),
-        options=builder.options("quantization"),
+    facts, note = choose_network(
+        builder, config, files, model_config, device, dtype, quantization=config.quantization
     )
     vocab_size = int(model_config["vocab_size"])
     builder.choose("kernels", _kernels_need(config, device, dtype), requested=config.kernels)
     builder.choose("sampler", _sampler_need(config, device, dtype, vocab_size), requested=config.sampler)
-    arguments = _choose_processors(builder, config, device, dtype, vocab_size)
-    _choose_parsers(builder, config, tokenizer_files, device, dtype)
+    arguments = choose_processors(builder, config, device, dtype, vocab_size)
+    choose_parsers(builder, config, tokenizer_files, device, dtype)
     grammars = GrammarNeed(device=device, dtype=dtype, vocab_size=vocab_size)
     choose_grammars(builder, grammars, config.structured_outputs.backend)
-    attention = tuple(
-        AttentionNeed(
-            device=device,
-            dtype=dtype,
-            deterministic=config.deterministic,
-            cache=group.cache,
-            num_q_heads=group.num_q_heads,
-            block_size=config.block_size,
-            soft_cap=group.soft_cap,
-        )
-        for group in facts.attention
+    attention = choose_attention(builder, config, facts, device, dtype)
+    max_model_len = _max_model_len(config, model_config)
+    proposing = _speculator_need(config, device, dtype, vocab_size)
+    if config.speculation is not None and proposing is not None:
+        method, options = config.speculation.method, config.speculation.options
+        builder.choose("speculator", proposing, requested=method, given=("speculative_config", options))
+    served = Served(
+        tokenizer_files=tokenizer_files,
+        attention=attention,
+        vocab_size=vocab_size,
+        max_model_len=max_model_len,
+        device=device,
+        dtype=dtype,
     )
-    for group, need in enumerate(attention):
-        builder.choose("attention", need, requested=config.attention_backend, role=f"attention/{group}")
+    draft = plan_draft(builder, config, sources, served, show_progress=show_progress, headers_in=headers_in)
     return EnginePlan(
         config=config,
         files=files,
@@ -219,117 +206,16 @@ def make_plan(
         attention=attention,
         device=device,
         dtype=dtype,
-        max_model_len=_max_model_len(config, model_config),
+        max_model_len=max_model_len,
         vocab_size=vocab_size,
-        notes=(named.note,) if named.note else (),
+        notes=(note,) if note else (),
+        draft=draft,
         arguments=arguments,
     )
 
 
-def _headers(config: EngineConfig, files: ModelFiles, model_class: type[Model]) -> Mapping[str, TensorHeader]:
-    """The checkpoint's headers: formats decide by them, and a broken file is found before anything starts."""
-    if config.load_format == "dummy":
-        return {}
-    return renamed_headers(Checkpoint(files.directory), model_class.mapping)
-
-
 def _sources(registry: PluginRegistry) -> list[ModelSource]:
     return [registry.load(found)() for found in registry.all_of("source")]
-
-
-def _choose_model(
-    builder: PlanBuilder, config: EngineConfig, model_config: Mapping[str, Any], device: str, dtype: str
-) -> type[Model]:
-    """The first of the checkpoint's architectures that a plugin serves."""
-    architectures = [str(name) for name in model_config.get("architectures") or ()]
-    if not architectures:
-        raise UnsupportedModelError(
-            "The checkpoint's config.json names no `architectures`, so no model plugin can be chosen. "
-            "Add the field, or pass hf_overrides={'architectures': [...]}."
-        )
-    reasons = []
-    for name in architectures:
-        need = ModelNeed(
-            device=device,
-            dtype=dtype,
-            deterministic=config.deterministic,
-            architecture=name,
-            config=model_config,
-        )
-        try:
-            model_class: type[Model] = builder.choose("model", need, key=name)
-        except PluginError as error:
-            reasons.append(str(error))
-        else:
-            return model_class
-    installed = sorted(
-        {name for found in builder.registry.of_kind("model") for name in getattr(found.spec, "matches", ())}
-    )
-    raise UnsupportedModelError(
-        f"No installed plugin of the kind 'model' implements {' or '.join(architectures)}. "
-        f"Installed architectures: {', '.join(installed) or 'none'}. {' '.join(reasons)}"
-    )
-
-
-def _choose_processors(
-    builder: PlanBuilder, config: EngineConfig, device: str, dtype: str, vocab_size: int
-) -> dict[str, str]:
-    """Plan the logits processors that the configuration names; by name the models of their arguments.
-
-    Raises:
-        ConfigError: one is named twice, or two read arguments of the same name.
-    """
-    need = _processor_need(config, device, dtype, vocab_size)
-    models: dict[str, str] = {}
-    readers: dict[str, str] = {}
-    for name in config.logits_processors:
-        if config.logits_processors.count(name) > 1:
-            raise ConfigError(f"logits_processors names {name!r} twice; name it once.")
-        builder.choose("logits_processor", need, requested=name, role=f"{PROCESSOR_ROLE}{name}")
-        spec = builder.registry.named("logits_processor", name).spec
-        assert isinstance(spec, LogitsProcessorSpec)
-        if spec.arguments is None:
-            continue
-        models[spec.name] = spec.arguments
-        for argument in import_target("logits_processor", spec.name, spec.arguments).model_fields:
-            if argument in readers:
-                raise ConfigError(
-                    f"logits_processors: {readers[argument]!r} and {spec.name!r} both read the argument "
-                    f"{argument!r}; activate one of them."
-                )
-            readers[argument] = spec.name
-    return models
-
-
-def _choose_parsers(
-    builder: PlanBuilder, config: EngineConfig, files: ModelFiles, device: str, dtype: str
-) -> None:
-    """Parsers of the model's text, by its chat templates; a model may have none."""
-    templates = "\n".join(read_chat_templates(files.directory).values())
-    why = "the chat template shows none that is known" if templates else "the model has no chat template"
-    for kind, asked in (
-        ("tool_parser", config.tool_call_parser),
-        ("reasoning_parser", config.reasoning_parser),
-    ):
-        need = TemplateNeed(device=device, dtype=dtype, template=templates if asked is None else None)
-        builder.choose_if_any(kind, need, requested=asked, without=why)
-
-
-def _quant_method(model_config: Mapping[str, Any]) -> str:
-    settings = model_config.get("quantization_config") or {}
-    return str(settings.get("quant_method", "none"))
-
-
-def _kv_dtype(config: EngineConfig) -> str | None:
-    """Name of the dtype that K and V are kept in; None for the compute dtype."""
-    return None if config.kv_cache_dtype == "auto" else "float8_e4m3fn"
-
-
-def _quantization_need(
-    config: EngineConfig, device: str, dtype: str, model_config: Mapping[str, Any]
-) -> QuantizationNeed:
-    settings = model_config.get("quantization_config") or {}
-    return QuantizationNeed(device=device, dtype=dtype, deterministic=config.deterministic, config=settings)
 
 
 def _kernels_need(config: EngineConfig, device: str, dtype: str) -> KernelsNeed:
@@ -337,12 +223,26 @@ def _kernels_need(config: EngineConfig, device: str, dtype: str) -> KernelsNeed:
 
 
 def _sampler_need(config: EngineConfig, device: str, dtype: str, vocab_size: int) -> SamplerNeed:
-    return SamplerNeed(device=device, dtype=dtype, deterministic=config.deterministic, vocab_size=vocab_size)
+    return SamplerNeed(
+        device=device,
+        dtype=dtype,
+        deterministic=config.deterministic,
+        vocab_size=vocab_size,
+        coupled=config.speculation is not None and config.speculation.model is not None,
+    )
 
 
-def _processor_need(config: EngineConfig, device: str, dtype: str, vocab_size: int) -> LogitsProcessorNeed:
-    return LogitsProcessorNeed(
-        device=device, dtype=dtype, deterministic=config.deterministic, vocab_size=vocab_size
+def _speculator_need(config: EngineConfig, device: str, dtype: str, vocab_size: int) -> SpeculatorNeed | None:
+    asked = config.speculation
+    if asked is None:
+        return None
+    return SpeculatorNeed(
+        device=device,
+        dtype=dtype,
+        deterministic=config.deterministic,
+        vocab_size=vocab_size,
+        num_speculative_tokens=asked.num_speculative_tokens,
+        model=asked.model,
     )
 
 

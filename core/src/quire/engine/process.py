@@ -181,7 +181,7 @@ class EngineServer:
             field = error.field if isinstance(error, InvalidRequestError) else None
             client.refused.append(Refusal(own, type(error).__name__, str(error), field))
             return
-        client.open[own] = max(request.params.n, request.params.best_of or 1)
+        client.open[own] = request.params.num_completions
         client.accepted.append(own)
 
     def _check_queue(self) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from quire._config_speculation import Speculation
 from quire.engine.memory import MemoryBudget
 from quire.engine.units import size
 from quire.plugin_plan import PluginPlan
@@ -43,6 +44,7 @@ class StartupReport:
         graphs_set_aside: bytes that were counted on for them.
         threads: how many compute on the CPU, and why; empty on other devices.
         notes: what was understood otherwise than it was written.
+        speculation: who proposes tokens ahead, None if nobody does.
         phases: (name, seconds), in order.
     """
 
@@ -59,6 +61,7 @@ class StartupReport:
     graphs_set_aside: int = 0
     threads: str = ""
     notes: tuple[str, ...] = ()
+    speculation: Speculation | None = None
     phases: list[tuple[str, float]] = field(default_factory=list)
 
     def lines(self) -> list[str]:
@@ -76,6 +79,7 @@ class StartupReport:
             "model": f"{self.model} ({self.source}): {self.architecture}, "
             f"{self.num_parameters / 1e6:.1f} M parameters, {self.dtype} on {self.device}",
             "plugins": chosen,
+            "drafts": "" if self.speculation is None else self.speculation.described,
             "note": "; ".join(self.notes),
             "threads": self.threads,
             "memory": f"weights {size(memory.weights)}{self._saved()}, "

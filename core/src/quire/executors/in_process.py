@@ -12,7 +12,6 @@ from quire.errors import CapacityError
 from quire.plan import StepPlan, StepResult, TokenMasks
 from quire.runtime.config import WorkerConfig
 from quire.runtime.graphs import GraphReport
-from quire.runtime.kv_cache import KVCache
 from quire.runtime.pinning import pin_threads
 from quire.runtime.profile import MemoryProfile, profile
 from quire.runtime.shortage import out_of_memory, profile_too_large, weights_too_large
@@ -89,7 +88,7 @@ class InProcessExecutor:
         try:
             self.worker.allocate(num_blocks)
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-            size = KVCache.bytes_per_block(self.worker.backends, self.worker.group_of_layer) * num_blocks
+            size = self.worker.bytes_per_block * num_blocks
             raise CapacityError(
                 f"The device refused {size / 2**30:.2f} GiB for {num_blocks} KV blocks: {error}. "
                 f"Lower gpu_memory_utilization or set kv_cache_memory_bytes."

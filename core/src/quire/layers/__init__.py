@@ -15,9 +15,12 @@ from quire.layers.norm import RMSNorm
 from quire.layers.parallel import ParallelGroup
 from quire.layers.quantized import QuantizedLinear, StoredModule, StoredTensor, quantized_linears
 from quire.layers.rotary import RopeParameters, RotaryEmbedding
+from quire.layers.rounded_head import HeadOptions, RoundedHead
+from quire.layers.rounding import quantize_rows
 from quire.layers.self_attention import SelfAttention
 from quire.layers.stack import DecoderStack
 from quire.layers.step import Step
+from quire.layers.stored_format import StoredFormat
 from quire.layers.unquantized import Unquantized
 
 __all__ = [
@@ -31,6 +34,7 @@ __all__ = [
     "Embedding",
     "Fusible",
     "GatedMLP",
+    "HeadOptions",
     "LMHead",
     "Layer",
     "Linear",
@@ -41,13 +45,16 @@ __all__ = [
     "RegisteredAttention",
     "RopeParameters",
     "RotaryEmbedding",
+    "RoundedHead",
     "SelfAttention",
     "Step",
+    "StoredFormat",
     "StoredModule",
     "StoredTensor",
     "Unquantized",
     "describe",
     "finish",
+    "quantize_rows",
     "quantized_linears",
     "weight_bytes",
     "weights_of",

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
+from torch import nn
 
 from quire.contracts import (
     AttentionBackend,
@@ -25,6 +26,7 @@ from quire.contracts import (
     TensorHeader,
 )
 from quire.layers.build import Build
+from quire.layers.embedding import LMHead
 from quire.layers.parallel import ParallelGroup
 from quire.layers.unquantized import Unquantized
 
@@ -57,11 +59,14 @@ class ModelFacts:
         attention: its KV groups, in the order the worker will number them.
         num_parameters: elements of all weights, a tied head counted once.
         weight_bytes: bytes of all weights as they are loaded, before any repacking.
+        tied_head_bytes: bytes of a tied head beside them that its quantization stores in a form of its own; 0
+            if there is none.
     """
 
     attention: tuple[AttentionFacts, ...]
     num_parameters: int
     weight_bytes: int
+    tied_head_bytes: int = 0
 
 
 class AttentionGroups:
@@ -141,7 +146,9 @@ def describe(
         dtype=getattr(torch, dtype),
         kv_dtype=kv_dtype,
     )
-    weights = list(model_class(config, build).weights())
+    model = model_class(config, build)
+    weights = list(model.weights())
+    layers = cast(nn.Module, model).modules()
     return ModelFacts(
         attention=tuple(groups.groups),
         num_parameters=sum(
@@ -149,4 +156,5 @@ def describe(
             for weight in weights
         ),
         weight_bytes=sum(weight.target.nbytes for weight in weights),
+        tied_head_bytes=sum(layer.nbytes() for layer in layers if isinstance(layer, LMHead)),
     )

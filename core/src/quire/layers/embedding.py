@@ -96,6 +96,8 @@ class LMHead(Layer, Fusible):
         # Held out of the module tree: the embedding is a layer of the model already.
         self._table = None if tied_to is None else tied_to.table
         self._method = method
+        # Allocated here, as all other weights are, but filled from the table: the loader never sees them.
+        self._derived = [] if method is None else list(method.create_weights())
         self._packed: PackedLinear | None = None
         self._head: PackedLinear | None = None  # plain weights, wherever they come from
         self._kernels = kernels
@@ -122,9 +124,10 @@ class LMHead(Layer, Fusible):
     def finish(self) -> None:
         self._weights = []
         if self._table is not None and self._method is not None:
-            for weight in self._method.create_weights():
+            for weight in self._derived:
                 if weight.required:  # not a bias that a checkpoint happens to carry
                     weight.store(self._table)
+            self._derived = []
             self._method.finish()
         elif self._table is not None:
             self._packed = self._head = self._kernels.pack_linear(self._table, None)

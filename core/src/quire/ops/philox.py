@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["DRAW", "philox4x32", "uniforms"]
+__all__ = ["DRAW", "philox4x32", "uniforms", "words"]
 
 DRAW = 0
 """Purpose of the number that picks a token. Whoever needs further numbers at a position takes another."""
@@ -59,10 +59,24 @@ def uniforms(
     Returns:
         `[R]` float64.
     """
+    high, low = _words(seeds, positions, purpose)
+    bits = ((high << _HALF) | low) >> np.uint64(11)
+    return bits.astype(np.float64) * 2.0**-53
+
+
+def words(
+    seeds: NDArray[np.uint64], positions: Sequence[int] | NDArray[Any], purpose: int = DRAW
+) -> NDArray[np.int64]:
+    """The same randomness as two numbers of 32 bits per row, `[R, 2]`: a key for whoever needs more of it."""
+    return np.stack(_words(seeds, positions, purpose), axis=1).astype(np.int64)
+
+
+def _words(
+    seeds: NDArray[np.uint64], positions: Sequence[int] | NDArray[Any], purpose: int
+) -> tuple[Words, Words]:
     where = np.asarray(positions, dtype=np.int64).astype(np.uint64)
     zero = np.zeros_like(where)
     high, low, _, _ = philox4x32(
         (where & _LOW, where >> _HALF, zero + np.uint64(purpose), zero), (seeds & _LOW, seeds >> _HALF)
     )
-    bits = ((high << _HALF) | low) >> np.uint64(11)
-    return bits.astype(np.float64) * 2.0**-53
+    return high, low

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from quire.ops.coupling import exponentials
 from quire.ops.upload import upload
 
 _NUCLEUS_WINDOW = 256
@@ -182,6 +183,21 @@ class SamplingOps:
             logits.softmax(-1, dtype=torch.float32), upload(logits.device, uniforms)[0], strict=True
         )
         return found.clamp(max=logits.shape[1] - 1)
+
+    def draw_coupled(self, logits: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+        """One token per row from softmax(logits), such that rows alike with the same key mostly get the same.
+
+        The winner of a race, see `quire.ops.coupling`. A token of probability 0 never is.
+
+        Args:
+            logits: `[R, V]`, any float dtype, no +inf; computed in fp32.
+            keys: `[R, 2]` int64, each below 2**32, host.
+
+        Returns:
+            `[R]` int64; some id in [0, V) for a row with NaN or with nothing but -inf.
+        """
+        probs = logits.softmax(-1, dtype=torch.float32)  # [R, V]
+        return probs.div_(exponentials(upload(logits.device, keys)[0], logits.shape[1])).argmax(-1)
 
 
 def _argmax_of_bits(logits: torch.Tensor) -> torch.Tensor | None:

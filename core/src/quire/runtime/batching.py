@@ -86,7 +86,14 @@ class BatchBuilder:
     Nobody is to write to them.
     """
 
-    def __init__(self, table: SlotTable, device: str, last_ids: torch.Tensor | None = None) -> None:
+    def __init__(
+        self,
+        table: SlotTable,
+        device: str,
+        last_ids: torch.Tensor | None = None,
+        *,
+        num_groups: int | None = None,
+    ) -> None:
         """Start without anything kept.
 
         Args:
@@ -94,10 +101,12 @@ class BatchBuilder:
             device: torch device string.
             last_ids: `[slots]` int64 on the device: each slot's last token, where the host may not know it
                 yet. None where it always does.
+            num_groups: KV groups that batches are for, the first of the table's; None for all.
         """
         self._table = table
         self._device = torch.device(device)
         self._last_ids = last_ids
+        self._num_groups = len(table.tables) if num_groups is None else num_groups
         self._last: _Arrangement | None = None
 
     def build(
@@ -146,7 +155,7 @@ class BatchBuilder:
                 query_lens_host=query_lens,
                 seq_lens_host=lengths,
             )
-            for group in range(len(table.tables))
+            for group in range(self._num_groups)
         )
         batch = Batch(
             token_ids=token_ids if self._last_ids is None or fill_to else self._drawn(token_ids),
@@ -205,7 +214,7 @@ class BatchBuilder:
             np.concatenate((slot, np.full(len(fill), -1))),
             last_row,
         )
-        staging = Staging(len(slot), num_rows, len(self._table.tables), len(fill))
+        staging = Staging(len(slot), num_rows, self._num_groups, len(fill))
         steady = None
         if decoding and len(slot) <= MOST_REQUESTS and not any(self._table.windows):
             steady = SteadyRows(self._table, staging, slot.tolist())
@@ -244,7 +253,8 @@ class BatchBuilder:
         staging.positions[:] = positions
         staging.token_ids[:] = table.token_ids[who.row_slot, positions]
         width = -(-max(lengths) // table.block_size)
-        for group, (blocks, window) in enumerate(zip(table.tables, table.windows, strict=True)):
+        for group in range(self._num_groups):
+            blocks, window = table.tables[group], table.windows[group]
             starts = blocks[who.row_slot, block] * np.int64(table.block_size)  # [T], of each row's block
             staging.slot_mappings[group][:] = starts + offset
             block_table = staging.block_table(group, width)

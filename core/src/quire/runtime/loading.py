@@ -1,4 +1,4 @@
-"""From a worker's configuration to a loaded model, its backends and its sampler."""
+"""From a worker's configuration to a loaded model, its backends, its sampler and its speculator."""
 
 from __future__ import annotations
 
@@ -20,10 +20,13 @@ from quire.contracts import (
     QuantizationInit,
     Sampler,
     SamplerInit,
+    Speculator,
+    SpeculatorInit,
 )
 from quire.layers import Build, ParallelGroup, weight_bytes
 from quire.plugin_plan import PROCESSOR_ROLE
-from quire.runtime.config import WorkerConfig
+from quire.runtime.config import DraftConfig, WorkerConfig
+from quire.runtime.draft_model import PagedDraftModel
 from quire.runtime.dtypes import torch_dtype
 from quire.runtime.heap import large_blocks_returned
 from quire.weights.checkpoint import Checkpoint
@@ -32,28 +35,45 @@ from quire.weights.loader import initialise_dummy, load, renamed_headers
 if TYPE_CHECKING:
     from quire.ops import Kernels
 
+_DRAFT = "draft/"
+
+
+@dataclass(slots=True)
+class LoadedNetwork:
+    """A model, ready to run.
+
+    Attributes:
+        model: the model.
+        backends: one per KV group.
+        group_of_layer: KV group of each attention layer.
+        weight_bytes: memory that the weights hold.
+    """
+
+    model: Model
+    backends: list[AttentionBackend]
+    group_of_layer: list[int]
+    weight_bytes: int
+
 
 @dataclass(slots=True)
 class LoadedModel:
     """What loading gives.
 
     Attributes:
-        model: ready to run.
+        network: the served model.
         kernels: of the engine.
-        backends: one per KV group.
-        group_of_layer: KV group of each attention layer.
         sampler: seated with nobody.
         processors: active logits processors, in their order; seated with nobody.
-        weight_bytes: memory that the weights hold.
+        speculator: who proposes, None if nobody does.
+        draft: the model that it proposes by, None without one.
     """
 
-    model: Model
+    network: LoadedNetwork
     kernels: Kernels
-    backends: list[AttentionBackend]
-    group_of_layer: list[int]
     sampler: Sampler
     processors: list[LogitsProcessor]
-    weight_bytes: int
+    speculator: Speculator | None
+    draft: PagedDraftModel | None
 
 
 @torch.inference_mode()
@@ -70,45 +90,8 @@ def load_model(config: WorkerConfig, device: str) -> LoadedModel:
     kernels: Kernels = plugins["kernels"].load()(
         KernelsInit(need=config.kernels, device=device, options=plugins["kernels"].load_options())
     )
-    backends = open_backends(config, device)
-    model_class: type[Model] = plugins["model"].load()
-    checkpoint = None if config.load_format == "dummy" else Checkpoint(config.directory)
-    headers = {} if checkpoint is None else renamed_headers(checkpoint, model_class.mapping)
-    quantization = plugins["quantization"].load()(
-        QuantizationInit(
-            need=config.quantization,
-            headers=headers,
-            kernels=kernels,
-            device=device,
-            options=plugins["quantization"].load_options(),
-        )
-    )
-    group_of = {(need.cache, need.soft_cap): group for group, need in enumerate(config.attention)}
-
-    def attention(cache: CacheSpec, num_q_heads: int, soft_cap: float | None) -> tuple[int, AttentionBackend]:
-        group = group_of[cache, soft_cap]
-        return group, backends[group]
-
-    build = Build(
-        config=config.model_config,
-        mapping=model_class.mapping,
-        kernels=kernels,
-        quantization=quantization,
-        attention=attention,
-        parallel=ParallelGroup(),
-        device=device,
-        dtype=torch_dtype(config.dtype),
-        kv_dtype=config.kv_dtype,
-        max_model_len=config.max_model_len,
-    )
-    with large_blocks_returned() if config.device == "cpu" else nullcontext():
-        model = model_class(config.model_config, build)
-        if checkpoint is None:
-            initialise_dummy(model.weights(), seed=config.seed)
-        else:
-            load(model.weights(), checkpoint, model_class.mapping, progress=config.show_progress)
-        model.finish()
-    sampler = plugins["sampler"].load()(
+    network = _load_network(config, config, "", kernels, device)
+    sampler: Sampler = plugins["sampler"].load()(
         SamplerInit(
             need=config.sampler,
             device=device,
@@ -118,7 +101,7 @@ def load_model(config: WorkerConfig, device: str) -> LoadedModel:
             options=plugins["sampler"].load_options(),
         )
     )
-    processors = [
+    processors: list[LogitsProcessor] = [
         planned.load()(
             LogitsProcessorInit(
                 need=config.logits_processors,
@@ -131,17 +114,115 @@ def load_model(config: WorkerConfig, device: str) -> LoadedModel:
         for role, planned in plugins.plugins.items()
         if role.startswith(PROCESSOR_ROLE)
     ]
-    groups = [registered.group for registered in build.attention_layers]
-    return LoadedModel(
-        model, kernels, backends, groups, sampler, processors, weight_bytes(cast(nn.Module, model))
-    )
+    draft = None
+    if config.draft is not None:
+        loaded = _load_network(config, config.draft, _DRAFT, kernels, device)
+        draft = PagedDraftModel(
+            config.draft,
+            loaded.model,
+            loaded.backends,
+            loaded.group_of_layer,
+            sampler,
+            device,
+            weight_bytes=loaded.weight_bytes,
+            max_num_seqs=config.max_num_seqs,
+            max_num_batched_tokens=config.max_num_batched_tokens,
+        )
+    speculator = _open_speculator(config, device, draft)
+    return LoadedModel(network, kernels, sampler, processors, speculator, draft)
 
 
 def open_backends(config: WorkerConfig, device: str) -> list[AttentionBackend]:
-    """The planned attention backends, one per KV group."""
+    """The planned attention backends of the served model, one per KV group."""
+    return _open_backends(config, config, "", device)
+
+
+def open_draft_backends(config: WorkerConfig, device: str) -> list[AttentionBackend]:
+    """Those of the draft model; none without one."""
+    return [] if config.draft is None else _open_backends(config, config.draft, _DRAFT, device)
+
+
+def _load_network(
+    config: WorkerConfig, part: WorkerConfig | DraftConfig, prefix: str, kernels: Kernels, device: str
+) -> LoadedNetwork:
+    """One of the worker's models.
+
+    Args:
+        config: of the worker.
+        part: of the model.
+        prefix: what the roles of its plugins begin with.
+        kernels, device: of the worker.
+    """
+    plugins = config.plugins
+    backends = _open_backends(config, part, prefix, device)
+    model_class: type[Model] = plugins[f"{prefix}model"].load()
+    checkpoint = None if config.load_format == "dummy" else Checkpoint(part.directory)
+    headers = {} if checkpoint is None else renamed_headers(checkpoint, model_class.mapping)
+    planned = plugins[f"{prefix}quantization"]
+    quantization = planned.load()(
+        QuantizationInit(
+            need=part.quantization,
+            headers=headers,
+            kernels=kernels,
+            device=device,
+            options=planned.load_options(),
+        )
+    )
+    group_of = {(need.cache, need.soft_cap): group for group, need in enumerate(part.attention)}
+
+    def attention(cache: CacheSpec, num_q_heads: int, soft_cap: float | None) -> tuple[int, AttentionBackend]:
+        group = group_of[cache, soft_cap]
+        return group, backends[group]
+
+    build = Build(
+        config=part.model_config,
+        mapping=model_class.mapping,
+        kernels=kernels,
+        quantization=quantization,
+        attention=attention,
+        parallel=ParallelGroup(),
+        device=device,
+        dtype=torch_dtype(config.dtype),
+        kv_dtype=config.kv_dtype,
+        max_model_len=part.max_model_len,
+    )
+    with large_blocks_returned() if config.device == "cpu" else nullcontext():
+        model = model_class(part.model_config, build)
+        if checkpoint is None:
+            initialise_dummy(model.weights(), seed=config.seed)
+        else:
+            load(model.weights(), checkpoint, model_class.mapping, progress=config.show_progress)
+        model.finish()
+    groups = [registered.group for registered in build.attention_layers]
+    return LoadedNetwork(model, backends, groups, weight_bytes(cast(nn.Module, model)))
+
+
+def _open_speculator(
+    config: WorkerConfig, device: str, draft_model: PagedDraftModel | None
+) -> Speculator | None:
+    """The planned speculator, None if none was planned."""
+    if config.speculator is None:
+        return None
+    planned = config.plugins["speculator"]
+    speculator: Speculator = planned.load()(
+        SpeculatorInit(
+            need=config.speculator,
+            device=device,
+            max_num_seqs=config.max_num_seqs,
+            max_model_len=config.max_model_len,
+            options=planned.load_options(),
+            draft_model=draft_model,
+        )
+    )
+    return speculator
+
+
+def _open_backends(
+    config: WorkerConfig, part: WorkerConfig | DraftConfig, prefix: str, device: str
+) -> list[AttentionBackend]:
     backends = []
-    for group, need in enumerate(config.attention):
-        planned = config.plugins[f"attention/{group}"]
+    for group, need in enumerate(part.attention):
+        planned = config.plugins[f"{prefix}attention/{group}"]
         backends.append(
             planned.load()(
                 AttentionInit(

@@ -28,9 +28,10 @@ class MemoryProfile:
 
     Attributes:
         weights: held by the model's parameters, after repacking.
-        activations: peak of a step of `max_num_batched_tokens` rows that samples for every slot.
+        activations: peak of a step of `max_num_batched_tokens` rows that samples for every slot and draft.
+            With a draft model, what that keeps besides its share of the requests' blocks is in it.
         graphs: what captured decode steps will keep besides, by an estimate; 0 where none are captured.
-        kv_bytes_per_block: one block more in every KV group, over all layers.
+        kv_bytes_per_block: one block more in every KV group, over all layers of all models.
         device_free, device_total: of the device, with the model loaded.
         measured_rows: rows of the forward pass that was measured.
     """
@@ -52,16 +53,19 @@ def profile(worker: Worker) -> MemoryProfile:
         rows = min(rows, _CPU_ROWS)
     of_forward, of_sampling = _measure(worker, rows)
     activations = max(of_forward * max(config.max_num_batched_tokens, rows) // rows, of_sampling)
+    if worker.draft is not None:
+        activations += worker.draft.spare_bytes(config.block_size)
     graphs = 0
     if worker.can_capture:
-        graphs = graphs_bytes(config, of_forward / rows, of_sampling, len(worker.backends))
+        of_seats = of_sampling * config.max_num_seqs // config.max_sampled_rows
+        graphs = graphs_bytes(config, of_forward / rows, of_seats, len(worker.backends))
     worker.device.empty_cache()
     memory = worker.device.memory()
     return MemoryProfile(
         weights=worker.weight_bytes,
         activations=activations,
         graphs=graphs,
-        kv_bytes_per_block=KVCache.bytes_per_block(worker.backends, worker.group_of_layer),
+        kv_bytes_per_block=worker.bytes_per_block,
         device_free=memory.free,
         device_total=memory.total,
         measured_rows=rows,
@@ -88,14 +92,15 @@ def graphs_bytes(config: WorkerConfig, per_row: float, of_sampling: int, groups:
 
 @torch.inference_mode()
 def _measure(worker: Worker, rows: int) -> tuple[int, int]:
-    """Peak bytes of a forward pass of `rows` tokens, and of sampling for every slot."""
+    """Peak bytes of a forward pass of `rows` tokens, and of sampling for every slot and draft."""
     config = worker.config
     blocks = -(-rows // config.block_size)
     cache = KVCache(worker.backends, worker.group_of_layer, blocks + 1, worker.device.name)
     hidden: list[torch.Tensor] = []
 
     def forward() -> None:
-        batch, _ = BatchBuilder(worker.slots, worker.device.name).build([0], [rows])
+        groups = len(worker.backends)
+        batch, _ = BatchBuilder(worker.slots, worker.device.name, num_groups=groups).build([0], [rows])
         metadata = tuple(
             backend.plan(group) for backend, group in zip(worker.backends, batch.groups, strict=True)
         )
@@ -103,7 +108,7 @@ def _measure(worker: Worker, rows: int) -> tuple[int, int]:
         hidden.append(worker.model.forward(worker.model.embed(batch.token_ids), batch.positions, step))
 
     def sample() -> None:
-        count = config.max_num_seqs
+        count = config.max_sampled_rows
         logits = worker.model.logits(hidden[0][:1].expand(count, -1))
         slots = SampleRows(slots=[0] * count, positions=[1] * count)
         worker.sampler.draw(worker.sampler.process(logits, slots), slots)

@@ -19,7 +19,7 @@ from typing import TypeVar
 
 import torch
 
-from quire.contracts import Batch, SampleRows, Speculator
+from quire.contracts import Batch, SampleRows
 from quire.layers import Step
 from quire.ops.upload import upload
 from quire.plan import SlotResult, StepPlan, StepResult, TokenLogprobs, TokenMasks
@@ -58,19 +58,22 @@ class Worker:
         if config.device == "cpu":
             torch.set_num_threads(config.threads.count)
         loaded = load_model(config, self.device.name)
-        self.model = loaded.model
+        self.model = loaded.network.model
         self.kernels = loaded.kernels
-        self.backends = loaded.backends
-        self.group_of_layer = loaded.group_of_layer
+        self.backends = loaded.network.backends
+        self.group_of_layer = loaded.network.group_of_layer
         self.sampler = loaded.sampler
         self.processors = Processors(loaded.processors)
-        self.weight_bytes = loaded.weight_bytes
+        self.speculator = loaded.speculator
+        self.draft = loaded.draft
+        self.weight_bytes = loaded.network.weight_bytes
+        if self.draft is not None:
+            self.weight_bytes += self.draft.weight_bytes
         self.kv: KVCache | None = None
         self.filling: Filling | None = None  # of its pages, where they come one by one
         self.graphs: DecodeGraphs | None = None
         # Of slots, for steps that are submitted before the host knows what the last one drew.
         self._state: SlotState | None = None
-        self.speculator: Speculator | None = None
         if self.device.asynchronous:
             self._state = SlotState(config.max_num_seqs, self.device.name)
         self._activity = Activity()
@@ -83,6 +86,14 @@ class Worker:
         self.filling = self.kv.fill_in(self._activity)
         self.graphs = None
         self.slots, self._batches, self._drawing = self._empty_slots()
+        if self.draft is not None:
+            self.draft.allocate(num_blocks, self.slots)
+
+    @property
+    def bytes_per_block(self) -> int:
+        """Bytes that one more KV block in every group costs, over all layers of all models."""
+        own = KVCache.bytes_per_block(self.backends, self.group_of_layer)
+        return own if self.draft is None else own + self.draft.bytes_per_block
 
     @property
     def can_capture(self) -> bool:
@@ -183,10 +194,9 @@ class Worker:
 
     def _empty_slots(self) -> tuple[SlotTable, BatchBuilder, Drawing]:
         config = self.config
-        windows = [need.cache.window for need in config.attention]
-        table = SlotTable(config.max_num_seqs, config.max_model_len, config.block_size, windows)
+        table = SlotTable(config.max_num_seqs, config.max_model_len, config.block_size, config.windows)
         last_ids = None if self._state is None else self._state.last_ids
-        batches = BatchBuilder(table, self.device.name, last_ids)
+        batches = BatchBuilder(table, self.device.name, last_ids, num_groups=len(self.backends))
         return (
             table,
             batches,
@@ -207,6 +217,8 @@ class Worker:
         self._clear(plan)
         for start in plan.starts:
             self.slots.seat(start)
+            if self.draft is not None:
+                self.draft.seat(start.slot)
             try:
                 prompt, output = start.token_ids[: start.num_prompt], start.token_ids[start.num_prompt :]
                 self.sampler.add(start.slot, start.params, start.seed, prompt, output)
@@ -221,7 +233,8 @@ class Worker:
             self._append(slot, ids, failed)
         for slot, ids in plan.drafts:
             self.slots.draft(slot, ids)
-        self.kv.copy(plan.copies)
+        own = len(self.backends)  # of a draft model's group nothing is copied: it computes what it lacks
+        self.kv.copy(copy for copy in plan.copies if copy.group < own)
 
     def _append(self, slot: int, ids: list[int], failed: dict[int, str]) -> None:
         """Take in tokens of a slot that were not drawn here."""
@@ -297,7 +310,10 @@ class Worker:
         given += [(blocks, 0) for _, blocks in plan.new_blocks]
         for groups, kept in given:
             for group, ids in enumerate(groups):
-                self.kv.clear(group, ids[kept:])
+                if group < len(self.backends):
+                    self.kv.clear(group, ids[kept:])
+                if self.draft is not None and group == self.draft.group:
+                    self.draft.given(ids[kept:])
 
     def _isolate(self, slots: list[int], run: Callable[[list[int]], T], failed: dict[int, str]) -> list[T]:
         """Run for all slots at once; should that raise, in halves, and fail those that raise alone."""

@@ -1,7 +1,8 @@
 """Continuous batching: what the next step computes, decided from numbers alone. No torch."""
 
 from quire.scheduler.config import SchedulerConfig
+from quire.scheduler.drafting import DraftStats
 from quire.scheduler.policy import Policy
 from quire.scheduler.scheduler import Scheduler, SchedulerStats
 
-__all__ = ["Policy", "Scheduler", "SchedulerConfig", "SchedulerStats"]
+__all__ = ["DraftStats", "Policy", "Scheduler", "SchedulerConfig", "SchedulerStats"]

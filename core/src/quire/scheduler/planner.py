@@ -11,6 +11,10 @@ one it gives way to, waiting sequences start in order, and admission has checked
 alone. So the first in order always progresses, and then the next is first. Only one kind of sequence lets
 others pass: one whose prefix a running sequence is computing at the moment. Whatever that computes, or
 should it be preempted, the wait ends, and the sequence is still the first.
+
+Beams wait for each other, and hold blocks and a slot meanwhile. Those that do give way to whoever has use for
+them as long as a beam of the same request has no slot, and to the beams of their request in any case. What
+they have said is kept, so that of every search some beam is always the next, and nothing stands in its way.
 """
 
 from __future__ import annotations
@@ -58,8 +62,10 @@ class Planner:
         """In order, each running sequence gets its missing tokens, as far as the budget goes."""
         bounded = self._kv.bounds_growth
         for sequence in tuple(self._roster.running):
-            if step.budget == 0 or sequence.slot < 0:  # or: it and all after it were preempted
+            if step.budget == 0:
                 return
+            if sequence.slot < 0:  # preempted for one before it
+                continue
             count = missing = sequence.num_missing
             if missing and sequence.drafts and self._ahead(sequence, missing, step):
                 continue
@@ -109,7 +115,7 @@ class Planner:
         waiting, place = self._roster.waiting, 0
         coming = self._coming()
         while place < len(waiting) and step.admits(sequence := waiting[place]):
-            if self._shares(sequence, coming):
+            if sequence.idle or self._shares(sequence, coming):
                 place += 1
             elif self._start(sequence, step):
                 coming.update(self._to_commit(sequence))
@@ -235,7 +241,7 @@ class Planner:
         """Take blocks, or a slot, from somebody for `claimant`.
 
         Forks that wait with blocks give way first, but not to a sequence that may as well wait for a
-        running one to end.
+        running one to end; then beams that can only wait.
 
         Returns:
             False if there is nobody to take them from; the claimant has to wait.
@@ -243,9 +249,18 @@ class Planner:
         running = self._roster.running
         if (claimant.slot >= 0 or not running) and self._roster.drop_fork():
             return True
-        victim = self._policy.victim(running, claimant) if running else None
+        victim = next((one for one in reversed(running) if self._only_waits(one, claimant)), None)
         if victim is None:
-            return False
-        step.withdraw(victim)
+            victim = self._policy.victim(running, claimant) if running else None
+            if victim is None:
+                return False
+            step.withdraw(victim)
         self._roster.preempt(victim)
         return True
+
+    @staticmethod
+    def _only_waits(sequence: Sequence, claimant: Sequence) -> bool:
+        """Whether a running sequence is a beam that waits for one without a slot, or for the claimant."""
+        return sequence.idle and any(
+            one is claimant or (one.slot < 0 and not one.idle) for one in sequence.state.sequences
+        )

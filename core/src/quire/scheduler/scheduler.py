@@ -11,18 +11,19 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from quire.errors import EngineError, InvalidRequestError
-from quire.kv import KVManager, PoolUsage, TokenChain, root_digest
+from quire.kv import KVManager, PoolUsage
 from quire.outputs import FinishReason
 from quire.plan import SlotResult, StepPlan, StepResult
 from quire.request import EngineRequest, StepOutput
 from quire.scheduler.config import SchedulerConfig
 from quire.scheduler.drafting import Drafting, DraftStats
+from quire.scheduler.forking import Forking, begin_beams
 from quire.scheduler.limits import check_admission, max_length
 from quire.scheduler.planner import Planner
 from quire.scheduler.policy import make_policy
 from quire.scheduler.roster import Roster
-from quire.scheduler.state import RequestState, Sequence, completion_seed, num_completions
-from quire.scheduler.step import Ride, StepDraft
+from quire.scheduler.state import RequestState, Sequence, num_completions
+from quire.scheduler.step import Ride, StepDraft, tell_time
 from quire.scheduler.stopping import append_tokens
 
 __all__ = ["Scheduler", "SchedulerStats"]
@@ -75,10 +76,12 @@ class Scheduler:
         )
         self._roster = Roster(self._kv, config.max_num_seqs)
         self._policy = make_policy(config.policy)
+        self._forking = Forking(self._kv, self._roster, self._policy)
         self._drafting = Drafting(config.num_speculative_tokens)
         self._planner = Planner(config, self._kv, self._roster, self._policy, clock)
         self._requests: dict[str, RequestState] = {}
         self._under_way: dict[int, list[Ride]] = {}
+        self._skipping: dict[int, int] = {}  # sequences that wait for the step before, by step under way
         self._num_steps = 0
         self._num_requests = 0
         self._num_forced = 0
@@ -103,16 +106,19 @@ class Scheduler:
             stop_ids=frozenset(params.stop_token_ids or ()),
             unforked=list(range(num_completions(request))),
         )
+        if params.use_beam_search:
+            begin_beams(state)
         self._num_requests += 1
         self._requests[request.request_id] = state
-        self._start_completion(state)
+        self._forking.start(state)
 
     def abort(self, request_id: str, index: int | None = None) -> list[StepOutput]:
         """End a request at once, whatever it is doing; results under way for it are discarded.
 
         Args:
             request_id: which request.
-            index: end this completion alone (a stop string was found in it); None for all.
+            index: end this completion alone (a stop string was found in it); None for all. Those of a beam
+                search do not live before its end, so that none can be ended alone.
 
         Returns:
             The last output of each completion ended, with finish reason "abort". Nothing for what is not
@@ -123,6 +129,8 @@ class Scheduler:
             return []
         if index is None:
             return self._end_request(state, "abort")
+        if state.beams is not None:
+            return []
         if index in state.unforked:
             state.unforked.remove(index)
             return [StepOutput(request_id=request_id, index=index, finish_reason="abort")]
@@ -169,6 +177,10 @@ class Scheduler:
         self._num_steps += 1
         if rides:
             self._under_way[plan.step_id] = rides
+            if self._drafting.enabled and len(self._under_way) > 1:
+                self._skipping[plan.step_id] = sum(
+                    sequence.speculating and sequence not in step.counts for sequence in self._roster.running
+                )
         return plan
 
     def _check_progress(self, step: StepDraft) -> None:
@@ -197,10 +209,10 @@ class Scheduler:
 
         Returns:
             The news of it; None if nothing was appended, for the completion is not live or a step under way
-            samples for it.
+            samples for it, or it is a beam search, whose beams are nobody's to continue.
         """
         state = self._requests.get(request_id)
-        if state is None:
+        if state is None or state.beams is not None:
             return None
         for sequence in state.sequences:
             if sequence.index == index and not sequence.num_pending:
@@ -219,11 +231,16 @@ class Scheduler:
 
     # --- results
 
-    def update(self, plan: StepPlan, result: StepResult) -> list[StepOutput]:
+    def update(self, plan: StepPlan, result: StepResult, seconds: float | None = None) -> list[StepOutput]:
         """Take in the result of a plan; results of slots that ended or were preempted since are discarded.
 
         An error of one completion ends its whole request, each unfinished completion with "error": the
         request is what fails for its caller. Other requests are not affected.
+
+        Args:
+            plan: it must be under way.
+            result: its result.
+            seconds: what the step took, for those who decide by it; None if that is not measured.
 
         Returns:
             News, at most of every completion in the plan; what a stop cut off is not in it.
@@ -232,12 +249,15 @@ class Scheduler:
             EngineError: `result` is not this plan's, or lacks one of its slots.
         """
         rides = self._under_way.pop(plan.step_id, [])
+        skipping = self._skipping.pop(plan.step_id, 0)
         if len(rides) != len(plan.slots) or result.step_id != plan.step_id:
             raise EngineError(
                 f"Result of step {result.step_id} does not answer step {plan.step_id} under way."
             )
         self._kv.release(plan.step_id)
         answers = result.slots
+        if seconds is not None and self._drafting.enabled:
+            tell_time(self._drafting, plan, rides, answers, skipping, seconds)
         outputs: list[StepOutput] = []
         for place, ride in enumerate(rides):
             sequence, slot, generation, _, num_drafts, samples = ride
@@ -251,6 +271,28 @@ class Scheduler:
                 outputs += self._end_request(sequence.state, "error", self._error(ride, answer))
             elif (output := self._accept(ride, answer)) is not None:
                 outputs.append(output)
+            if samples and sequence.beam is not None:
+                outputs += self._advance(sequence.state)
+        return outputs
+
+    def _advance(self, state: RequestState) -> list[StepOutput]:
+        """With the results of all its beams a search takes a step; its outputs if that was the last."""
+        search = state.beams
+        if search is None or not state.sequences or not search.answered:
+            return []
+        first = state.sequences[0]
+        for sequence in self._forking.advance(search, state.sequences):
+            self._end(sequence)
+        if search.live:
+            return []
+        outputs = []
+        for index, result in enumerate(search.results[: state.request.params.n]):
+            entries = result.beam.entries()
+            last = result.beam.token_id
+            output = self._output(first, "stop" if last in search.rules.stop_ids else "length", index)
+            output.token_ids, output.logprobs = [entry.token_ids[0] for entry in entries], entries
+            output.stop_reason = last if last in state.stop_ids - state.eos_ids else None
+            outputs.append(output)
         return outputs
 
     @staticmethod
@@ -270,19 +312,27 @@ class Scheduler:
             sequence.num_pending -= 1
             if num_drafts:
                 accepted = len(answer.token_ids) - 1
-                self._drafting.verified(num_drafts, accepted)
+                self._drafting.verified(sequence, num_drafts, accepted)
                 count -= num_drafts - accepted
                 sequence.num_computed -= num_drafts - accepted  # nothing was planned on top of them
             if sequence.speculating and not sequence.num_pending:
                 sequence.speculating = False
                 sequence.drafts = answer.draft_ids
-            taken, stop = append_tokens(sequence, answer.token_ids)
-        sequence.num_confirmed = confirmed = before + count
+                if sequence.asked:
+                    sequence.asked = False
+                    self._drafting.answered(sequence, bool(answer.draft_ids))
+            if sequence.beam is None:
+                taken, stop = append_tokens(sequence, answer.token_ids)
+            else:
+                assert answer.logprobs is not None, "beams ask for log probabilities"
+                sequence.beam.answer = answer.logprobs[0]
+        # Of drafts behind the one that ends it there is KV, but they are no tokens of it.
+        sequence.num_confirmed = confirmed = min(before + count, len(sequence.token_ids))
         size = self.config.block_size
         if confirmed // size != before // size:
             self._kv.commit(sequence, sequence.chain, confirmed)
         if sequence.state.unforked and confirmed >= sequence.num_prompt:
-            self._fork_completions(sequence)
+            self._forking.complete(sequence)
         if self._kv.bounds_growth:  # after the forks: they look further back
             self._kv.trim(sequence, confirmed)
         if stop is not None:
@@ -302,41 +352,7 @@ class Scheduler:
             output.stop_reason = stop.token_id
         return output
 
-    def _fork_completions(self, parent: Sequence) -> None:
-        """Once the prompt is computed, make the other completions.
-
-        Each starts one token short of the prompt, so that it recomputes the last one and samples its own
-        first token from those logits. Its hold on the prompt's blocks does not depend on the parent.
-        """
-        state, prompt = parent.state, parent.state.request.prompt_ids
-        shared = len(prompt) - 1
-        for index in state.unforked:
-            token_ids = list(prompt)
-            chain = parent.chain.fork(token_ids, shared // self.config.block_size)
-            child = self._new_sequence(state, index, token_ids, chain)
-            child.num_cached_tokens = parent.num_cached_tokens
-            self._roster.fork(parent, child, shared)
-        state.unforked.clear()
-
     # --- helpers
-
-    def _start_completion(self, state: RequestState) -> None:
-        """Let the first completion that does not exist yet wait; the others will fork from it."""
-        request = state.request
-        extra = {"adapter": request.adapter, "cache_salt": request.cache_salt}
-        root = root_digest({tag: value for tag, value in extra.items() if value is not None})
-        token_ids = list(request.prompt_ids)
-        chain = TokenChain(token_ids, self.config.block_size, root)
-        self._roster.enqueue(self._new_sequence(state, state.unforked.pop(0), token_ids, chain))
-
-    def _new_sequence(
-        self, state: RequestState, index: int, token_ids: list[int], chain: TokenChain
-    ) -> Sequence:
-        seed = completion_seed(state.request.seed, index)
-        sequence = Sequence(state, index, seed, token_ids, chain)
-        sequence.rank = self._policy.order(sequence)
-        state.sequences.append(sequence)
-        return sequence
 
     def _end(self, sequence: Sequence) -> None:
         """Let go of a sequence, and of its request with the last one.
@@ -347,7 +363,7 @@ class Scheduler:
         self._roster.retire(sequence)
         state.sequences.remove(sequence)
         if state.unforked:
-            self._start_completion(state)
+            self._forking.start(state)
         elif not state.sequences:
             del self._requests[state.request.request_id]
 
@@ -355,7 +371,11 @@ class Scheduler:
         self, state: RequestState, reason: FinishReason, error: str | None = None
     ) -> list[StepOutput]:
         """End every unfinished completion of a request, those that do not exist yet included."""
-        outputs = [self._output(sequence, reason) for sequence in state.sequences]
+        if state.beams is not None:
+            completions = range(num_completions(state.request))
+            outputs = [self._output(state.sequences[0], reason, index) for index in completions]
+        else:
+            outputs = [self._output(sequence, reason) for sequence in state.sequences]
         outputs += [
             StepOutput(request_id=state.request.request_id, index=index, finish_reason=reason)
             for index in state.unforked
@@ -368,10 +388,10 @@ class Scheduler:
         return outputs
 
     @staticmethod
-    def _output(sequence: Sequence, reason: FinishReason | None) -> StepOutput:
+    def _output(sequence: Sequence, reason: FinishReason | None, index: int | None = None) -> StepOutput:
         return StepOutput(
             request_id=sequence.state.request.request_id,
-            index=sequence.index,
+            index=sequence.index if index is None else index,
             finish_reason=reason,
             num_cached_tokens=sequence.num_cached_tokens,
             num_preemptions=sequence.num_preemptions,

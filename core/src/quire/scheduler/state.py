@@ -16,13 +16,15 @@ from dataclasses import dataclass, field
 
 from quire.kv import TokenChain
 from quire.request import EngineRequest
+from quire.scheduler.acceptance import Acceptance
+from quire.scheduler.beams import Beam, BeamGroup
 
 __all__ = ["RequestState", "Sequence", "completion_seed", "num_completions"]
 
 
 def num_completions(request: EngineRequest) -> int:
-    """How many completions the engine runs for a request."""
-    return max(request.params.n, request.params.best_of or request.params.n)
+    """How many completions come of a request."""
+    return request.params.num_completions
 
 
 def completion_seed(seed: int, index: int) -> int:
@@ -38,13 +40,14 @@ class RequestState:
     """A live request.
 
     Attributes:
-        request: what came in.
+        request: what came in; of a beam search with the parameters for its beams.
         number: position in the order of arrival at this scheduler.
         max_len: length at which each of its sequences ends with "length".
         eos_ids, stop_ids: ids that end a sequence.
         sequences: its live sequences.
         unforked: completions that do not exist yet; they fork from the first one once it has computed
             the prompt.
+        beams: its beam search, if it is one; its sequences are the beams then.
     """
 
     request: EngineRequest
@@ -54,15 +57,16 @@ class RequestState:
     stop_ids: frozenset[int]
     sequences: list[Sequence] = field(default_factory=list)
     unforked: list[int] = field(default_factory=list)
+    beams: BeamGroup | None = None
 
 
 @dataclass(slots=True, eq=False)
 class Sequence:
-    """One completion of a live request. Compared and hashed by identity: it is a KV holder.
+    """One completion, or beam, of a live request. Compared and hashed by identity: it is a KV holder.
 
     Attributes:
         state: the request it belongs to.
-        index: which completion.
+        index: which completion; of beams a number of its own.
         seed: seed of its random stream.
         token_ids: prompt and accepted output ids.
         chain: digests of its full blocks.
@@ -73,6 +77,9 @@ class Sequence:
         num_pending: sampled tokens still under way.
         drafts: tokens proposed to follow, for its next step; not among `token_ids`.
         speculating: a step under way has drafts of it, or is to propose some.
+        asked: that step is to propose some.
+        acceptance: how well its drafts do.
+        beam: what it is in its request's beam search, if that is one.
         forced: the last so many of `token_ids` were not sampled by the worker, which has yet to be told.
         num_prompt_logprobs: prompt positions already reported.
         num_cached_tokens: prompt tokens found in the prefix cache at its first start.
@@ -93,6 +100,9 @@ class Sequence:
     num_pending: int = 0
     drafts: list[int] = field(default_factory=list)
     speculating: bool = False
+    asked: bool = False
+    acceptance: Acceptance = field(default_factory=Acceptance)
+    beam: Beam | None = None
     forced: int = 0
     num_prompt_logprobs: int = 0
     num_cached_tokens: int = 0
@@ -112,10 +122,15 @@ class Sequence:
     @property
     def num_missing(self) -> int:
         """Tokens that the next step could compute, drafts aside; 0 if only results under way can tell."""
-        if self.speculating:
+        if self.speculating or (self.beam is not None and (self.num_pending or self.beam.answer is not None)):
             return 0
         length = len(self.token_ids) + self.num_pending
         return length - self.num_computed if length < self.state.max_len else 0
+
+    @property
+    def idle(self) -> bool:
+        """It is a beam whose result is in, and waits for those of the others."""
+        return self.beam is not None and self.beam.answer is not None
 
     @property
     def prompt_logprobs_from(self) -> int | None:
@@ -128,5 +143,5 @@ class Sequence:
     def forget_computed(self) -> None:
         """Back to nothing computed, when its blocks are gone; results under way become stale."""
         self.num_computed = self.num_confirmed = self.num_pending = self.forced = 0
-        self.speculating = False
+        self.speculating = self.asked = False
         self.drafts = []

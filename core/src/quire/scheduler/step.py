@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from quire.kv import Allocation
-from quire.plan import BlockCopy, SlotStart, StepPlan
+from quire.plan import BlockCopy, SlotResult, SlotStart, StepPlan
 from quire.scheduler.drafting import Drafting
 from quire.scheduler.state import Sequence
 
-__all__ = ["Ride", "StepDraft"]
+__all__ = ["Ride", "StepDraft", "tell_time"]
 
 
 class Ride(NamedTuple):
@@ -85,6 +85,7 @@ class StepDraft:
         rides, slots, generations = [], [], []
         appended, drafts, propose = [], [], []
         speculation, num_drafts, ahead = drafting.enabled, 0, list[int]()
+        sampling: list[Sequence] = []
         for sequence, count in self.counts.items():
             slot, generation = sequence.slot, sequence.generation
             sequence.num_computed += count
@@ -100,12 +101,16 @@ class StepDraft:
             if speculation and samples:
                 if ahead:
                     drafts.append((slot, ahead))
-                if asked := drafting.ask(sequence):
-                    propose.append((slot, asked))
-                sequence.speculating = bool(ahead or asked)
+                sequence.speculating = bool(ahead)
+                if sequence.beam is None:
+                    sampling.append(sequence)
             rides.append(Ride(sequence, slot, generation, count, num_drafts, samples))
             slots.append(slot)
             generations.append(generation)
+        for sequence, asked in zip(sampling, drafting.ask(sampling), strict=True):
+            if asked:
+                propose.append((sequence.slot, asked))
+                sequence.speculating = sequence.asked = True
         plan = StepPlan(
             self.step_id,
             ended,
@@ -128,3 +133,23 @@ class StepDraft:
     def admits(self, sequence: Sequence) -> bool:
         """True if a waiting sequence may start without taking what one before it lacked."""
         return self.budget > 0 and (self.bar is None or sequence.rank < self.bar)
+
+
+def tell_time(
+    drafting: Drafting,
+    plan: StepPlan,
+    rides: list[Ride],
+    answers: list[SlotResult],
+    skipping: int,
+    seconds: float,
+) -> None:
+    """Tell what a step took, unless some of a prompt was in it: that would hide what drafts cost.
+
+    Args:
+        skipping: sequences that were not in it because they waited for the step before.
+    """
+    drafts = sum(len(ids) for _, ids in plan.drafts)
+    if plan.num_tokens - drafts == len(rides) and all(ride.samples for ride in rides):
+        asked = sum(count for _, count in plan.propose)
+        emitted = sum(len(answer.token_ids) for answer in answers)
+        drafting.timed(len(rides), skipping, drafts, asked, emitted, seconds)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -11,6 +12,8 @@ from hypothesis import strategies as st
 
 from quire.contracts import KernelsInit, KernelsNeed, Sampler
 from quire.ops import Kernels
+from quire.ops.coupling import exponentials
+from quire.ops.philox import words
 from quire.sampling import SamplingParams
 from quire.testing.sampler import SamplerSuite
 from quire.testing.sampler_reference import reference_logits
@@ -155,6 +158,30 @@ def test_draws_invert_the_cumulative_distribution(isa: str, vocab: int) -> None:
             assert below - 1e-6 <= float(numbers[row]) <= float(ends[row, token]) + 1e-6
         widened = EVERY_SET[isa].draw_from(narrow.float(), numbers)
         assert torch.equal(widened, EVERY_SET[isa].draw_from(narrow, numbers))
+
+
+@each_set
+@pytest.mark.parametrize("vocab", [1, 3, 255, 1000, 70_001])
+def test_races_have_the_references_winner(isa: str, vocab: int) -> None:
+    logits = _random(40, vocab, vocab, 2.0)
+    logits[:, ::3] = -torch.inf if vocab > 1 else 0.0
+    keys = torch.from_numpy(words(np.full(40, 5, dtype=np.uint64), np.arange(40)))
+    for narrow in (logits, logits.bfloat16()):
+        ours = EVERY_SET[isa].draw_coupled(narrow, keys)
+        times = exponentials(keys, vocab) / narrow.softmax(-1, dtype=torch.float32)
+        torch.testing.assert_close(times.gather(1, ours[:, None])[:, 0], times.amin(1), rtol=1e-5, atol=0)
+        one = slice(17, 18)
+        assert torch.equal(EVERY_SET[isa].draw_coupled(narrow[one], keys[one]), ours[one])
+
+
+@each_set
+def test_a_race_without_runners_ends_somewhere(isa: str) -> None:
+    logits = _random(3, 50)
+    logits[0], logits[1, 7] = -torch.inf, torch.nan
+    keys = torch.from_numpy(words(np.zeros(3, dtype=np.uint64), np.arange(3)))
+    found = EVERY_SET[isa].draw_coupled(logits, keys)
+    assert bool(((found >= 0) & (found < 50)).all())
+    assert torch.equal(found[2:], EVERY_SET[isa].draw_coupled(logits[2:], keys[2:]))
 
 
 @each_set

@@ -1,24 +1,39 @@
-"""What is bundled: a whole model, small enough to ship."""
+"""What is bundled: two whole models of one vocabulary, small enough to ship."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
+
+import pytest
 
 from quire.contracts import ModelRequest
 from quire.text import load_tokenizer, render_chat
-from quire_models_tiny.source import DATA, TinySource
+from quire_models_tiny.source import DATA, DRAFT, TinySource
 
 MAX_WEIGHT_BYTES = 10_000_000
 
 
-def test_the_model_is_whole() -> None:
-    files = TinySource().resolve(ModelRequest(model="tiny"))
+@pytest.mark.parametrize(("name", "folder"), [("tiny", DATA), ("tiny-draft", DRAFT)])
+def test_the_model_is_whole(name: str, folder: Path) -> None:
+    files = TinySource().resolve(ModelRequest(model=name))
     assert files is not None
     (weights,) = files.weights
+    assert weights.parent == folder
     assert 0 < weights.stat().st_size <= MAX_WEIGHT_BYTES
-    config = json.loads((DATA / "config.json").read_text(encoding="utf-8"))
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     assert config["architectures"] == ["LlamaForCausalLM"]
     assert config["max_position_embeddings"] >= 2048
+
+
+def test_the_draft_proposes_tokens_that_its_target_knows() -> None:
+    for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
+        assert (DRAFT / name).read_bytes() == (DATA / name).read_bytes()
+    target, draft = (json.loads((folder / "config.json").read_text()) for folder in (DATA, DRAFT))
+    for key in ("vocab_size", "max_position_embeddings", "bos_token_id", "eos_token_id"):
+        assert draft[key] == target[key]
+    sizes = [(folder / "model.safetensors").stat().st_size for folder in (DRAFT, DATA)]
+    assert 5 * sizes[0] < sizes[1]
 
 
 def test_the_tokenizer_loads_and_chats() -> None:

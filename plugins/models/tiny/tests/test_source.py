@@ -18,16 +18,23 @@ from quire_models_tiny.source import TinySource
 
 @pytest.fixture
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A data folder with the names that are needed."""
-    for name in ("config.json", "tokenizer.json", "model.safetensors"):
-        (tmp_path / name).write_bytes(b"{}")
-    monkeypatch.setattr(source, "DATA", tmp_path)
-    return tmp_path
+    """Data folders with the names that are needed; the first model's."""
+    for attribute in ("DATA", "DRAFT"):
+        folder = tmp_path / attribute.lower()
+        folder.mkdir()
+        for name in ("config.json", "tokenizer.json", "model.safetensors"):
+            (folder / name).write_bytes(b"{}")
+        monkeypatch.setattr(source, attribute, folder)
+    return tmp_path / "data"
 
 
 def test_the_hook_describes_the_source() -> None:
     (spec,) = quire_models_tiny.quire_model_sources()
-    assert (spec.name, spec.api, spec.names) == ("tiny", KINDS["source"].api, frozenset({"tiny"}))
+    assert (spec.name, spec.api, spec.names) == (
+        "tiny",
+        KINDS["source"].api,
+        frozenset({"tiny", "tiny-draft"}),
+    )
     assert 0 < spec.priority < 100  # after directories, before the hub
     module, attribute = spec.target.split(":")
     assert getattr(importlib.import_module(module), attribute) is TinySource
@@ -41,13 +48,20 @@ def test_resolves_to_the_data_folder(data: Path) -> None:
     assert files.weights == (data / "model.safetensors",)
 
 
+def test_the_draft_model_has_a_folder_of_its_own(data: Path) -> None:
+    files = TinySource().resolve(ModelRequest(model="tiny-draft"))
+    assert files is not None
+    assert (files.model, files.directory) == ("tiny-draft", data.parent / "draft")
+    assert files.weights == (files.directory / "model.safetensors",)
+
+
 def test_the_tokenizer_alone(data: Path) -> None:
     files = TinySource().resolve(ModelRequest(model="tiny", tokenizer_only=True))
     assert files is not None
     assert files.weights == ()
 
 
-@pytest.mark.parametrize("name", ["Tiny", "tiny2", "org/tiny", ""])
+@pytest.mark.parametrize("name", ["Tiny", "tiny2", "tiny-draft2", "org/tiny", ""])
 def test_other_names_are_not_its_own(data: Path, name: str) -> None:
     assert TinySource().resolve(ModelRequest(model=name)) is None
 

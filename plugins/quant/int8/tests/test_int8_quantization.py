@@ -19,11 +19,10 @@ from quire.contracts import (
     TensorHeader,
 )
 from quire.errors import ConfigError
-from quire.layers import Build, finish, weight_bytes, weights_of
+from quire.layers import Build, finish, quantize_rows, weight_bytes, weights_of
 from quire.ops import Kernels
 from quire.testing.quantization import Encoded, QuantizationSuite
 from quire.weights.loader import initialise_dummy
-from quire_quant_int8.codes import quantize_rows
 from quire_quant_int8.linear import Int8Linear
 from quire_quant_int8.options import Int8Options
 from quire_quant_int8.quantization import Int8

@@ -45,9 +45,11 @@ class WideOps(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch leave
         return out
 
 
-def _sampler(params: list[SamplingParams], kernels: Kernels | None = None) -> StandardSampler:
+def _sampler(
+    params: list[SamplingParams], kernels: Kernels | None = None, *, coupled: bool = False
+) -> StandardSampler:
     init = SamplerInit(
-        need=SamplerNeed(device="cpu", dtype="float32", vocab_size=VOCAB),
+        need=SamplerNeed(device="cpu", dtype="float32", vocab_size=VOCAB, coupled=coupled),
         device="cpu",
         max_num_seqs=len(params),
         kernels=kernels or Kernels(KERNELS),
@@ -120,6 +122,24 @@ def test_a_replaced_distribution_is_drawn_from_anew() -> None:
     other = replace(distribution, logits=logits.roll(1, dims=1))
     assert sampler.draw(distribution, _rows(1)).tolist() == [5]
     assert sampler.draw(other, _rows(1)).tolist() == [6]
+
+
+def test_coupled_draws_depend_on_seed_and_position_alone() -> None:
+    """Not on the neighbours, greedy ones among them; and like logits mostly give the same."""
+    params = [SamplingParams(temperature=0.0), SamplingParams(temperature=0.8, top_k=50, min_p=0.001)] * 3
+    logits = 2 * torch.randn(6, VOCAB, generator=torch.Generator().manual_seed(1))
+    sampler, agreed = _sampler(params, coupled=True), 0
+    for position in range(200):
+        rows = SampleRows(slots=list(range(6)), positions=[position] * 6)
+        drawn = sampler.draw(sampler.process(logits, rows), rows)
+        assert torch.equal(drawn[::2], logits[::2].argmax(-1))
+        one = SampleRows(slots=[3], positions=[position])
+        assert torch.equal(sampler.draw(sampler.process(logits[3:4], one), one), drawn[3:4])
+        assert logits[3, drawn[3]] >= logits[3].topk(50).values[-1]
+        like = logits[3:4] + 0.05 * torch.randn(VOCAB, generator=torch.Generator().manual_seed(position))
+        agreed += int(sampler.draw(sampler.process(like, one), one) == drawn[3])
+    assert agreed > 180
+    assert isinstance(sampler.captured_draw(), str)
 
 
 @pytest.mark.parametrize("slot", [-1, 1])

@@ -17,6 +17,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 
+from quire import DraftStats
 from quire_server.metrics.metrics import ServerMetrics
 from quire_server.metrics.names import METRICS, VLLM
 from quire_server.service.engine import Engine
@@ -100,6 +101,7 @@ def engine_metrics(engine: Engine) -> Iterator[Metric]:
     yield _counter("quire_grammar_masks_total", stats.grammars.num_masks)
     yield _counter("quire_forced_tokens_total", scheduler.num_forced_tokens)
     yield _counter("quire_preemptions_total", scheduler.num_preemptions)
+    yield from _speculation(scheduler.drafts)
     yield _counter("quire_prompt_tokens_total", stats.prompt_tokens)
     yield _counter("quire_generation_tokens_total", stats.generation_tokens)
     buckets: list[tuple[str, float]] = []
@@ -111,6 +113,21 @@ def engine_metrics(engine: Engine) -> Iterator[Metric]:
     yield HistogramMetricFamily(
         "quire_step_seconds", METRICS["quire_step_seconds"][1], buckets, stats.step_seconds
     )
+
+
+def _speculation(drafts: DraftStats) -> Iterator[Metric]:
+    """What came of drafts; zeros where nobody speculates."""
+    yield _counter("quire_spec_decode_drafts_total", drafts.num_drafts)
+    yield _counter("quire_spec_decode_draft_tokens_total", drafts.num_draft_tokens)
+    yield _counter("quire_spec_decode_accepted_tokens_total", drafts.num_accepted_tokens)
+    yield _counter("quire_spec_decode_emitted_tokens_total", drafts.num_emitted_tokens)
+    name = "quire_spec_decode_accepted_tokens_per_pos_total"
+    positions = CounterMetricFamily(name, METRICS[name][1], labels=("position",))
+    for position, count in enumerate(drafts.accepted_per_position):
+        positions.add_metric((str(position),), count)
+    yield positions
+    ratio = drafts.num_accepted_tokens / drafts.num_draft_tokens if drafts.num_draft_tokens else 0.0
+    yield _gauge("quire_spec_decode_acceptance_ratio", ratio)
 
 
 def _gauge(name: str, value: float) -> Metric:

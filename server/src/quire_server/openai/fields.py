@@ -7,7 +7,7 @@ at the first fault: a list of a million wrong entries would make a million valid
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, WithJsonSchema
 
@@ -31,6 +31,7 @@ _SAMPLING = (
     *("n", "best_of", "temperature", "top_p", "top_k", "min_p", "frequency_penalty", "presence_penalty"),
     *("repetition_penalty", "seed", "stop", "stop_token_ids", "bad_words", "allowed_token_ids"),
     *("ignore_eos", "min_tokens", "skip_special_tokens", "include_stop_str_in_output"),
+    *("use_beam_search", "length_penalty", "early_stopping"),
 )
 """Fields that are sampling parameters by the same name."""
 
@@ -38,9 +39,6 @@ _FORMS = ("guided_json", "guided_regex", "guided_choice", "guided_grammar", "str
 """Fields that say what the answer must be, in vLLM's older names."""
 
 _NEUTRAL: Mapping[str, Any] = {
-    "use_beam_search": False,
-    "length_penalty": 1.0,
-    "early_stopping": False,
     "spaces_between_special_tokens": True,
     "store": False,
 }
@@ -112,7 +110,7 @@ class GenerationFields(RequestModel):
     vllm_xargs: Object = None
     use_beam_search: bool | None = None
     length_penalty: float | None = None
-    early_stopping: bool | None = None
+    early_stopping: bool | Literal["never"] | None = None
     add_special_tokens: bool | None = None
     return_token_ids: bool | None = None
     priority: int | None = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 from quire import SamplingParams
@@ -33,7 +32,7 @@ def sampling_params(defaults: SamplingParams, **given: Any) -> SamplingParams:
             raise bad_request(f"{name} is too large: at most {MOST} is allowed.", name)
     found.setdefault("max_tokens", None)
     try:
-        return dataclasses.replace(defaults, **found)
+        return defaults.over(**found)
     except InvalidRequestError as error:
         raise from_engine(error) from error
 

@@ -204,6 +204,11 @@ class Service:
             asked = getattr(params, name)
             if asked is not None and asked > settings.max_n:
                 raise bad_request(f"{name} is {asked}; at most {settings.max_n} is allowed here.", name)
+        if work.stream and params.use_beam_search:
+            raise bad_request(
+                "use_beam_search cannot be streamed: the best beams are known only at the end.",
+                "use_beam_search",
+            )
         if work.stream and params.best_of is not None and params.best_of > params.n:
             raise bad_request("best_of cannot be streamed: the best are known only at the end.", "best_of")
         if params.max_tokens is not None:

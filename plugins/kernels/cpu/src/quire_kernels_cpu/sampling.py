@@ -83,6 +83,17 @@ class NativeSamplingOps(LogprobOps, SamplingOps, MaskOps):
         )
         return ids
 
+    def draw_coupled(self, logits: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+        """As the reference, but where two tokens arrive at the same time up to rounding."""
+        if not _takes(logits):
+            return super().draw_coupled(logits, keys)
+        keys = keys.contiguous()
+        ids = torch.empty(logits.shape[0], dtype=torch.int64)
+        self._library.calls.quire_race(
+            *_rows(logits), keys.data_ptr(), ids.data_ptr(), torch.get_num_threads()
+        )
+        return ids
+
     def apply_temperature(self, logits: torch.Tensor, temperature: torch.Tensor) -> torch.Tensor:
         """As the reference, in one pass from the logits' dtype to fp32."""
         if not _takes(logits) or bool((temperature == 1).all()):

@@ -1,4 +1,4 @@
-"""The bundled model "tiny": a small language model for demos and tests without a network."""
+"""The bundled models `tiny` and `tiny-draft`: small language models for demos and tests without a network."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def quire_model_sources() -> Iterable[ModelSourceSpec]:
         name="tiny",
         api=1,
         target="quire_models_tiny.source:TinySource",
-        names=frozenset({"tiny"}),
+        names=frozenset({"tiny", "tiny-draft"}),
         priority=50,
-        summary="The bundled model `tiny`: Python source text, some millions of parameters",
+        summary="The bundled models `tiny` (Python source text, 4.2 M parameters) and `tiny-draft` (0.7 M)",
     )

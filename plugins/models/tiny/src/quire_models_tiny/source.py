@@ -1,4 +1,4 @@
-"""Answers to the name `tiny` with the files inside this package."""
+"""Answers to the names `tiny` and `tiny-draft` with the files inside this package."""
 
 from __future__ import annotations
 
@@ -7,34 +7,38 @@ from pathlib import Path
 from quire.contracts import ModelFiles, ModelRequest
 from quire.errors import CheckpointError, ModelNotFoundError
 
-__all__ = ["DATA", "TinySource"]
+__all__ = ["DATA", "DRAFT", "TinySource"]
 
 DATA = Path(__file__).parent / "data"
+DRAFT = Path(__file__).parent / "draft"
+"""Whole checkpoints, both, of one tokenizer.json: tools want all of a model in one folder."""
 _NEEDED = ("config.json", "tokenizer.json", "model.safetensors")
 
 
 class TinySource:
-    """The bundled model."""
+    """The bundled models."""
 
     name = "tiny"
 
     def resolve(self, request: ModelRequest) -> ModelFiles | None:
-        """See `ModelSource.resolve`. None for any other name than `tiny`."""
-        if request.model != "tiny":
+        """See `ModelSource.resolve`. None for any other name than `tiny` and `tiny-draft`."""
+        directory = {"tiny": DATA, "tiny-draft": DRAFT}.get(request.model)
+        if directory is None:
             return None
         if request.revision is not None:
             raise ModelNotFoundError(
-                f"revision {request.revision!r} was asked for, but the bundled model 'tiny' has none. "
-                "Leave `revision` out."
+                f"revision {request.revision!r} was asked for, but the bundled model {request.model!r} has "
+                "none. Leave `revision` out."
             )
         for name in _NEEDED:
-            if not (DATA / name).is_file():
+            if not (directory / name).is_file():
                 raise CheckpointError(
-                    f"The bundled model is incomplete: {name} is missing. Install quire-models-tiny again."
+                    f"The bundled model {request.model!r} is incomplete: {name} is missing. "
+                    "Install quire-models-tiny again."
                 )
         return ModelFiles(
-            model="tiny",
-            directory=DATA,
+            model=request.model,
+            directory=directory,
             source=self.name,
-            weights=() if request.tokenizer_only else (DATA / "model.safetensors",),
+            weights=() if request.tokenizer_only else (directory / "model.safetensors",),
         )

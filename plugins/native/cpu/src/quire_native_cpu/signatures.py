@@ -36,6 +36,7 @@ SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     # sampling.cpp
     "quire_peak": (None, [_P, _L, _I, _I, _I, _P, _P, _P, _I]),
     "quire_draw": (None, [_P, _L, _I, _I, _I, _P, _P, _I]),
+    "quire_race": (None, [_P, _L, _I, _I, _I, _P, _P, _I]),
     "quire_temperature": (None, [_P, _L, _I, _I, _I, _P, _P, _I]),
     "quire_min_p": (None, [_P, _L, _I, _I, _P, _P, _I]),
     "quire_top_k_top_p": (None, [_P, _L, _I, _I, _P, _P, _P, _I]),

@@ -14,6 +14,7 @@ def quire_quantizations() -> Iterable[QuantizationSpec]:
         name="awq",
         api=1,
         target="quire_quant_awq.quantization:AWQ",
+        options="quire.layers:HeadOptions",
         matches=frozenset({"awq"}),
         summary="Reads AWQ checkpoints (4 bit; gemm, gemv and gemv_fast layouts)",
     )

@@ -2,19 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from quire.contracts import (
-    LinearMethod,
-    LinearPart,
-    LinearSpec,
-    Quantization,
-    QuantizationInit,
-    QuantizationNeed,
-    Span,
-)
+from quire.contracts import LinearPart, QuantizationInit, QuantizationNeed, Span
 from quire.errors import CheckpointError, UnsupportedModelError
-from quire.layers import StoredModule, quantized_linears
+from quire.layers import StoredFormat, StoredModule
 from quire_quant_awq.decode import WORD
 from quire_quant_awq.layouts import GROUP_SIZES, LAYOUTS, Layout
 from quire_quant_awq.settings import Settings
@@ -22,7 +12,7 @@ from quire_quant_awq.settings import Settings
 _HEAD = "lm_head"
 
 
-class AWQ(Quantization):
+class AWQ(StoredFormat):
     """Reads what AutoAWQ, llm-awq and GPTQModel wrote.
 
     A module's own tensors say whether and how it is quantized.
@@ -43,11 +33,7 @@ class AWQ(Quantization):
         super().__init__(init)
         self._settings = Settings.read(init.need.config)
 
-    def linear(self, spec: LinearSpec) -> Sequence[LinearMethod]:
-        modules = [self._module(part, spec.inp) for part in spec.parts]
-        return quantized_linears(spec, modules, self.init)
-
-    def _module(self, part: LinearPart, inp: Span) -> StoredModule | None:
+    def module(self, part: LinearPart, inp: Span) -> StoredModule | None:
         """How the module is stored; None if it was left as it is."""
         headers, settings = self.init.headers, self._settings
         if f"{part.name}.qweight" not in headers and (

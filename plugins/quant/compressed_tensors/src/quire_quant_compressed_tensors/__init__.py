@@ -14,6 +14,7 @@ def quire_quantizations() -> Iterable[QuantizationSpec]:
         name="compressed-tensors",
         api=1,
         target="quire_quant_compressed_tensors.quantization:CompressedTensors",
+        options="quire.layers:HeadOptions",
         matches=frozenset({"compressed-tensors"}),
         summary="Reads llm-compressor's checkpoints: W4A16, W8A16, int8 and FP8",
     )

@@ -2,19 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from quire.contracts import (
-    LinearMethod,
-    LinearPart,
-    LinearSpec,
-    Quantization,
-    QuantizationInit,
-    QuantizationNeed,
-    Span,
-)
+from quire.contracts import LinearPart, QuantizationInit, QuantizationNeed, Span
 from quire.errors import CheckpointError, UnsupportedModelError
-from quire.layers import StoredModule, quantized_linears
+from quire.layers import StoredFormat, StoredModule
 from quire_quant_compressed_tensors.modules import MODULES
 from quire_quant_compressed_tensors.schemes import Schemes
 
@@ -25,7 +15,7 @@ _SUFFIXES = ("weight_packed", "weight_scale")
 """Tensors that only a quantized module has."""
 
 
-class CompressedTensors(Quantization):
+class CompressedTensors(StoredFormat):
     """Reads what llm-compressor wrote.
 
     A module's own tensors say whether it is quantized, the settings how.
@@ -46,11 +36,7 @@ class CompressedTensors(Quantization):
         super().__init__(init)
         self._schemes = Schemes(init.need.config)
 
-    def linear(self, spec: LinearSpec) -> Sequence[LinearMethod]:
-        modules = [self._module(part, spec.inp) for part in spec.parts]
-        return quantized_linears(spec, modules, self.init)
-
-    def _module(self, part: LinearPart, inp: Span) -> StoredModule | None:
+    def module(self, part: LinearPart, inp: Span) -> StoredModule | None:
         """How the module is stored; None if it was left as it is."""
         tensor = self._quantized_tensor(part.name)
         if tensor is None and f"{part.name}.weight" in self.init.headers:

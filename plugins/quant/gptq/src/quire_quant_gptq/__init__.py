@@ -14,6 +14,7 @@ def quire_quantizations() -> Iterable[QuantizationSpec]:
         name="gptq",
         api=1,
         target="quire_quant_gptq.quantization:Gptq",
+        options="quire.layers:HeadOptions",
         matches=frozenset({"gptq"}),
         summary="GPTQ checkpoints: 2, 3, 4, 8 bits, act-order, formats v1 and v2",
     )

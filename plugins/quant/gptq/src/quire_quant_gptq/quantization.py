@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from quire.contracts import (
-    LinearMethod,
-    LinearPart,
-    LinearSpec,
-    Quantization,
-    QuantizationInit,
-    QuantizationNeed,
-    Span,
-)
+from quire.contracts import LinearPart, QuantizationInit, QuantizationNeed, Span
 from quire.errors import CheckpointError
-from quire.layers import quantized_linears
+from quire.layers import StoredFormat
 from quire_quant_gptq.module import GptqModule
 from quire_quant_gptq.settings import GptqSettings
 
 
-class Gptq(Quantization):
+class Gptq(StoredFormat):
     """Decides module by module: one that has a `qweight` is quantized, one that has a `weight` is plain."""
 
     @classmethod
@@ -40,11 +30,7 @@ class Gptq(Quantization):
         super().__init__(init)
         self._settings = GptqSettings.read(init.need.config)
 
-    def linear(self, spec: LinearSpec) -> Sequence[LinearMethod]:
-        modules = [self._module(part, spec.inp) for part in spec.parts]
-        return quantized_linears(spec, modules, self.init)
-
-    def _module(self, part: LinearPart, inp: Span) -> GptqModule | None:
+    def module(self, part: LinearPart, inp: Span) -> GptqModule | None:
         headers, settings = self.init.headers, self._settings
         own = settings.module(self.init.stored_name(part.name, ("qweight", "weight")))
         if not headers:  # weights are made up: the settings alone tell

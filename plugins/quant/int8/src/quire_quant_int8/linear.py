@@ -8,8 +8,8 @@ from functools import partial
 import torch
 
 from quire.contracts import LinearMethod, LinearSpec, QuantizationInit, QuantizedWeight, Span, Weight
+from quire.layers import quantize_rows
 from quire.ops import PackedQuantized
-from quire_quant_int8.codes import quantize_rows
 
 
 class Int8Linear(LinearMethod):

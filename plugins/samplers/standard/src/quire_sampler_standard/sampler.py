@@ -6,7 +6,7 @@ slot keeps is `slots`'.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from quire.contracts import CapturedDraw, Distribution, Sampler, SamplerInit, SampleRows
-from quire.ops.philox import DRAW, uniforms
+from quire.ops.philox import DRAW, uniforms, words
 from quire.ops.upload import upload
 from quire.sampling import SamplingParams
 from quire_sampler_standard.captured import DrawBySlot
@@ -75,7 +75,8 @@ class StandardSampler(Sampler):
     everything is excluded; the other rows do not notice.
 
     A token is drawn by inverting the cumulative distribution at one Philox uniform of (seed,
-    position), so a request's tokens depend on neither batch, slot nor step. The distribution that
+    position), so a request's tokens depend on neither batch, slot nor step. Where draws are to be coupled it
+    is the winner of a race instead, whose lots come of the same Philox numbers. The distribution that
     `process` returns must not be written to before it is drawn from: masks belong on the logits that go in.
     """
 
@@ -85,6 +86,8 @@ class StandardSampler(Sampler):
 
     def captured_draw(self) -> CapturedDraw | str:
         kernels = self.init.kernels
+        if self.init.need.coupled:
+            return "coupled draws are not captured"
         if not kernels.captures_sampling:
             return f"{type(kernels).__name__} cannot draw inside a graph"
         return DrawBySlot(kernels, self._slots, self.init.device)
@@ -147,15 +150,19 @@ class StandardSampler(Sampler):
         if greedy.all():
             return kernels.argmax(logits)
         seeds = self._slots.seed[np.asarray(rows.slots, dtype=np.int64)]
-        numbers = torch.from_numpy(uniforms(seeds, rows.positions, DRAW))
+        coupled = self.init.need.coupled
+        numbers = torch.from_numpy((words if coupled else uniforms)(seeds, rows.positions, DRAW))
+        draw: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = kernels.draw_from
+        if coupled:
+            draw = kernels.draw_coupled
         if not greedy.any():
-            return kernels.draw_from(logits, numbers)
+            return draw(logits, numbers)
         # Indices rather than masks: how many rows a mask has is known to the device alone.
         chosen = [torch.from_numpy(np.flatnonzero(of)) for of in (greedy, ~greedy)]
         certain, chance = upload(logits.device, *chosen)
         ids = torch.empty(len(greedy), dtype=torch.int64, device=logits.device)
         ids[certain] = kernels.argmax(logits[certain])
-        ids[chance] = kernels.draw_from(logits[chance], numbers[chosen[1]])
+        ids[chance] = draw(logits[chance], numbers[chosen[1]])
         return ids
 
     def _step(self, rows: SampleRows, draft_ids: torch.Tensor | None) -> _Step:

@@ -7,6 +7,7 @@
 #include "api.h"
 #include "attention.h"
 #include "logits_cut.h"
+#include "logits_race.h"
 #include "logits_row.h"
 #include "team.h"
 
@@ -121,6 +122,16 @@ QUIRE_API void quire_draw(
             std::vector<double> ends((n + MASS_BLOCK - 1) / MASS_BLOCK);
             for (int row = team.next(); row < rows; row = team.next())
                 ids[row] = draw(first + row * stride, n, uniforms[row], ends.data());
+        });
+    });
+}
+
+// ids [rows]: drawn from softmax(row) by the lots of the row's key, two numbers below 2^32 of `keys` [rows, 2].
+QUIRE_API void quire_race(
+    const void* logits, int64_t stride, int rows, int n, int dtype, const int64_t* keys, int64_t* ids, int threads) {
+    typed(logits, dtype, [&](auto* first) {
+        each_row(rows, n, threads, [&](int row) {
+            ids[row] = race(first + row * stride, n, uint32_t(keys[2 * row]), uint32_t(keys[2 * row + 1]));
         });
     });
 }

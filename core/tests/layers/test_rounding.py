@@ -8,8 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quire.errors import CheckpointError
-from quire_quant_int8 import codes
-from quire_quant_int8.codes import quantize_rows
+from quire.layers import quantize_rows, rounding
 
 
 def quantize(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -42,6 +41,26 @@ def test_an_element_is_off_by_half_a_scale_at_most(
     )
 
 
+@settings(deadline=None, max_examples=60)
+@given(
+    groups=st.integers(1, 4),
+    exponent=st.floats(-6, 6),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16]),
+    seed=st.integers(0, 99),
+)
+def test_groups_have_scales_of_their_own(groups: int, exponent: float, dtype: torch.dtype, seed: int) -> None:
+    """Also narrow ones: no code is cut off by more than it is rounded."""
+    rows = torch.randn(7, groups * 8, generator=torch.Generator().manual_seed(seed)) * 10**exponent
+    made = torch.empty(rows.shape, dtype=torch.int8)
+    scales = torch.empty(7, groups, dtype=dtype)
+    quantize_rows(rows, made, scales, "some.weight")
+    each = scales.double().repeat_interleave(8, 1)
+    error = (made.double() * each - rows.double()).abs()
+    assert (error <= each * (0.5 + 1e-5)).all()
+    largest = rows.view(7, groups, 8).abs().amax(2) / 127
+    assert torch.equal(scales, largest.to(dtype))
+
+
 def test_a_row_of_multiples_comes_back_exactly() -> None:
     rows = torch.tensor([[-127.0, 3.0, 126.0, 0.0], [0.5, 63.5, -1.0, 0.25]])
     made, scales = quantize(rows)
@@ -65,7 +84,7 @@ def test_zeros_are_zeros() -> None:
 def test_slices_of_any_size_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = torch.randn(23, 31)
     whole = quantize(rows)
-    monkeypatch.setattr(codes, "_SLICE_ELEMENTS", 100)
+    monkeypatch.setattr(rounding, "_SLICE_ELEMENTS", 100)
     assert all(torch.equal(a, b) for a, b in zip(quantize(rows), whole, strict=True))
 
 

@@ -1,0 +1,183 @@
+"""A draft model in a worker: its weights, its K and V, and how far it has come with each slot.
+
+Its layers keep K and V by the block tables of the requests, in tensors of their own: wherever the served
+model's KV is, theirs has a place as well, so that prefixes, forks, preemption and eviction need no books
+of their own. Places are filled when they are asked for. Each block remembers what it holds, since it may be
+found again through the prefix index by somebody who never computed it.
+Knows slots and blocks. Must never know what is proposed, nor what becomes of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from quire.contracts import AttentionBackend, DraftModel, Model, Sampler, SampleRows
+from quire.layers import Step
+from quire.ops.upload import upload
+from quire.runtime.draft_batches import Chunk, Numbers, Round, chunks, spare_blocks
+from quire.runtime.kv_cache import KVCache
+from quire.runtime.slots import SlotTable
+
+if TYPE_CHECKING:
+    from quire.runtime.config import DraftConfig
+
+_STALE, _CLEAN, _WHOLE = 0, 1, 2
+"""A block's content: an earlier owner's; zeros, or some tokens of this one; all of its tokens."""
+
+_UNKNOWN = -1
+"""Computed count of a slot that has not been asked about: whole blocks may be there already."""
+
+
+class PagedDraftModel(DraftModel):
+    """See the contract."""
+
+    def __init__(
+        self,
+        config: DraftConfig,
+        model: Model,
+        backends: Sequence[AttentionBackend],
+        group_of_layer: Sequence[int],
+        sampler: Sampler,
+        device: str,
+        *,
+        weight_bytes: int,
+        max_num_seqs: int,
+        max_num_batched_tokens: int,
+    ) -> None:
+        """Take over a loaded model. `allocate` gives it its memory.
+
+        Args:
+            config: what was planned for it.
+            model, backends, group_of_layer: as loaded.
+            sampler: the engine's, which knows the requests' parameters.
+            device: torch device string.
+            weight_bytes: memory that its weights hold.
+            max_num_seqs, max_num_batched_tokens: bounds of a step.
+        """
+        self.max_len = config.max_model_len
+        self.weight_bytes = weight_bytes
+        self.group = config.group
+        self._most = config.num_speculative_tokens
+        self._vocab_size = config.vocab_size
+        self._own_vocab = int(config.model_config["vocab_size"])
+        self._model, self._backends, self._group_of_layer = model, list(backends), list(group_of_layer)
+        self._sampler = sampler
+        self._device = torch.device(device)
+        self._max_num_seqs, self._max_rows = max_num_seqs, max_num_batched_tokens
+
+    @property
+    def bytes_per_block(self) -> int:
+        """Bytes that one more block costs, over all its layers."""
+        return KVCache.bytes_per_block(self._backends, self._group_of_layer)
+
+    def spare_bytes(self, block_size: int) -> int:
+        """Bytes of the blocks that it has besides those of the requests."""
+        return self._num_spare(block_size) * self.bytes_per_block
+
+    def allocate(self, num_blocks: int, table: SlotTable) -> None:
+        """Take KV memory beside `num_blocks` blocks of the requests, the null block included; start anew."""
+        count = num_blocks + self._num_spare(table.block_size)
+        self._kv = KVCache(self._backends, self._group_of_layer, count, str(self._device))
+        self._table = table
+        self._spare = num_blocks
+        self._content = bytearray(num_blocks)
+        self._computed = np.full(len(table.computed), _UNKNOWN, dtype=np.int64)
+
+    def seat(self, slot: int) -> None:
+        """A slot has been given to another request."""
+        self._computed[slot] = _UNKNOWN
+
+    def given(self, blocks: Iterable[int]) -> None:
+        """These blocks have been given to somebody."""
+        for block in blocks:
+            self._content[block] = _STALE
+
+    def begin(self, slots: Sequence[int]) -> torch.Tensor:
+        asked = self._round = Round(self._table, self.group, slots, self._most, self._spare)
+        known: list[int] = asked.known.tolist()
+        first = [self._first(place, known[place]) for place in range(len(slots))]
+        for place, start in enumerate(first):
+            self._clear(place, start)
+        ends = []
+        for chunk in chunks(first, known, self._max_rows):
+            hidden = self._forward(chunk)
+            rows = upload(self._device, torch.from_numpy(chunk.last_rows))[0]
+            ends.append(hidden[rows])
+        for place, start in enumerate(first):
+            self._mark(place, start)
+        self._next: Numbers = asked.known.copy()
+        return self._logits(torch.cat(ends))
+
+    def extend(self, ids: torch.Tensor) -> torch.Tensor:
+        count = len(ids)
+        one = np.ones(count, dtype=np.int64)
+        hidden = self._forward(Chunk(np.arange(count), self._next[:count], one, []), ids)
+        self._next = self._next[:count] + 1
+        return self._logits(hidden)
+
+    def sample(self, logits: torch.Tensor) -> torch.Tensor:
+        count = len(logits)
+        rows = SampleRows(slots=self._round.slots[:count].tolist(), positions=self._next[:count].tolist())
+        return self._sampler.draw(self._sampler.process(logits, rows), rows)
+
+    # --- what is there
+
+    def _first(self, place: int, known: int) -> int:
+        """The first token to compute of the round's request at a place: at the latest its last one."""
+        slot = self._round.slots[place]
+        computed = int(self._computed[slot])
+        if computed == _UNKNOWN:
+            size, held = self._table.block_size, int(self._round.held[place])
+            blocks: list[int] = self._table.tables[self.group][slot, : min(held, known // size)].tolist()
+            whole = 0
+            while whole < len(blocks) and self._content[blocks[whole]] == _WHOLE:
+                whole += 1
+            computed = whole * size
+        return min(computed, known - 1)
+
+    def _clear(self, place: int, start: int) -> None:
+        """See to it that nothing of an earlier owner is where a request computes or looks."""
+        stale = [b for b in self._own(place, start, self._most) if self._content[b] == _STALE]
+        for group in range(len(self._backends)):
+            self._kv.clear(group, stale)
+        for block in stale:
+            self._content[block] = _CLEAN
+
+    def _mark(self, place: int, start: int) -> None:
+        """A request's tokens are computed; those that lie in blocks of its own stay so."""
+        size, known = self._table.block_size, int(self._round.known[place])
+        self._computed[self._round.slots[place]] = min(known, int(self._round.held[place]) * size)
+        for block in self._own(place, start, -(known % size)):
+            self._content[block] = _WHOLE
+
+    def _own(self, place: int, start: int, more: int) -> list[int]:
+        """A request's own blocks from its token `start` up to `more` tokens past its last."""
+        size, known = self._table.block_size, int(self._round.known[place])
+        end = min(int(self._round.held[place]), -(-(known + more) // size))
+        blocks: list[int] = self._round.blocks[place, start // size : end].tolist()
+        return blocks
+
+    # --- running
+
+    def _forward(self, chunk: Chunk, ids: torch.Tensor | None = None) -> torch.Tensor:
+        """Hidden states `[T, H]` of a chunk's rows; of `ids` instead of what the slots know, if given."""
+        token_ids, batch = self._round.batch(chunk, self._device)
+        metadata = tuple(backend.plan(batch) for backend in self._backends)
+        token_ids = token_ids if ids is None else ids
+        if self._own_vocab < self._vocab_size:  # of the ids that only pad the other's vocabulary
+            token_ids = token_ids.clamp(max=self._own_vocab - 1)
+        x = self._model.embed(token_ids)
+        return self._model.forward(x, batch.positions, Step(metadata=metadata, kv=self._kv.layers))
+
+    def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """`[N, V]`, of the served model's width: models of one tokenizer pad it differently."""
+        logits = self._model.logits(hidden)[:, : self._vocab_size]
+        missing = self._vocab_size - logits.shape[1]
+        return torch.nn.functional.pad(logits, (0, missing), value=-torch.inf) if missing else logits
+
+    def _num_spare(self, block_size: int) -> int:
+        return self._max_num_seqs * spare_blocks(self._most, block_size)
