@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 import time
 from collections.abc import Iterator
 from typing import Any
 
+import psutil
 import pytest
 
 from quire.contracts import GrammarNeed, GrammarSource
@@ -92,12 +94,23 @@ def test_bombs_are_stopped(compiler: GrammarCompiler, name: str) -> None:
     assert compiler.compile(GrammarSource(form="choice", text='["on it goes"]')).data
 
 
-def test_a_flood_leaves_bounded_caches(compiler: GrammarCompiler) -> None:
-    for number in range(200):
-        compiler.compile(GrammarSource(form="json_schema", text=f'{{"const":"{number}"}}'))
+def test_a_flood_leaves_bounded_caches_and_memory(compiler: GrammarCompiler) -> None:
+    own = psutil.Process()
+    taken: list[int] = []
+    for number in range(1500):
+        compiler.compile(
+            GrammarSource(
+                form="json_schema",
+                text=f'{{"type":"object","properties":{{"{number}":{{"const":"{number}"}}}}}}',
+            )
+        )
+        if number in (500, 1499):  # the caches were full long before
+            gc.collect()
+            taken.append(sum(one.memory_info().rss for one in (own, *own.children(recursive=True))))
     entries, size = compiler.cached()
     assert 0 < entries <= LIMITS.cache_entries
     assert size <= LIMITS.cache_bytes
+    assert taken[1] - taken[0] < 8 << 20  # kept, a thousand artefacts and what they stand for take more
 
 
 def test_equal_sources_are_compiled_once(compiler: GrammarCompiler) -> None:

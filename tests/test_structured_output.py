@@ -66,6 +66,16 @@ def test_choices_and_expressions_are_exact(llm: LLM) -> None:
     assert all(re.fullmatch(str(form.regex), one.text) for one in output.outputs)
 
 
+def test_matchers_of_a_few_schemas_are_kept(llm: LLM) -> None:
+    params = [
+        SamplingParams(max_tokens=1, structured_outputs=StructuredOutputsParams(choice=[f"word {number}"]))
+        for number in range(300)
+    ]
+    run(llm, *params)
+    grammars = llm._engine.client.core.grammars  # type: ignore[attr-defined]
+    assert 0 < len(grammars._kept.templates) <= 256
+
+
 def test_streamed_is_whole(llm: LLM) -> None:
     params = SamplingParams(seed=5, max_tokens=200, structured_outputs=StructuredOutputsParams(json=OBJECT))
     (whole,) = run(llm, params)

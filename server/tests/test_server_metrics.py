@@ -15,7 +15,15 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
 
-from quire import CompletionOutput, DraftStats, EngineStats, RequestOutput, SamplingParams, SchedulerStats
+from quire import (
+    CompletionOutput,
+    DraftStats,
+    EngineStats,
+    RequestOutput,
+    SamplingParams,
+    SchedulerStats,
+    StructuredOutputsParams,
+)
 from quire.errors import OverloadedError
 from quire.outputs import FinishReason, RequestMetrics
 from quire_server.app import build_app
@@ -25,7 +33,7 @@ from quire_server.metrics.exposition import Exposition
 from quire_server.metrics.names import VLLM
 from quire_server.metrics.shared import shared_metrics
 from quire_server.ops.front_end import front_end as ops
-from quire_server.service import Service
+from quire_server.service import Service, Work
 from quire_server.testing import FakeEngine, echo
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
@@ -280,6 +288,19 @@ def test_refusals_are_counted_by_reason() -> None:
         _, samples = parse(client.get("/metrics", headers=key).text)
     for reason in ("unauthorized", "queue_full", "request_too_large"):
         assert value(samples, "quire_requests_rejected_total", reason=reason) == 1
+
+
+def test_time_spent_compiling_is_counted_once() -> None:
+    async def body() -> Samples:
+        engine, metrics = FakeEngine(), ServerMetrics()
+        service = Service(engine, ServeConfig(), metrics)
+        form = StructuredOutputsParams(regex="a+")
+        for engine.compile_seconds in (1.5, 2.0):
+            asked = SamplingParams(max_tokens=1, structured_outputs=form)
+            await (await service.start(Work(prompts=["x"], params=asked))).aclose()
+        return scrape(metrics, engine)[1]
+
+    assert value(asyncio.run(body()), "quire_grammar_compile_seconds_total") == 2.0
 
 
 def test_what_clients_make_up_adds_no_series() -> None:

@@ -99,6 +99,11 @@ class AsyncLLM:
         return self._client.stats
 
     @property
+    def compile_seconds(self) -> float:
+        """Time that this front end's compiler has spent on grammars, refused ones too."""
+        return self._inputs.compile_stats.seconds
+
+    @property
     def health(self) -> Health:
         """Whether the engine can take work."""
         return self._client.health

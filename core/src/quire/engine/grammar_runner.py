@@ -29,8 +29,9 @@ logger = logging.getLogger(__name__)
 _MOST_FORCED = 64
 """Tokens that one step may append: what follows them has to be computed in one go."""
 
-_KEPT_BYTES = 1 << 26
-"""Artefacts whose matchers are kept for requests to come."""
+_KEPT, _KEPT_BYTES = 256, 1 << 26
+"""Artefacts whose matchers are kept for requests to come. Their number says more than their bytes where an
+artefact is a text and all that follows from it lies in its matcher."""
 
 Key = tuple[str, int]
 
@@ -305,7 +306,7 @@ class GrammarRunner:
         template = self._thread.submit(lambda: self._loaded(grammar.backend).matcher(grammar.data))
         kept.templates[grammar] = template
         kept.nbytes += len(grammar.data)
-        while kept.nbytes > _KEPT_BYTES and len(kept.templates) > 1:
+        while len(kept.templates) > _KEPT or (kept.nbytes > _KEPT_BYTES and len(kept.templates) > 1):
             kept.nbytes -= len(kept.templates.popitem(last=False)[0].data)
         return template
 
@@ -326,11 +327,13 @@ def pack_ids(ids: Iterable[int], width: int) -> NDArray[np.int32]:
 def only_ids(rows: NDArray[np.int32]) -> list[tuple[int, int]]:
     """The rows `[R, W]` with exactly one bit, each with the number of that bit."""
     words = rows.view(np.uint32)
-    single = np.flatnonzero((words != 0).sum(axis=1) == 1)
+    used = words != 0
+    # From both ends, for a search stops where it finds something: most rows have bits near either.
+    first, last = used.argmax(axis=1), used.shape[1] - 1 - used[:, ::-1].argmax(axis=1)
     found = []
-    for row in single.tolist():
-        word = int(np.argmax(words[row] != 0))
+    for row in np.flatnonzero(first == last).tolist():
+        word = int(first[row])
         value = int(words[row, word])
-        if value & (value - 1) == 0:
+        if value and value & (value - 1) == 0:
             found.append((row, 32 * word + value.bit_length() - 1))
     return found

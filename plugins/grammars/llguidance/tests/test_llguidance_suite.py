@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+from typing import Any
+
+import numpy as np
 import pytest
 
-from quire.contracts import Grammar
+from quire.contracts import Grammar, GrammarInit, GrammarNeed, GrammarSource
 from quire.testing.grammar import GrammarSuite
+from quire.testing.grammar_bench import END, WIDTH, small_tokenizer
+from quire.text.vocabulary import make_vocabulary
 from quire_grammar_llguidance.backend import LLGuidance
 
 
@@ -13,3 +20,52 @@ class TestLLGuidance(GrammarSuite):
     @pytest.fixture
     def grammar_class(self) -> type[Grammar]:
         return LLGuidance
+
+
+def test_an_end_token_that_looks_like_text_is_the_end() -> None:
+    vocabulary = make_vocabulary(small_tokenizer(), WIDTH, [END])
+    plain = next(number for number, token in enumerate(vocabulary.tokens) if token == b"b")
+    vocabulary = dataclasses.replace(vocabulary, end_ids=(plain,))
+    need = GrammarNeed(device="cpu", dtype="float32", vocab_size=WIDTH)
+    grammar = LLGuidance(GrammarInit(need=need, vocabulary=vocabulary))
+    matcher = grammar.matcher(grammar.compile(GrammarSource(form="regex", text="[ab]{2}")))
+    bits = np.zeros((1, vocabulary.mask_width), dtype=np.int32)
+    legal = []
+    for _ in range(3):
+        grammar.fill([matcher], [0], bits)
+        legal.append(bool(bits[0, plain // 32] >> (plain % 32) & 1))
+        matcher.accept(next(number for number, token in enumerate(vocabulary.tokens) if token == b"a"))
+    assert legal == [False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("schema", "legal", "illegal"),
+    [
+        (
+            {"minimum": 0, "maximum": 1000},
+            ["7", "0.5", "0.123456"],
+            ["0.1234567", "1e3"],
+        ),
+        ({"exclusiveMinimum": -2.5}, ["-2.4", "3.25"], ["-2.5", "0.1234567"]),
+        ({"minimum": 1e-7, "maximum": 2e-7}, ["0.00000015"], ["1"]),
+        ({}, ["1", "1.2e-30", "0.1234567890123"], ["."]),
+        ({"maximum": 5_000_000_000}, ["5000000000", "-7.5"], ["5000000001"]),
+        ({"minimum": 1, "multipleOf": 0.5}, ["1.5"], ["1.25"]),
+    ],
+)
+def test_decimals_of_a_range_come_to_an_end(
+    schema: dict[str, Any], legal: list[str], illegal: list[str]
+) -> None:
+    vocabulary = make_vocabulary(small_tokenizer(), WIDTH, [END])
+    need = GrammarNeed(device="cpu", dtype="float32", vocab_size=WIDTH)
+    grammar = LLGuidance(GrammarInit(need=need, vocabulary=vocabulary))
+    text = json.dumps({"type": "number", **schema})
+    artefact = grammar.compile(GrammarSource(form="json_schema", text=text))
+    ids = {token: number for number, token in enumerate(vocabulary.tokens) if len(token) == 1}
+
+    def fits(number: str) -> bool:
+        matcher = grammar.matcher(artefact)
+        return all(matcher.accept(ids[bytes([byte])]) for byte in number.encode()) and matcher.accept(END)
+
+    assert [number for number in legal if not fits(number)] == []
+    assert [number for number in illegal if fits(number)] == []

@@ -273,3 +273,27 @@ class TestStandardSamplerOnCpuKernels(SamplerSuite):
     @pytest.fixture
     def kernels(self, isa: str) -> Kernels:
         return EVERY_SET[isa]
+
+
+@each_set
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("vocab", [5, 31, 64, 1000, 5003])
+@pytest.mark.parametrize("rows", [list(range(40)), [0, 7, 39]])
+def test_masks_and_their_peaks_are_the_references(
+    isa: str, dtype: torch.dtype, vocab: int, rows: list[int]
+) -> None:
+    wide = torch.cat((_random(40, vocab), _random(40, 3)), 1).to(dtype)
+    wide[1, 0] = 1e-40  # a denormal stays what it is
+    wide[2, 1], wide[39, 2] = torch.nan, -torch.inf
+    logits = wide[:, :vocab]
+    before = logits.clone()
+    shape = (len(rows), (vocab + 31) // 32)
+    bits = torch.randint(-(2**31), 2**31 - 1, shape, generator=torch.Generator().manual_seed(1)).int()
+    bits[0], bits[-1] = 0, -1
+    kernels = EVERY_SET[isa]
+    expected = REFERENCE.apply_token_bitmask(logits, bits, rows)
+    masked = kernels.apply_token_bitmask(logits, bits, rows)
+    assert torch.equal(masked.nan_to_num(nan=9e9), expected.nan_to_num(nan=9e9))
+    for kept, plain in zip(kernels.peak(masked), REFERENCE.peak(expected), strict=True):
+        assert torch.equal(kept.nan_to_num(), plain.float().nan_to_num() if plain.dtype == dtype else plain)
+    assert torch.equal(logits.nan_to_num(), before.nan_to_num())

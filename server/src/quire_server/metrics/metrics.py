@@ -49,6 +49,8 @@ class ServerMetrics:
         self._http_series: dict[tuple[str, str, int], Counter] = {}
         self._finished = self._counter("quire_requests_finished_total", ("reason",))
         self._rejected = self._counter("quire_requests_rejected_total", ("reason",))
+        self._compile_seconds = self._counter("quire_grammar_compile_seconds_total", ())
+        self._compiled_until = 0.0
         self._ttft = self._histogram("quire_time_to_first_token_seconds", _LATENCY)
         itl = "quire_inter_token_latency_seconds"
         self._itl = Tally(itl, METRICS[itl][1], _LATENCY, self.registry)
@@ -79,6 +81,11 @@ class ServerMetrics:
     def rejected(self, reason: str) -> None:
         """A request was turned away before the engine saw it."""
         self._rejected.labels(reason if reason in _REASONS else OTHER).inc()
+
+    def compiled(self, seconds: float) -> None:
+        """Grammars have taken this process so long to compile, all that it has compiled."""
+        self._compile_seconds.inc(max(seconds - self._compiled_until, 0.0))
+        self._compiled_until = seconds
 
     def http_request(self, method: str, route: str, status: int) -> None:
         """An HTTP request has been answered.

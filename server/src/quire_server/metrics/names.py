@@ -28,6 +28,7 @@ METRICS: dict[str, tuple[str, str]] = {
     "quire_cache_config_info": ("gauge", "Size of the KV cache, in labels"),
     "quire_prefix_cache_queries_total": ("counter", "Prompt tokens looked up in the prefix cache"),
     "quire_prefix_cache_hits_total": ("counter", "Prompt tokens found in the prefix cache"),
+    "quire_grammar_compile_seconds_total": ("counter", "Time spent compiling grammars, refused ones too"),
     "quire_grammar_mask_seconds_total": ("counter", "Time spent making masks of what grammars allow"),
     "quire_grammar_masks_total": ("counter", "Rows of such masks"),
     "quire_forced_tokens_total": ("counter", "Tokens that a grammar left no choice about, not sampled"),

@@ -143,6 +143,9 @@ class Service:
             if isinstance(error, EngineError):
                 raise unavailable(str(error), "engine_unavailable") from error
             raise
+        finally:
+            if params.structured_outputs is not None:
+                self.metrics.compiled(self.engine.compile_seconds)
         self.active += 1
         return Generation(
             streams, deltas=work.stream, timeout=self.settings.request_timeout, ended=self._generation_ended

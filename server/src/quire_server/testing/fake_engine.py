@@ -55,7 +55,7 @@ class FakeEngine:
     """See the module.
 
     Attributes:
-        health, stats: set them as the test needs.
+        health, stats, compile_seconds: set them as the test needs.
         delay: seconds before each token.
         refuse: raised by the next `submit`s while not None.
         fail_after: tokens after which every request fails; None for never.
@@ -77,6 +77,7 @@ class FakeEngine:
                 num_running=0, num_waiting=0, num_preemptions=0, kv=(), prefix_queries=0, prefix_hits=0
             )
         )
+        self.compile_seconds = 0.0
         self.info = make_info()
         self.delay = delay
         self.refuse: Exception | None = None

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
+
 from quire.contracts import Grammar, GrammarSource, Matcher
 from quire.errors import InvalidRequestError
 from quire_grammar_llguidance.schema import WHITESPACE, prepared
@@ -58,6 +60,15 @@ class LLGuidance(Grammar):
             own.unsafe_compute_mask_ptr(bitmask[row].ctypes.data, size)
             if own.is_error():  # a limit was reached: the output cannot go on
                 bitmask[row] = 0
+            # An end token that the tokenizer does not call special is text to llguidance; here it is the end.
+            elif any(bitmask[row, word] >> bit & 1 for word, bit in self._ends) and not own.is_accepting():
+                for word, bit in self._ends:
+                    bitmask[row, word] &= ~np.int32(1 << bit) if bit < 31 else np.int32(0x7FFFFFFF)
+
+    @cached_property
+    def _ends(self) -> list[tuple[int, int]]:
+        """Word and bit of every end token."""
+        return [divmod(one, 32) for one in self.init.vocabulary.end_ids]
 
     @cached_property
     def _tokenizer(self) -> Any:

@@ -65,20 +65,24 @@ class XGrammar(Grammar):
             raise InvalidRequestError(
                 f"xgrammar cannot read this artefact: {_reason(error)}", field="structured_outputs"
             ) from error
-        return _Matcher(xgrammar.GrammarMatcher(compiled), self._second_bytes)
+        return _Matcher(xgrammar.GrammarMatcher(compiled), self._second_bytes, self._ends)
 
     def fill(self, matchers: Sequence[Matcher], rows: Sequence[int], bitmask: Bitmask) -> None:
         """See `Grammar`."""
-        if len(matchers) == 1:  # the batched call costs more
-            cast(_Matcher, matchers[0]).own.fill_next_token_bitmask(bitmask, rows[0])
-        elif matchers:
-            own = [cast(_Matcher, matcher).own for matcher in matchers]
-            self._batched.batch_fill_next_token_bitmask(own, bitmask, list(rows))
-        for matcher, row in zip(matchers, rows, strict=True):
-            if lead := cast(_Matcher, matcher).lead:
+        mine = cast("Sequence[_Matcher]", matchers)
+        if len(mine) == 1:  # the batched call costs more
+            mine[0].own.fill_next_token_bitmask(bitmask, rows[0])
+        elif mine:
+            self._batched.batch_fill_next_token_bitmask([one.own for one in mine], bitmask, list(rows))
+        for matcher, row in zip(mine, rows, strict=True):
+            if lead := matcher.lead:
                 bitmask[row] &= self._second_bytes.after(lead)
         if over := self.init.vocabulary.vocab_size % 32:  # it leaves the bits beyond the logits set
             bitmask[list(rows), -1] &= (1 << over) - 1
+
+    @cached_property
+    def _ends(self) -> frozenset[int]:
+        return frozenset(self.init.vocabulary.end_ids)
 
     @cached_property
     def _second_bytes(self) -> SecondBytes:
@@ -138,38 +142,49 @@ class XGrammar(Grammar):
 class _Matcher(Matcher):
     """One of XGrammar's matchers, and the lead bytes that its tokens ended with."""
 
-    __slots__ = ("_leads", "_second_bytes", "own")
+    __slots__ = ("_ended", "_ends", "_leads", "_second_bytes", "lead", "own")
 
-    def __init__(self, own: Any, second_bytes: SecondBytes, leads: Sequence[int] = ()) -> None:
+    def __init__(
+        self,
+        own: Any,
+        second_bytes: SecondBytes,
+        ends: frozenset[int],
+        leads: Sequence[int] = (0,),
+        ended: bool = False,
+    ) -> None:
         self.own = own
         self._second_bytes = second_bytes
+        self._ends = ends
         self._leads = list(leads)
-
-    @property
-    def lead(self) -> int:
-        """The first byte of a character that has begun, if it says something about the next; else 0."""
-        return self._leads[-1] if self._leads else 0
+        self._ended = ended
+        # The first byte of a character that has begun, if it says something about the next; else 0.
+        self.lead = self._leads[-1]
 
     def accept(self, token_id: int) -> bool:
         of_token = self._second_bytes.lead
-        if not 0 <= token_id < len(of_token) or self.own.is_terminated():
+        if not 0 <= token_id < len(of_token) or self._ended:
             return False
-        if (lead := self.lead) and not self._second_bytes.allows(lead, token_id):
+        if self.lead and not self._second_bytes.allows(self.lead, token_id):
             return False
         if not self.own.accept_token(token_id):
             return False
-        self._leads.append(of_token[token_id])
+        self.lead = of_token[token_id]
+        self._leads.append(self.lead)
+        self._ended = token_id in self._ends
         return True
 
     def rollback(self, count: int) -> None:
-        self.own.rollback(count)
-        del self._leads[len(self._leads) - count :]
+        if count:
+            self.own.rollback(count)
+            del self._leads[-count:]
+            self.lead = self._leads[-1]
+            self._ended = False
 
     def fork(self) -> Matcher:
-        return _Matcher(self.own.fork(), self._second_bytes, self._leads)
+        return _Matcher(self.own.fork(), self._second_bytes, self._ends, self._leads, self._ended)
 
     def is_terminated(self) -> bool:
-        return bool(self.own.is_terminated())
+        return self._ended
 
 
 def _literal(text: str) -> str:

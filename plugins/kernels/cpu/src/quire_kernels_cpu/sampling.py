@@ -8,9 +8,11 @@ from __future__ import annotations
 from typing import TypeAlias
 from weakref import ref
 
+import numpy as np
 import torch
 
 from quire.ops.logprobs import LogprobOps
+from quire.ops.masks import MaskOps
 from quire.ops.sampling import SamplingOps
 from quire_native_cpu import Library
 from quire_native_cpu.dtypes import DTYPES
@@ -18,11 +20,11 @@ from quire_native_cpu.dtypes import DTYPES
 _Peaks: TypeAlias = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # as `peak` returns them
 
 
-class NativeSamplingOps(LogprobOps, SamplingOps):
+class NativeSamplingOps(LogprobOps, SamplingOps, MaskOps):
     """Mixed into kernels that have loaded the library. A row's bits depend on that row alone."""
 
     _library: Library
-    _found: tuple[ref[torch.Tensor], _Peaks] | None = None  # a head's last logits, and their peaks
+    _found: tuple[ref[torch.Tensor], _Peaks] | None = None  # logits whose peaks were found on the way
 
     def argmax(self, logits: torch.Tensor) -> torch.Tensor:
         """As the reference."""
@@ -43,6 +45,32 @@ class NativeSamplingOps(LogprobOps, SamplingOps):
             *_rows(logits), ids.data_ptr(), values.data_ptr(), invalid.data_ptr(), torch.get_num_threads()
         )
         return ids, values, invalid
+
+    def apply_token_bitmask(self, logits: torch.Tensor, bits: torch.Tensor, rows: list[int]) -> torch.Tensor:
+        """As the reference, in one pass that also finds the rows' peaks, which are kept for `peak`."""
+        if not _takes(logits) or not rows:
+            return super().apply_token_bitmask(logits, bits, rows)
+        count = logits.shape[0]
+        mask_of_row = np.full(count, -1, dtype=np.int32)
+        mask_of_row[rows] = np.arange(len(rows), dtype=np.int32)
+        masks = bits.contiguous()
+        out = torch.empty(logits.shape, dtype=logits.dtype)
+        ids = torch.empty(count, dtype=torch.int64)
+        values = torch.empty(count, dtype=torch.float32)
+        invalid = torch.empty(count, dtype=torch.bool)
+        self._library.calls.quire_mask(
+            *_rows(logits),
+            masks.data_ptr(),
+            masks.shape[1],
+            mask_of_row.ctypes.data,
+            out.data_ptr(),
+            ids.data_ptr(),
+            values.data_ptr(),
+            invalid.data_ptr(),
+            torch.get_num_threads(),
+        )
+        self._found = ref(out), (ids, values, invalid)
+        return out
 
     def draw_from(self, logits: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
         """As the reference, up to the rounding of the probabilities' sums."""

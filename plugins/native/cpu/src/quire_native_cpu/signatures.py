@@ -42,6 +42,8 @@ SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "quire_top_k_top_p": (None, [_P, _L, _I, _I, _P, _P, _P, _I]),
     "quire_logprobs": (None, [_P, _L, _I, _I, _I, _P, _I, _P, _P, _P, _P, _I]),
     "quire_embedding": (_B, [_P, _I, _P, _L, _L, _L, _P, _I]),
+    # masks.cpp
+    "quire_mask": (None, [_P, _L, _I, _I, _I, _P, _L, _P, _P, _P, _P, _P, _I]),
     # gemm_int8.cpp
     "quire_int8_bytes": (_L, [_I, _I]),
     "quire_int8_pack": (None, [_P, _I, _I, _P, _P, _I]),
