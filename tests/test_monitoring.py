@@ -21,6 +21,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
 
+from quire import DraftStats
 from quire.kv import PoolUsage
 from quire_server.app import build_app
 from quire_server.config import ServeConfig
@@ -158,7 +159,11 @@ def test_every_expression_asks_for_metrics_that_exist_and_suits_their_type(expre
 def exposed() -> dict[str, set[str]]:
     """Labels of every series that a server shows."""
     engine = FakeEngine()
-    scheduler = replace(engine.stats.scheduler, kv=(PoolUsage(total=4, free=1, used=2, cached=1),))
+    scheduler = replace(
+        engine.stats.scheduler,
+        kv=(PoolUsage(total=4, free=1, used=2, cached=1),),
+        drafts=DraftStats(2, 4, 3, 5, (2, 1)),
+    )
     engine.stats = replace(engine.stats, scheduler=scheduler)
     service = Service(engine, ServeConfig(), ServerMetrics())
     with TestClient(build_app(service, [ops(service)])) as client:

@@ -88,7 +88,8 @@ def test_json_has_the_figures_the_plugins_and_the_origins(monkeypatch: pytest.Mo
     assert found["memory"]["kv_bytes_per_token"] == 4 * 2 * 64 * 2 * 2
     assert found["concurrency"] == found["kv_tokens"] / 1024
     assert {one["role"] for one in found["plugins"]} == {
-        *("model", "quantization", "kernels", "sampler", "attention/0")
+        *("model", "quantization", "kernels", "sampler", "attention/0"),
+        *("grammar/0", "grammar/1", "tool_parser", "reasoning_parser"),
     }
     assert found["settings"] == {
         "max_model_len": {"value": 1024, "origin": "command line"},

@@ -117,7 +117,7 @@ def test_its_memory_is_counted(tmp_path: Path, open_llm: OpenLLM, tied: bool) ->
     # A quarter of fp32, and scales: of a tied one too, which has a copy of its own either way.
     saved = 258 * 64 * 3
     assert saved * 0.9 < held[0] - held[1] < saved * 1.3  # the kernels fill columns up, of fp32 more
-    assert saved * 0.9 < planned[0] - planned[1] < saved * 1.1
+    assert saved * 0.9 < planned[0] - planned[1] < saved * 1.3
 
 
 @pytest.mark.parametrize("options", [{"head": "int4"}, {"lm_head": "int8"}])
