@@ -156,7 +156,7 @@ class OpenedChat:
         grammar for calls that are forced, or that are to obey their schema.
 
         Raises:
-            ApiError: 400, the request asks for another form of its output too.
+            ApiError: 400, the request asks for another form of its output too, or for beams.
         """
         if not self.parses:
             return params
@@ -170,6 +170,12 @@ class OpenedChat:
         elif params.structured_outputs is not None:
             raise bad_request(
                 "Forced or strict calls and another form of the output exclude each other.", "tools"
+            )
+        elif params.use_beam_search:
+            raise bad_request(
+                "Forced and strict calls are held by a grammar, which beams do not follow: leave out "
+                "use_beam_search, or let calls be free.",
+                "tools",
             )
         return replace(params, structured_outputs=StructuredOutputsParams(structural_tag=tag))
 
