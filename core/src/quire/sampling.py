@@ -87,6 +87,8 @@ class SamplingParams:
         early_stopping: with beams only: True to end with as many results as beams; False (or None) when
             better ones are not to be expected; "never" when, by a bound, there can be none.
         structured_outputs: the form that the output must have; None for any.
+        thinking_token_budget: tokens of thinking after which it is ended and the answer follows; 0 for no
+            thinking, None for any amount. It takes a reasoning parser to know thinking.
         bad_words_token_ids: filled by the engine from `bad_words` and the tokenizer; never by users.
 
     Raises:
@@ -121,6 +123,7 @@ class SamplingParams:
     length_penalty: float | None = None
     early_stopping: bool | Literal["never"] | None = None
     structured_outputs: StructuredOutputsParams | None = None
+    thinking_token_budget: int | None = None
     bad_words_token_ids: tuple[tuple[int, ...], ...] = field(default=(), repr=False)
 
     def __new__(cls, *args: object, **kwargs: object) -> SamplingParams:
@@ -223,6 +226,10 @@ class SamplingParams:
         if self.max_tokens is not None:
             self.max_tokens = check.integer("max_tokens", self.max_tokens, 1, None)
         self.min_tokens = check.integer("min_tokens", self.min_tokens, 0, self.max_tokens)
+        if self.thinking_token_budget is not None:
+            self.thinking_token_budget = check.integer(
+                "thinking_token_budget", self.thinking_token_budget, 0, None
+            )
         for name in ("include_stop_str_in_output", "ignore_eos", "detokenize", "skip_special_tokens"):
             check.boolean(name, getattr(self, name))
         for name in ("logprobs", "prompt_logprobs"):
@@ -280,6 +287,8 @@ class SamplingParams:
             return
         if not self.greedy and self.temperature != 1:
             check.refuse("temperature", self.temperature, "0 or 1 with use_beam_search, which draws nothing")
+        if self.thinking_token_budget is not None:
+            check.refuse("thinking_token_budget", self.thinking_token_budget, "None with use_beam_search")
         for name, nothing, permitted in _NOT_FOR_BEAMS:
             value = getattr(self, name)
             if value and value != nothing and not (name == "top_k" and value == -1):
