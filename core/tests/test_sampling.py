@@ -48,6 +48,7 @@ BAD: dict[str, list[Any]] = {
     "logit_bias": [[1], {"5": 1.0}, {True: 1.0}, {5: 100.5}, {5: math.nan}, {5: "1"}, {5: None}],
     "allowed_token_ids": [[], 5, ["1"], [True], [None]],
     "structured_outputs": ["json", {"json": {}}, 5, True],
+    "guided_decoding": ["json", {"json": {}}, 5, True],
     "thinking_token_budget": [-1, *(x for x in NOT_INTEGERS if x is not None)],
     "extra_args": [[], "a", 5, {1: 2}],
     "use_beam_search": [0, "yes", None],

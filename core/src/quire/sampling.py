@@ -12,9 +12,9 @@ from typing import Any, Literal
 
 from quire import _sampling_checks as check
 from quire.errors import InvalidRequestError
-from quire.structured_outputs import StructuredOutputsParams
+from quire.structured_outputs import GuidedDecodingParams, StructuredOutputsParams
 
-__all__ = ["GREEDY_BELOW", "SamplingParams", "StructuredOutputsParams"]
+__all__ = ["GREEDY_BELOW", "GuidedDecodingParams", "SamplingParams", "StructuredOutputsParams"]
 
 GREEDY_BELOW = 1e-5
 """Temperatures below this take the most likely token: dividing by them says nothing else."""
@@ -87,6 +87,7 @@ class SamplingParams:
         early_stopping: with beams only: True to end with as many results as beams; False (or None) when
             better ones are not to be expected; "never" when, by a bound, there can be none.
         structured_outputs: the form that the output must have; None for any.
+        guided_decoding: the same by vLLM's older name; it becomes `structured_outputs`.
         thinking_token_budget: tokens of thinking after which it is ended and the answer follows; 0 for no
             thinking, None for any amount. It takes a reasoning parser to know thinking.
         bad_words_token_ids: filled by the engine from `bad_words` and the tokenizer; never by users.
@@ -123,6 +124,7 @@ class SamplingParams:
     length_penalty: float | None = None
     early_stopping: bool | Literal["never"] | None = None
     structured_outputs: StructuredOutputsParams | None = None
+    guided_decoding: StructuredOutputsParams | None = None
     thinking_token_budget: int | None = None
     bad_words_token_ids: tuple[tuple[int, ...], ...] = field(default=(), repr=False)
 
@@ -256,9 +258,16 @@ class SamplingParams:
 
     def _check_together(self) -> None:
         """Parameters that rule each other out."""
-        form = self.structured_outputs
-        if form is not None and not isinstance(form, StructuredOutputsParams):
-            check.refuse("structured_outputs", form, "StructuredOutputsParams, or None")
+        for name, form in (
+            ("structured_outputs", self.structured_outputs),
+            ("guided_decoding", self.guided_decoding),
+        ):
+            if form is not None and not isinstance(form, StructuredOutputsParams):
+                check.refuse(name, form, "StructuredOutputsParams, or None")
+        if self.guided_decoding is not None:
+            if self.structured_outputs is not None:
+                check.refuse("guided_decoding", self.guided_decoding, "None beside structured_outputs")
+            self.structured_outputs, self.guided_decoding = self.guided_decoding, None
         if self.greedy and self.width > 1 and self.use_beam_search is not True:
             name = "n" if self.n > 1 else "best_of"
             check.refuse(name, getattr(self, name), "1 at temperature 0, where every completion is the same")
