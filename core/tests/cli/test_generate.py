@@ -14,6 +14,7 @@ from click.testing import Result
 from quire.config import EngineConfig, StructuredOutputsConfig
 from quire.errors import EngineError
 from quire.sampling import SamplingParams
+from quire.structured_outputs import StructuredOutputsParams
 
 Run = Callable[..., Result]
 
@@ -164,6 +165,47 @@ def test_bad_flags_are_messages(fakes: Any, run: Run, arguments: list[str], code
     assert result.exit_code == code
     assert expected in result.stderr
     assert "Traceback" not in result.output
+    assert not fakes.opened
+
+
+SCHEMA = '{"type": "object"}'
+
+
+@pytest.mark.parametrize(
+    ("flags", "form"),
+    [
+        (["--json-schema", SCHEMA], {"json": SCHEMA}),
+        (["--json-schema", "schema.json"], {"json": SCHEMA}),
+        (["--regex", "a+"], {"regex": "a+"}),
+        (["--choice", "yes, of course", "--choice", "no"], {"choice": ["yes, of course", "no"]}),
+        (["--grammar", 'root ::= "a"'], {"grammar": 'root ::= "a"'}),
+    ],
+)
+def test_a_form_of_the_output(
+    fakes: Any,
+    run: Run,
+    flags: list[str],
+    form: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "schema.json").write_text(SCHEMA)
+    monkeypatch.chdir(tmp_path)
+    assert run("generate", "tiny", "ab", *flags).exit_code == 0
+    assert fakes.last.asked[0][1].structured_outputs == StructuredOutputsParams(**form)
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "expected"),
+    [
+        (["--regex", "a", "--choice", "b"], 2, "Give one of --json-schema"),
+        (["--json-schema", "absent.json"], 2, "cannot read 'absent.json'"),
+        (["--regex", ""], 1, "error: regex is ''"),
+    ],
+)
+def test_what_is_no_form(fakes: Any, run: Run, flags: list[str], code: int, expected: str) -> None:
+    result = run("generate", "tiny", "ab", *flags)
+    assert (result.exit_code, expected in result.stderr) == (code, True), result.stderr
     assert not fakes.opened
 
 
