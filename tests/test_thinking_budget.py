@@ -15,7 +15,7 @@ from quire.testing.drafting import always_draft
 from quire.testing.model import Reference
 
 from .conftest import random_prompt
-from .played_device import PlayedDevice
+from .played_device import PlayedDevice, play_graphs
 
 Checkpoint = Callable[[str], Reference]
 OpenLLM = Callable[..., LLM]
@@ -34,6 +34,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "chunked": {"max_num_batched_tokens": 8},
     "cached": {"enable_prefix_caching": True},
     "drafts": {"speculative_config": NGRAM},
+    "graphs": {"attention_backend": "torch", "kernels": "reference"},
     "preempted": {"kv_cache_memory_bytes": "60KiB", "enable_prefix_caching": False},
 }
 
@@ -104,6 +105,7 @@ def test_the_end_comes_after_the_budget_and_the_rest_follows(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     play(monkeypatch, overlapping)
+    device = play_graphs(monkeypatch) if way == "graphs" and overlapping else None
     llm = open_llm(checkpoint("llama"), **THINK | WAYS[way])
     if way == "drafts":
         always_draft(llm._engine.client.core.scheduler, 3)  # type: ignore[attr-defined]
@@ -114,6 +116,7 @@ def test_the_end_comes_after_the_budget_and_the_rest_follows(
     assert run(llm, expected.prompts, params) == expected.tokens
     stats = llm._engine.client.stats()
     assert stats.num_thinking_ended == 5  # the last one is at its limit with its budget
+    assert device is None or device.replays
     if way == "preempted":
         assert stats.scheduler.num_preemptions > 0
     if way == "drafts":

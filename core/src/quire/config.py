@@ -3,10 +3,8 @@
 Precedence: defaults < YAML file < environment (`QUIRE_*`) < keyword or command line. Mappings merge
 key by key; everything else is replaced. Names are vLLM's where vLLM has the thing.
 
-Says what each setting is and may be; the sources are in `_config_sources` and
-`_config_file`, the types in
-`_config_types`. Never imports torch, and
-never asks the machine: "auto" is resolved by the engine.
+Says what each setting is and may be; the sources are in `_config_sources` and `_config_file`, the types in
+`_config_types`. Never imports torch, and never asks the machine: "auto" is resolved by the engine.
 """
 
 from __future__ import annotations
