@@ -262,6 +262,17 @@ def test_aborted_requests_are_forgotten(checkpoint: Checkpoint, open_llm: OpenLL
     assert (thinking._requests, thinking._outputs, thinking._due) == ({}, {}, {})
 
 
+def test_prompt_logprobs_and_streams_are_the_same(checkpoint: Checkpoint, open_llm: OpenLLM) -> None:
+    llm = open_llm(checkpoint("llama"), **THINK)
+    plain = SamplingParams(**drawn(1, prompt_logprobs=1))
+    budget = SamplingParams(**drawn(1, prompt_logprobs=1, thinking_token_budget=0))
+    free, held = llm.generate(["Is it?<q>"] * 2, [plain, budget], use_tqdm=False)
+    assert held.prompt_logprobs == free.prompt_logprobs
+    *_, last = llm.stream("Is it?<q>", budget)
+    assert last.outputs[0].token_ids == held.outputs[0].token_ids
+    assert last.outputs[0].text == held.outputs[0].text
+
+
 def test_without_a_parser_it_is_refused(checkpoint: Checkpoint, open_llm: OpenLLM) -> None:
     llm = open_llm(checkpoint("llama"))
     with pytest.raises(InvalidRequestError, match="Name one as reasoning_parser") as raised:
