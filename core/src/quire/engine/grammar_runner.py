@@ -161,6 +161,18 @@ class GrammarRunner:
         self._seconds += time.perf_counter() - start
         return found
 
+    def allows(self, key: Key, ids: list[int]) -> bool:
+        """Whether a completion may go on with some tokens; one without a grammar may with any."""
+        if key[0] not in self._requests:
+            return True
+        matcher, taken = self._output(key).matcher, 0
+        if matcher is None:
+            return True
+        while taken < len(ids) and not matcher.is_terminated() and matcher.accept(ids[taken]):
+            taken += 1
+        matcher.rollback(taken)
+        return taken == len(ids)
+
     def masks(self, plan: StepPlan) -> TokenMasks | None:
         """What the slots of a plan may sample; None if all of them may sample anything."""
         if not self._seats:
