@@ -137,7 +137,7 @@ class GrammarRunner:
             if start.masked:
                 self._seats[start.slot] = (start.request_id, start.index)
 
-    def advance(self, outputs: Iterable[StepOutput]) -> list[_Output]:
+    def advance(self, outputs: Iterable[StepOutput]) -> list[Key]:
         """Take in the news of a step; returns the completions that have new tokens and have not ended.
 
         What `forced` has offered, and is not among the news, was not appended.
@@ -145,7 +145,7 @@ class GrammarRunner:
         if not self._requests:
             return []
         start = time.perf_counter()
-        moved: list[_Output] = []
+        moved: list[Key] = []
         requests, known = self._requests, self._outputs
         for output in outputs:
             request = requests.get(output.request_id)
@@ -155,9 +155,8 @@ class GrammarRunner:
             if output.finish_reason is not None:
                 self._forget(key, request)
             elif output.token_ids:
-                mine = known.get(key) or self._output(key)
-                self._accept(mine, output.token_ids)
-                moved.append(mine)
+                self._accept(known.get(key) or self._output(key), output.token_ids)
+                moved.append(key)
         if self._offered:
             for mine in self._offered:
                 self._take_back(mine)
@@ -165,20 +164,33 @@ class GrammarRunner:
         self._seconds += time.perf_counter() - start
         return moved
 
-    def forced(self, moved: Iterable[_Output]) -> list[tuple[Key, list[int]]]:
+    def forced(self, keys: Iterable[Key]) -> list[tuple[Key, list[int]]]:
         """The tokens that each of some completions can only go on with, where there are any: to be appended.
 
         Args:
-            moved: what `advance` returned. It is called again afterwards, with the news of what was appended.
+            keys: what `advance` returned. It is called again afterwards, with the news of what was appended.
         """
         start = time.perf_counter()
-        able = [output for output in moved if output.jumps]
+        known = self._outputs
+        able = [output for key in keys if (output := known.get(key)) is not None and output.jumps]
         if able:
             self._fill(able)
             for place, token in only_ids(self._bits[[output.row for output in able]]):
                 self._follow(able[place], token)
         self._seconds += time.perf_counter() - start
         return [(output.key, list(output.ahead)) for output in self._offered]
+
+    def allows(self, key: Key, ids: list[int]) -> bool:
+        """Whether a completion may go on with some tokens; one without a grammar may with any."""
+        if key[0] not in self._requests:
+            return True
+        matcher, taken = self._output(key).matcher, 0
+        if matcher is None:
+            return True
+        while taken < len(ids) and not matcher.is_terminated() and matcher.accept(ids[taken]):
+            taken += 1
+        matcher.rollback(taken)
+        return taken == len(ids)
 
     def masks(self, plan: StepPlan) -> TokenMasks | None:
         """What the slots of a plan may sample; None if all of them may sample anything."""
