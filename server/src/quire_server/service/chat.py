@@ -161,8 +161,8 @@ class OpenedChat:
         grammar for calls that are forced, or that are to obey their schema.
 
         Raises:
-            ApiError: 400, the request asks for another form of its output too, or bounds a thinking that
-                nobody reads.
+            ApiError: 400, the request asks for another form of its output too, or for beams, or bounds a
+                thinking that nobody reads.
         """
         if params.thinking_token_budget is not None and not self._parsers.thinks:
             raise _unsupported(
@@ -181,6 +181,12 @@ class OpenedChat:
         elif params.structured_outputs is not None:
             raise bad_request(
                 "Forced or strict calls and another form of the output exclude each other.", "tools"
+            )
+        elif params.use_beam_search:
+            raise bad_request(
+                "Forced and strict calls are held by a grammar, which beams do not follow: leave out "
+                "use_beam_search, or let calls be free.",
+                "tools",
             )
         return replace(params, structured_outputs=StructuredOutputsParams(structural_tag=tag))
 
