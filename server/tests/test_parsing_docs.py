@@ -43,8 +43,7 @@ def blocks(page: str) -> list[str]:
     ],
 )
 def test_the_code_of_the_pages_runs(page: str, printed: list[str]) -> None:
-    engine = FakeEngine()
-    engine.use_parsers(tool_parser="hermes", reasoning_parser="think")
+    engine = FakeEngine(tool_parser="hermes", reasoning_parser="think")
     engine.answer = model
     service = Service(engine, ServeConfig(), ServerMetrics())
     with LiveServer(build_app(service, [front_end(service, None)])) as server:

@@ -27,8 +27,7 @@ CALL = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Rome"}}\n</t
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[LiveServer]:
-    engine = FakeEngine()
-    engine.use_parsers(tool_parser="hermes", reasoning_parser="think")
+    engine = FakeEngine(tool_parser="hermes", reasoning_parser="think")
     engine.answer = lambda prompt: "It is warm." if "tool: " in prompt else f"<think>A city.</think>{CALL}"
     service = Service(engine, ServeConfig(), ServerMetrics())
     ends = [front_end(service, None) for front_end in (openai, responses, anthropic, ollama)]

@@ -1,47 +1,25 @@
-"""One live server per test module and dialect, with an engine that the tests look into."""
+"""One live server per test module, with an engine that the tests look into."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
-import httpx
 import pytest
 
 from quire_server.anthropic.front_end import front_end as anthropic
-from quire_server.app import build_app
 from quire_server.config import ServeConfig
-from quire_server.metrics import ServerMetrics
 from quire_server.responses.front_end import front_end as responses
-from quire_server.service import Service
-from quire_server.testing import FakeEngine, LiveServer
-
-
-@dataclass
-class Live:
-    """A server under test."""
-
-    server: LiveServer
-    url: str
-    engine: FakeEngine
-    service: Service
-    http: httpx.Client
+from quire_server.testing import Served, serve
 
 
 @pytest.fixture(scope="module")
-def _served() -> Iterator[Live]:
-    engine = FakeEngine()
-    service = Service(engine, ServeConfig(max_tokens_cap=400), ServerMetrics())
-    app = build_app(service, [responses(service, None), anthropic(service, None)])
-    with LiveServer(app) as server, httpx.Client(base_url=server.url, timeout=20) as http:
-        yield Live(server, server.url, engine, service, http)
+def _served() -> Iterator[Served]:
+    with serve(responses, anthropic, settings=ServeConfig(max_tokens_cap=400)) as served:
+        yield served
 
 
 @pytest.fixture
-def served(_served: Live) -> Live:
+def served(_served: Served) -> Served:
     """The server, with its engine as new."""
-    fresh = FakeEngine()
-    for name in ("health", "delay", "refuse", "fail_after", "prompts", "params", "aborted"):
-        setattr(_served.engine, name, getattr(fresh, name))
-    _served.service.draining = False
+    _served.renew()
     return _served

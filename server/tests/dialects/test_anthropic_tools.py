@@ -11,11 +11,7 @@ from fastapi.testclient import TestClient
 
 from quire.errors import InvalidRequestError
 from quire_server.anthropic.front_end import front_end
-from quire_server.app import build_app
-from quire_server.config import ServeConfig
-from quire_server.metrics import ServerMetrics
-from quire_server.service import Service
-from quire_server.testing import FakeEngine
+from quire_server.testing import FakeEngine, app_of
 
 PATH = "/v1/messages"
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}}
@@ -30,15 +26,12 @@ ROME = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Rome"}}\n</t
 
 @pytest.fixture
 def engine() -> FakeEngine:
-    engine = FakeEngine()
-    engine.use_parsers(tool_parser="hermes", reasoning_parser="think")
-    return engine
+    return FakeEngine(tool_parser="hermes", reasoning_parser="think")
 
 
 @pytest.fixture
 def client(engine: FakeEngine) -> Iterator[TestClient]:
-    service = Service(engine, ServeConfig(), ServerMetrics())
-    with TestClient(build_app(service, [front_end(service, None)])) as client:
+    with TestClient(app_of(engine, front_end)) as client:
         yield client
 
 

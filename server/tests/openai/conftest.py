@@ -7,22 +7,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from quire_server.app import build_app
 from quire_server.config import ServeConfig
-from quire_server.metrics import ServerMetrics
 from quire_server.openai.front_end import front_end
-from quire_server.service import Service
-from quire_server.testing import FakeEngine, LiveServer
+from quire_server.testing import FakeEngine, LiveServer, app_of
 
 Post = Callable[..., Any]
-
-
-def make_app(engine: FakeEngine, settings: ServeConfig) -> FastAPI:
-    service = Service(engine, settings, ServerMetrics())
-    return build_app(service, [front_end(service, None)])
 
 
 @pytest.fixture
@@ -37,14 +28,14 @@ def settings() -> ServeConfig:
 
 @pytest.fixture
 def client(engine: FakeEngine, settings: ServeConfig) -> Iterator[TestClient]:
-    with TestClient(make_app(engine, settings)) as client:
+    with TestClient(app_of(engine, front_end, settings=settings)) as client:
         yield client
 
 
 @pytest.fixture
 def server(engine: FakeEngine, settings: ServeConfig) -> Iterator[LiveServer]:
     """The same app behind a real socket."""
-    with LiveServer(make_app(engine, settings)) as server:
+    with LiveServer(app_of(engine, front_end, settings=settings)) as server:
         yield server
 
 

@@ -37,9 +37,7 @@ def nested(depth: int) -> dict[str, Any]:
 
 @pytest.fixture
 def engine() -> FakeEngine:
-    engine = FakeEngine()
-    engine.use_parsers(tool_parser="hermes", reasoning_parser="think")
-    return engine
+    return FakeEngine(tool_parser="hermes", reasoning_parser="think")
 
 
 def whole(client: TestClient, **body: Any) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from quire_server.testing.fake_engine import BOS, EOS, MAX_MODEL_LEN, VOCAB_SIZE, FakeEngine
 from quire_server.testing.impatient import hang_up, wait_for
 from quire_server.testing.live_server import LiveServer, read_all
+from quire_server.testing.served import Served, app_of, serve
 
 if TYPE_CHECKING:
     from quire_server.testing.route_suite import Example, RouteSuite, Target, refusals
@@ -20,10 +21,13 @@ __all__ = [
     "FakeEngine",
     "LiveServer",
     "RouteSuite",
+    "Served",
     "Target",
+    "app_of",
     "hang_up",
     "read_all",
     "refusals",
+    "serve",
     "wait_for",
 ]
 

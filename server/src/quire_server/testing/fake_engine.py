@@ -70,7 +70,8 @@ class FakeEngine:
         aborted: requests that were closed before they had finished.
     """
 
-    def __init__(self, delay: float = 0.0) -> None:
+    def __init__(self, delay: float = 0.0, **parsers: str) -> None:
+        """Parsers as `use_parsers` takes them."""
         self.health: Health = "ready"
         self.stats = EngineStats(
             scheduler=SchedulerStats(
@@ -79,6 +80,8 @@ class FakeEngine:
         )
         self.compile_seconds = 0.0
         self.info = make_info()
+        if parsers:
+            self.use_parsers(**parsers)
         self.delay = delay
         self.refuse: Exception | None = None
         self.fail_after: int | None = None
