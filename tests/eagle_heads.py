@@ -18,6 +18,14 @@ from .conftest import FAMILIES, VOCAB, save_byte_tokenizer
 Tensors = dict[str, torch.Tensor]
 
 
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Sizes of a model that a head is for."""
+
+    vocab_size: int
+    hidden_size: int
+
+
 @dataclass(slots=True)
 class ReferenceHead:
     """A head on disk, and the same computed here.
@@ -113,7 +121,7 @@ def hidden_states(target: Reference, tokens: list[int]) -> list[torch.Tensor]:
 
 
 def random_tensors(
-    target: Reference,
+    target: Target,
     hidden: int,
     heads: int,
     kv_heads: int,
@@ -124,13 +132,13 @@ def random_tensors(
 ) -> Tensors:
     """A head's tensors, its layer under `midlayer.`; all random, norms as well."""
     generator, size = torch.Generator().manual_seed(7), 16
-    inputs = int(target.config["hidden_size"])
+    vocab = target.vocab_size
 
     def matrix(out: int, inp: int) -> torch.Tensor:
         return torch.randn(out, inp, generator=generator) * (1.5 / math.sqrt(inp))
 
     tensors = {
-        "fc.weight": matrix(hidden, depths * inputs),
+        "fc.weight": matrix(hidden, depths * target.hidden_size),
         "midlayer.self_attn.q_proj.weight": matrix(heads * size, 2 * hidden),
         "midlayer.self_attn.k_proj.weight": matrix(kv_heads * size, 2 * hidden),
         "midlayer.self_attn.v_proj.weight": matrix(kv_heads * size, 2 * hidden),
@@ -148,17 +156,35 @@ def random_tensors(
     ):
         tensors[f"{name}.weight"] = 1 + 0.2 * torch.randn(hidden, generator=generator)
     if embedding:
-        tensors["embed_tokens.weight"] = matrix(VOCAB, hidden)
-    if draft_vocab < VOCAB:
-        ids = torch.randperm(VOCAB, generator=generator)[:draft_vocab].sort().values
+        tensors["embed_tokens.weight"] = matrix(vocab, hidden)
+    if draft_vocab < vocab:
+        ids = torch.randperm(vocab, generator=generator)[:draft_vocab].sort().values
         tensors["d2t"] = ids - torch.arange(draft_vocab)
-        tensors["t2d"] = torch.isin(torch.arange(VOCAB), ids)
+        tensors["t2d"] = torch.isin(torch.arange(vocab), ids)
     return tensors
 
 
 def save_head(
+    directory: Path, target: Reference, *, depths: tuple[int, ...] = (2, 1, 0), **form: Any
+) -> ReferenceHead:
+    """Write a head to a model as it would be published.
+
+    Args:
+        directory: where to.
+        target: the model.
+        depths: what `form` says that it reads; the default is what a model of three layers gives.
+        form: see `write_head`.
+    """
+    sizes = Target(target.config["vocab_size"], target.config["hidden_size"])
+    config, tensors = write_head(directory, sizes, len(depths), **form)
+    flat = {**config.get("transformer_layer_config", {}), **config}
+    return ReferenceHead(directory, flat, tensors, target, depths)
+
+
+def write_head(
     directory: Path,
-    target: Reference,
+    target: Target,
+    depths: int = 3,
     *,
     hidden: int = 56,
     heads: int = 4,
@@ -166,21 +192,22 @@ def save_head(
     draft_vocab: int = 200,
     embedding: bool = False,
     prefix: str = "midlayer.",
-    depths: tuple[int, ...] = (2, 1, 0),
     tensors: Tensors | None = None,
     **settings: Any,
-) -> ReferenceHead:
-    """Write a head as it would be published.
+) -> tuple[dict[str, Any], Tensors]:
+    """Write a head; its config.json and its tensors.
 
     Args:
+        directory: where to.
+        target: what it is for.
+        depths: how many states it reads.
         hidden, heads, kv_heads, draft_vocab, embedding: its sizes.
         prefix: of its layer's tensors.
-        depths: what `settings` say that it reads; the default is what a model of three layers gives.
         tensors: its tensors; random if None.
         settings: more of its config.json.
     """
     tensors = tensors or random_tensors(
-        target, hidden, heads, kv_heads, draft_vocab, len(depths), embedding=embedding
+        target, hidden, heads, kv_heads, draft_vocab, depths, embedding=embedding
     )
     config = {
         "architectures": ["LlamaForCausalLMEagle3"],
@@ -194,7 +221,7 @@ def save_head(
         "hidden_act": "silu",
         "rms_norm_eps": 1e-5,
         "max_position_embeddings": 64,
-        "vocab_size": VOCAB,
+        "vocab_size": target.vocab_size,
         "draft_vocab_size": draft_vocab,
         **settings,
     }
@@ -202,8 +229,7 @@ def save_head(
     (directory / "config.json").write_text(json.dumps(config), encoding="utf-8")
     stored = {name.replace("midlayer.", prefix): tensor.contiguous() for name, tensor in tensors.items()}
     save_file(stored, directory / "model.safetensors", metadata={"format": "pt"})
-    flat = {**config.get("transformer_layer_config", {}), **config}
-    return ReferenceHead(directory, flat, tensors, target, depths)
+    return config, tensors
 
 
 def save_bigrams(directory: Path) -> tuple[Reference, ReferenceHead]:
@@ -223,7 +249,7 @@ def save_bigrams(directory: Path) -> tuple[Reference, ReferenceHead]:
         target.model.model.norm.weight.fill_(1)
     target.model.save_pretrained(directory / "target", max_shard_size="100KB")
     save_byte_tokenizer(directory / "target")
-    tensors = random_tensors(target, 56, 4, 2, VOCAB, 1, embedding=False)
+    tensors = random_tensors(Target(VOCAB, 56), 56, 4, 2, VOCAB, 1, embedding=False)
     tensors["fc.weight"] = torch.eye(56)
     for name in ("self_attn.o_proj", "mlp.down_proj"):
         tensors[f"midlayer.{name}.weight"] *= 0.02
