@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from quire import LLM, EngineConfig, SamplingParams
+from quire import LLM, BeamSearchParams, EngineConfig, SamplingParams
 from quire.contracts import DraftModel
 from quire.engine.forecast import forecast
+from quire.errors import CheckpointError, UnsupportedModelError
 from quire.runtime import worker as worker_module
 from quire.sampling import StructuredOutputsParams
 from quire.testing.model import Reference, assert_logits_equal
 
 from .eagle_heads import ReferenceHead, hidden_states, save_bigrams, save_head
-from .played_device import PlayedDevice
+from .played_device import PlayedDevice, play_graphs
 from .test_draft_model import SETTINGS, alone, ask_about, core_of
 from .test_verification import KINDS, assert_same, generate
 
@@ -400,6 +403,84 @@ def test_what_was_not_kept_is_nothing_of_an_earlier_owner(
     assert known >= 27
     assert not first[:-1].any()
     torch.testing.assert_close(first[-1], head.features(tokens[:known])[known - 2], rtol=1e-4, atol=1e-4)
+
+
+def test_a_step_that_keeps_states_is_not_replayed(
+    bigrams: tuple[Reference, ReferenceHead], open_llm: OpenLLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A captured graph has no tap. All other decode steps are replayed as without a head."""
+    device = play_graphs(monkeypatch)
+    settings = {"attention_backend": "torch", "kernels": "reference", "max_num_seqs": 4}
+    llm = open_llm(bigrams[0], **settings, **with_head(bigrams[1]))
+    kinds: list[dict[str, Any]] = [{"temperature": 0.0}, {"temperature": 0.8, "seed": 4, "n": 2}]
+    plain = alone(llm, kinds)
+    assert device.replays
+    late = [0]
+
+    def asks(sequence: Any) -> bool:
+        late[0] += 1
+        return late[0] % 3 == 0
+
+    ask_about(llm, asks)
+    core = core_of(llm)
+    submit, kept = core.executor.worker.submit, list[int]()
+
+    def watch(plan: Any) -> None:
+        device.replays.clear()
+        submit(plan)
+        if plan.keep_states:
+            kept.append(len(device.replays))
+
+    core.executor.worker.submit = watch
+    assert_same(generate(llm, kinds), plain)
+    assert kept
+    assert not any(kept)
+    assert core.stats().scheduler.drafts.num_accepted_tokens > 0
+
+
+def test_beams_are_not_asked_about(bigrams: tuple[Reference, ReferenceHead], open_llm: OpenLLM) -> None:
+    """They fork blocks that hold features all the same."""
+    found = []
+    for settings in ({}, with_head(bigrams[1])):
+        llm = open_llm(bigrams[0], **settings)
+        if settings:
+            ask_about(llm)
+            generate(llm, KINDS[:1])
+        (output,) = llm.beam_search(
+            [{"prompt_token_ids": list(range(30, 50))}], BeamSearchParams(beam_width=3, max_tokens=12)
+        )
+        found.append([sequence.tokens for sequence in output.sequences])
+        core_of(llm).scheduler._kv.check()
+    assert found[0] == found[1]
+
+
+def test_weights_may_be_made_up(checkpoint: Checkpoint, make_head: MakeHead, open_llm: OpenLLM) -> None:
+    llm = open_llm(checkpoint("llama"), load_format="dummy", **with_head(make_head("llama")))
+    generate(ask_about(llm), KINDS[:1])
+    assert core_of(llm).stats().scheduler.drafts.num_draft_tokens > 0
+
+
+def test_a_misfit_is_named_before_anything_is_loaded(
+    checkpoint: Checkpoint, open_llm: OpenLLM, tmp_path: Path
+) -> None:
+    """Of weights that fit another model, of a whole model, and of a head that is served by itself."""
+    save_head(tmp_path / "other", checkpoint("llama"), hidden=40, embedding=True)
+    config = json.loads((tmp_path / "other" / "config.json").read_text())
+    (tmp_path / "other" / "config.json").write_text(json.dumps(config | {"hidden_size": 56}))
+    with pytest.raises(CheckpointError, match=r"model.safetensors: tensor 'fc.weight' of the head"):
+        forecast(with_model(checkpoint("llama"), tmp_path / "other"))
+    with pytest.raises(UnsupportedModelError, match=r"is no EAGLE-3 head .*by the method 'draft'"):
+        forecast(with_model(checkpoint("llama"), checkpoint("llama-tied").directory))
+    good = save_head(tmp_path / "good", checkpoint("llama")).directory
+    with pytest.raises(UnsupportedModelError, match="only proposes to another model"):
+        forecast(EngineConfig(model=str(good), dtype="float32"))
+    with pytest.raises(UnsupportedModelError, match="only proposes to another model"):
+        forecast(with_model(checkpoint("llama"), good, "draft"))
+
+
+def with_model(target: Reference, head: Path, method: str = "eagle3") -> EngineConfig:
+    asked = {"method": method, "model": str(head), "num_speculative_tokens": 2}
+    return EngineConfig(model=str(target.directory), dtype="float32", speculative_config=asked)
 
 
 def test_requests_may_allow_only_what_the_head_cannot_say(

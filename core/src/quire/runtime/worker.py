@@ -270,7 +270,10 @@ class Worker:
         return drafts
 
     def _keep_states(self, head: PagedHead, step: InFlight, drawn: dict[int, Drawn]) -> None:
-        """Let the head have what the step's rows left, now that it is known which drafts were right."""
+        """Let the head have what the step's rows left, now that it is known which drafts were right.
+
+        For want of that nobody fails: it guesses worse.
+        """
         kept = [forward.states for forward in step.forwards if forward.states is not None]
         if kept:
             rejected = {
@@ -279,7 +282,7 @@ class Worker:
                 if slot in drawn
             }
             for states in kept:
-                head.keep(states, rejected)
+                self._guarded(partial(head.keep, states, rejected), "head.keep")
 
     def _forward(self, batch: Batch, rows: Rows, head: PagedHead | None) -> Forward:
         assert self.kv is not None
@@ -365,7 +368,7 @@ class Worker:
         try:
             call()
         except Exception:
-            logger.exception("%s failed; the request it belongs to has ended already", what)
+            logger.exception("%s failed; no request that goes on depends on it", what)
 
 
 def _describe(error: Exception) -> str:
