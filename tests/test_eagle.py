@@ -15,7 +15,10 @@ from quire import LLM, BeamSearchParams, EngineConfig, SamplingParams
 from quire.contracts import DraftModel
 from quire.engine.forecast import forecast
 from quire.errors import CheckpointError, UnsupportedModelError
+from quire.layers import Tap
+from quire.plan import SlotStart
 from quire.runtime import worker as worker_module
+from quire.runtime.batching import Rows
 from quire.sampling import StructuredOutputsParams
 from quire.testing.model import Reference, assert_logits_equal
 
@@ -481,6 +484,25 @@ def test_a_misfit_is_named_before_anything_is_loaded(
 def with_model(target: Reference, head: Path, method: str = "eagle3") -> EngineConfig:
     asked = {"method": method, "model": str(head), "num_speculative_tokens": 2}
     return EngineConfig(model=str(target.directory), dtype="float32", speculative_config=asked)
+
+
+def test_what_comes_too_late_is_not_kept(
+    checkpoint: Checkpoint, make_head: MakeHead, open_llm: OpenLLM
+) -> None:
+    """A block that was given to another request while the step was under way is that one's."""
+    worker = core_of(open_llm(checkpoint("llama"), **with_head(make_head("llama")))).executor.worker
+    head, tokens = worker.head, list(range(20))
+    worker.slots.seat(SlotStart(0, 1, "a", SamplingParams(), 0, tokens, 20, 0, ([3, 4],)))
+    rows = Rows([0], [20], [0], [20], [0], [20], None, whole=False)
+    states = {depth: torch.ones(20, 56) for depth in (0, 1, 2)}
+    left = head.take(Tap((2, 1, 0), states), rows)
+    head.given([4])
+    head.keep(left, {})
+    assert head._features[3].any()
+    assert not head._features[4].any()
+    head.keep(head.take(Tap((2, 1, 0), states), rows), {0: 2})
+    assert head._features[4][:2].any(-1).all()
+    assert not head._features[4][2:].any()
 
 
 def test_requests_may_allow_only_what_the_head_cannot_say(

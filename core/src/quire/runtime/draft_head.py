@@ -43,11 +43,13 @@ class KeptStates:
         features: `[T, F]`.
         rows: whose they are.
         places: `[T]`, where each row lies: block times block size, and its place in the block.
+        owners: `[T]`, how often that block had been given out by then.
     """
 
     features: torch.Tensor
     rows: Rows
     places: Numbers
+    owners: Numbers
 
 
 class PagedHead(PagedDraftModel):
@@ -91,6 +93,7 @@ class PagedHead(PagedDraftModel):
         else:
             self._features = torch.zeros(shape, dtype=self._dtype, device=self._device)
         self._kept = bytearray(num_blocks)  # blocks whose features are their owner's
+        self._owners: Numbers = np.zeros(num_blocks, dtype=np.int64)  # by block, how many it has had
         self._followers: dict[int, int] = {}  # by block, the token of its last row
         self._private = num_blocks + super()._num_spare(table.block_size)
         self._branch: Numbers = np.full(len(table.computed), -1, dtype=np.int64)
@@ -103,6 +106,7 @@ class PagedHead(PagedDraftModel):
         for block in blocks:
             self._content[block] = STALE
             self._kept[block] = False
+            self._owners[block] += 1
             self._followers.pop(block, None)
 
     def copy(self, copies: Iterable[BlockCopy]) -> None:
@@ -124,12 +128,16 @@ class PagedHead(PagedDraftModel):
         slots, counts = np.asarray(rows.slots), np.asarray(rows.counts)
         first = np.asarray(rows.computed) - counts
         row, positions = Chunk(slots, first, counts, []).rows
-        return KeptStates(features, rows, self._places(slots[row], positions))
+        places = self._places(slots[row], positions)
+        return KeptStates(features, rows, places, self._owners[places // self._table.block_size])
 
     def keep(self, states: KeptStates, rejected: Mapping[int, int]) -> None:
-        """Keep them, but for those of rejected drafts: by slot how many of its last rows do not count."""
-        kept = np.ones(len(states.places), dtype=bool)
+        """Keep them, but for those of rejected drafts: by slot how many of its last rows do not count.
+
+        A request may have ended since, and its blocks be another's: the next step may have begun.
+        """
         rows = states.rows
+        kept = states.owners == self._owners[states.places // self._table.block_size]
         for slot, start, count in zip(rows.slots, rows.starts, rows.counts, strict=True):
             kept[start + count - rejected.get(slot, 0) : start + count] = False
         places, features = states.places[kept], states.features
