@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
-PACKAGES := core plugins/native/cpu plugins/attention/torch plugins/attention/cpu plugins/attention/triton plugins/attention/flashinfer plugins/commands/quantize plugins/kernels/cpu plugins/kernels/triton plugins/logits_processors/no_repeat_ngram plugins/models/llama plugins/models/tiny plugins/samplers/standard plugins/quant/awq plugins/quant/compressed_tensors plugins/quant/gptq plugins/quant/int8 plugins/reasoning_parsers/think plugins/tool_parsers/json plugins/grammars/llguidance plugins/grammars/xgrammar plugins/speculators/draft plugins/speculators/ngram plugins/routes/ollama server
+PACKAGES := core plugins/native/cpu plugins/attention/torch plugins/attention/cpu plugins/attention/triton plugins/attention/flashinfer plugins/commands/quantize plugins/kernels/cpu plugins/kernels/triton plugins/logits_processors/no_repeat_ngram plugins/models/llama plugins/models/tiny plugins/samplers/standard plugins/quant/awq plugins/quant/compressed_tensors plugins/quant/gptq plugins/quant/int8 plugins/reasoning_parsers/think plugins/tool_parsers/json plugins/grammars/llguidance plugins/grammars/xgrammar plugins/speculators/draft plugins/speculators/ngram plugins/speculators/eagle plugins/routes/ollama server
 SOURCES := $(PACKAGES:%=%/src)
 TESTS := $(PACKAGES:%=%/tests) tests
 NATIVE := plugins/native/cpu

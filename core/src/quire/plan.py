@@ -93,6 +93,8 @@ class StepPlan:
             leaves no choice about. They are the slot's as if it had drawn them.
         drafts: (slot, ids): tokens proposed to follow all that is known of a slot; its count covers them.
         propose: (slot, k): propose up to k tokens, at least 1, to follow what this step samples for the slot.
+        keep_states: keep of all rows of this step what a speculator may read of the model's hidden states. A
+            hint: nothing but how well it guesses depends on that. Whoever reads none need not look.
     """
 
     step_id: int
@@ -106,6 +108,7 @@ class StepPlan:
     appended: list[tuple[int, list[int]]] = field(default_factory=list)
     drafts: list[tuple[int, list[int]]] = field(default_factory=list)
     propose: list[tuple[int, int]] = field(default_factory=list)
+    keep_states: bool = False
 
     @property
     def num_tokens(self) -> int:

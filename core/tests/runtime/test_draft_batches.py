@@ -47,7 +47,7 @@ def seated(tokens: list[int], held: list[int], max_model_len: int = 64) -> SlotT
 def test_rows_past_a_table_go_to_blocks_of_their_own() -> None:
     table = seated([8, 5, 64], [2, 4, 16])
     assert spare_blocks(5, 4) == 2
-    asked = Round(table, 0, [0, 1, 2], most=5, spare=50)
+    asked = Round(table, 0, [0, 1, 2], most=5, spare=50, lag=0)
     assert asked.blocks[0, :4].tolist() == [1, 2, 50, 51]  # its last token is the last of its blocks
     assert asked.blocks[1, :4].tolist() == [3, 4, 5, 6]  # these are its own, for later
     assert asked.blocks[2, 16:].tolist() == [54, 55]
@@ -59,3 +59,16 @@ def test_rows_past_a_table_go_to_blocks_of_their_own() -> None:
     assert batch.seq_lens.tolist() == [8, 5, 64]
     assert batch.query_start.tolist() == [0, 2, 3, 4]
     assert batch.block_table[0, :2].tolist() == [1, 2]
+
+
+def test_rows_may_lie_before_their_tokens() -> None:
+    """A head's row j computes token j + 1."""
+    asked = Round(seated([8, 5], [2, 4]), 0, [0, 1], most=3, spare=50, lag=1)
+    assert asked.rows.tolist() == [7, 4]
+    (chunk,) = chunks([5, 3], asked.rows.tolist(), 64)
+    token_ids, batch = asked.batch(chunk, torch.device("cpu"))
+    assert token_ids.tolist() == [6, 7, 104]
+    assert batch.positions.tolist() == [5, 6, 3]
+    assert batch.slot_mapping.tolist() == [4 * 2 + 1, 4 * 2 + 2, 4 * 3 + 3]
+    run, positions = chunk.rows
+    assert (run.tolist(), positions.tolist()) == ([0, 0, 1], [5, 6, 3])

@@ -44,7 +44,7 @@ from quire.contracts.logits_processor import (
     LogitsProcessorNeed,
     LogitsProcessorSpec,
 )
-from quire.contracts.model import Model, ModelNeed, ModelSpec, WeightMapping
+from quire.contracts.model import HeadModel, Model, ModelNeed, ModelSpec, WeightMapping
 from quire.contracts.parsing import (
     CallArguments,
     CallBegun,
@@ -81,7 +81,13 @@ from quire.contracts.sampler import (
     SamplerSpec,
 )
 from quire.contracts.source import HeaderSource, ModelFiles, ModelRequest, ModelSource, ModelSourceSpec
-from quire.contracts.speculator import Speculator, SpeculatorInit, SpeculatorNeed, SpeculatorSpec
+from quire.contracts.speculator import (
+    ServedModel,
+    Speculator,
+    SpeculatorInit,
+    SpeculatorNeed,
+    SpeculatorSpec,
+)
 from quire.contracts.tool_parser import CallForm, CallsForm, Tool, ToolParser, ToolParserInit, ToolParserSpec
 from quire.hookspecs import hookimpl
 
@@ -121,6 +127,7 @@ __all__ = [
     "GrammarSource",
     "GrammarSpec",
     "GraphSupport",
+    "HeadModel",
     "HeaderSource",
     "KVLayout",
     "KVTensor",
@@ -164,6 +171,7 @@ __all__ = [
     "SamplerInit",
     "SamplerNeed",
     "SamplerSpec",
+    "ServedModel",
     "Span",
     "Speculator",
     "SpeculatorInit",

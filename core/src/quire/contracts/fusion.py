@@ -141,14 +141,22 @@ class FusedStack(Protocol):
     """
 
     def __call__(
-        self, x: torch.Tensor, positions: torch.Tensor, step: Step
+        self,
+        x: torch.Tensor,
+        residual: torch.Tensor | None,
+        positions: torch.Tensor,
+        step: Step,
+        first: int,
+        stop: int,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """All layers of one step.
+        """Some of the layers, nearly always all, in one step.
 
         Args:
-            x: `[T, H]`, the embedding.
+            x: `[T, H]`, the last block's output, not yet added (before the first layer the embedding).
+            residual: `[T, H]`, the stream before it; None before the first layer.
             positions: `[T]` int64.
             step: the step's attention metadata and KV tensors.
+            first, stop: the layers `first` up to `stop`, of which there is at least one.
 
         Returns:
             The last layer's output, not yet added, and the stream before it, both `[T, H]`.

@@ -6,7 +6,7 @@ layers, and they know.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
@@ -120,3 +120,34 @@ class Model(Protocol):
 
     def finish(self) -> None:
         """Called once all weights are loaded: layers repack (`quire.layers.finish`)."""
+
+
+@runtime_checkable
+class HeadModel(Model, Protocol):
+    """A model that proposes to another one, and continues from that one's hidden states.
+
+    Row j of it stands at position j and has two inputs: the embedding of token j + 1, and the *feature* of
+    position j, which is made of the served model's states there; or, where that has not been computed yet,
+    what the row before has returned. It foretells token j + 2. Of a layer's K and V a row depends on its own
+    inputs alone, so there is one attention layer. In `forward` it differs from `Model`:
+
+        * `x` is `[2, T, F]`: embeddings and features.
+        * What comes back is `[T, F]`: the features by which to go on, and what `logits` takes.
+
+    Attributes:
+        depths: the states that it reads, as `quire.layers.Tap` counts them.
+        feature_size: F.
+    """
+
+    depths: Sequence[int]
+    feature_size: int
+
+    def adopt(self, served: Model) -> None:
+        """Take over from the served model what its own checkpoint leaves out. Called once both are loaded."""
+
+    def fuse(self, states: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Features `[T, F]` of T rows.
+
+        Args:
+            states: one `[T, H]` per depth, in that order.
+        """

@@ -9,9 +9,9 @@ when it is asked, and never before.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from quire.contracts.base import DeviceSpec, Need
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from quire.contracts.draft_model import DraftModel
+    from quire.contracts.quantization import TensorHeader
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +80,24 @@ class SpeculatorInit:
     draft_model: DraftModel | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServedModel:
+    """The model that is served, as far as one that proposes to it has to fit.
+
+    Attributes:
+        hidden_size: H.
+        num_depths: hidden states that its layers can tell, one more than there are layers (see
+            `quire.layers.Tap`); 0 if they tell none.
+        vocab_size: width of its logits.
+        max_model_len: tokens of the longest sequence.
+    """
+
+    hidden_size: int
+    num_depths: int
+    vocab_size: int
+    max_model_len: int
+
+
 class Speculator(ABC):
     """Proposes how requests go on.
 
@@ -92,6 +111,23 @@ class Speculator(ABC):
     def reject(cls, need: SpeculatorNeed) -> str | None:
         """The reason this speculator cannot serve `need`, or None."""
         return None
+
+    @classmethod
+    def model_config(
+        cls, config: Mapping[str, Any], headers: Mapping[str, TensorHeader], served: ServedModel
+    ) -> Mapping[str, Any]:
+        """config.json of its model, as the plugin that serves this is to see it. As it is, if not overridden.
+
+        Args:
+            config: as it was found.
+            headers: of the model's checkpoint, by the names there; empty where weights are made up.
+            served: the model that it will propose to.
+
+        Raises:
+            ModelError: the checkpoint is of another kind, or does not fit; the message names what, and what
+                would do.
+        """
+        return config
 
     def __init__(self, init: SpeculatorInit) -> None:
         self.init = init

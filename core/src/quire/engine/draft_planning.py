@@ -7,13 +7,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from quire.config import EngineConfig
-from quire.contracts import AttentionNeed, ModelFiles, ModelRequest, ModelSource
+from quire.contracts import (
+    AttentionNeed,
+    ModelFiles,
+    ModelRequest,
+    ModelSource,
+    ServedModel,
+    Speculator,
+)
 from quire.engine.network_planning import choose_attention, choose_network, quantization_need
 from quire.errors import CheckpointError, ConfigError, ModelNotFoundError
 from quire.layers import ModelFacts
 from quire.plugin_plan import PlanBuilder
 from quire.runtime.config import DraftConfig
 from quire.text.tokenizer import load_tokenizer
+from quire.weights.checkpoint import Checkpoint
 from quire.weights.config_files import derive_max_model_len, load_model_config
 from quire.weights.sources.resolve import resolve_model
 
@@ -29,15 +37,13 @@ class Served:
     Attributes:
         tokenizer_files: of the served model's tokenizer.
         attention: its KV groups.
-        vocab_size: width of its logits.
-        max_model_len: tokens of the longest sequence.
+        model: its sizes.
         device, dtype: it runs on and in.
     """
 
     tokenizer_files: ModelFiles
     attention: Sequence[AttentionNeed]
-    vocab_size: int
-    max_model_len: int
+    model: ServedModel
     device: str
     dtype: str
 
@@ -64,6 +70,7 @@ def plan_draft(
     config: EngineConfig,
     sources: Sequence[ModelSource],
     served: Served,
+    speculator: type[Speculator],
     *,
     show_progress: bool,
     headers_in: Path | None,
@@ -75,6 +82,7 @@ def plan_draft(
         config: the user's settings.
         sources: where models come from.
         served: the model that it proposes to.
+        speculator: who proposes by it.
         show_progress, headers_in: see `make_plan`.
 
     Raises:
@@ -94,11 +102,12 @@ def plan_draft(
         files = resolve_model(sources, request, headers_in=headers_in)
     except ModelNotFoundError as error:
         raise ModelNotFoundError(f"The draft model of speculative_config: {error}") from error
-    model_config = load_model_config(files)
+    headers = {} if config.load_format == "dummy" else Checkpoint(files.directory).headers()
+    model_config = speculator.model_config(load_model_config(files), headers, served.model)
     try:
-        longest = min(derive_max_model_len(model_config), served.max_model_len)
+        longest = min(derive_max_model_len(model_config), served.model.max_model_len)
     except CheckpointError:  # it gives no length: then it follows as far as the other goes
-        longest = served.max_model_len
+        longest = served.model.max_model_len
     _check_vocabulary(asked.model, files, int(model_config["vocab_size"]), served)
     device, dtype = served.device, served.dtype
     facts, _ = choose_network(
@@ -116,9 +125,10 @@ def plan_draft(
             attention=needs,
             quantization=quantization_need(config, device, dtype, model_config),
             max_model_len=longest,
-            vocab_size=served.vocab_size,
+            vocab_size=served.model.vocab_size,
             num_speculative_tokens=asked.num_speculative_tokens,
             group=whole[0] if whole else len(served.attention),
+            feature_size=facts.feature_size,
         ),
     )
 
@@ -131,12 +141,12 @@ def _check_vocabulary(name: str, files: ModelFiles, vocab_size: int, served: Ser
     try:
         draft, target = (load_tokenizer(one).backend.get_vocab() for one in (files, served.tokenizer_files))
     except CheckpointError as error:
-        if vocab_size == served.vocab_size:  # there is nothing else to compare
+        if vocab_size == served.model.vocab_size:  # there is nothing else to compare
             return
         raise ConfigError(
             f"The draft model {name!r} has a vocabulary of {vocab_size}, the served model one of "
-            f"{served.vocab_size}, and their tokens cannot be compared ({error}). Name a draft model with "
-            "the served model's tokenizer."
+            f"{served.model.vocab_size}, and their tokens cannot be compared ({error}). Name a draft model "
+            "with the served model's tokenizer."
         ) from error
     other = min((token for token, id_ in target.items() if draft.get(token) != id_), default=None)
     if other is None and len(draft) == len(target):

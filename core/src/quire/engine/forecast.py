@@ -20,6 +20,7 @@ from quire.layers import ModelFacts
 from quire.plugins import PluginRegistry
 from quire.runtime.device import Memory, open_device
 from quire.runtime.draft_batches import spare_blocks
+from quire.runtime.draft_head import feature_bytes
 from quire.runtime.dtypes import torch_dtype
 from quire.runtime.graphs import can_capture
 from quire.runtime.kv_cache import KVCache
@@ -127,8 +128,10 @@ def estimate(plan: EnginePlan, memory: Memory) -> MemoryProfile:
             open_draft_backends(worker, device.name), _group_of_layer(draft.facts)
         )
         kv_bytes += its_own
-        most = draft.worker_config.num_speculative_tokens
-        spare = config.max_num_seqs * spare_blocks(most, config.block_size) * its_own
+        most, features = draft.worker_config.num_speculative_tokens, draft.worker_config.feature_size
+        kv_bytes += feature_bytes(features, torch_dtype(plan.dtype), config.block_size)
+        beside = spare_blocks(most, config.block_size) + (features > 0)
+        spare = config.max_num_seqs * beside * its_own
         weights += draft.facts.weight_bytes + _repacked(plan, draft.worker_config.model_config)
     per_row, of_logits = _row_bytes(plan), plan.vocab_size * _BYTES_PER_LOGIT
     of_sampling, of_seats = worker.max_sampled_rows * of_logits, config.max_num_seqs * of_logits

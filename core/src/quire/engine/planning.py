@@ -20,6 +20,8 @@ from quire.contracts import (
     ModelRequest,
     ModelSource,
     SamplerNeed,
+    ServedModel,
+    Speculator,
     SpeculatorNeed,
 )
 from quire.engine.draft_planning import DraftPlan, Served, plan_draft
@@ -183,18 +185,27 @@ def make_plan(
     attention = choose_attention(builder, config, facts, device, dtype)
     max_model_len = _max_model_len(config, model_config)
     proposing = _speculator_need(config, device, dtype, vocab_size)
+    draft = None
     if config.speculation is not None and proposing is not None:
         method, options = config.speculation.method, config.speculation.options
-        builder.choose("speculator", proposing, requested=method, given=("speculative_config", options))
-    served = Served(
-        tokenizer_files=tokenizer_files,
-        attention=attention,
-        vocab_size=vocab_size,
-        max_model_len=max_model_len,
-        device=device,
-        dtype=dtype,
-    )
-    draft = plan_draft(builder, config, sources, served, show_progress=show_progress, headers_in=headers_in)
+        speculator: type[Speculator] = builder.choose(
+            "speculator", proposing, requested=method, given=("speculative_config", options)
+        )
+        served = Served(
+            tokenizer_files=tokenizer_files,
+            attention=attention,
+            model=ServedModel(
+                hidden_size=int(model_config.get("hidden_size") or 0),
+                num_depths=facts.num_depths,
+                vocab_size=vocab_size,
+                max_model_len=max_model_len,
+            ),
+            device=device,
+            dtype=dtype,
+        )
+        draft = plan_draft(
+            builder, config, sources, served, speculator, show_progress=show_progress, headers_in=headers_in
+        )
     return EnginePlan(
         config=config,
         files=files,

@@ -19,7 +19,7 @@ from quire.layers.rounded_head import HeadOptions, RoundedHead
 from quire.layers.rounding import quantize_rows
 from quire.layers.self_attention import SelfAttention
 from quire.layers.stack import DecoderStack
-from quire.layers.step import Step
+from quire.layers.step import Step, Tap
 from quire.layers.stored_format import StoredFormat
 from quire.layers.unquantized import Unquantized
 
@@ -51,6 +51,7 @@ __all__ = [
     "StoredFormat",
     "StoredModule",
     "StoredTensor",
+    "Tap",
     "Unquantized",
     "describe",
     "finish",

@@ -17,6 +17,7 @@ from torch import nn
 from quire.contracts import (
     AttentionBackend,
     CacheSpec,
+    HeadModel,
     KernelsInit,
     KernelsNeed,
     Model,
@@ -28,6 +29,7 @@ from quire.contracts import (
 from quire.layers.build import Build
 from quire.layers.embedding import LMHead
 from quire.layers.parallel import ParallelGroup
+from quire.layers.stack import DecoderStack
 from quire.layers.unquantized import Unquantized
 
 if TYPE_CHECKING:
@@ -61,12 +63,16 @@ class ModelFacts:
         weight_bytes: bytes of all weights as they are loaded, before any repacking.
         tied_head_bytes: bytes of a tied head beside them that its quantization stores in a form of its own; 0
             if there is none.
+        num_depths: hidden states that its layers can tell (see `quire.layers.Tap`); 0 if they tell none.
+        feature_size: of a `HeadModel`; 0 of any other.
     """
 
     attention: tuple[AttentionFacts, ...]
     num_parameters: int
     weight_bytes: int
     tied_head_bytes: int = 0
+    num_depths: int = 0
+    feature_size: int = 0
 
 
 class AttentionGroups:
@@ -148,7 +154,8 @@ def describe(
     )
     model = model_class(config, build)
     weights = list(model.weights())
-    layers = cast(nn.Module, model).modules()
+    layers = list(cast(nn.Module, model).modules())
+    stacks = [layer for layer in layers if isinstance(layer, DecoderStack)]
     return ModelFacts(
         attention=tuple(groups.groups),
         num_parameters=sum(
@@ -157,4 +164,6 @@ def describe(
         ),
         weight_bytes=sum(weight.target.nbytes for weight in weights),
         tied_head_bytes=sum(layer.nbytes() for layer in layers if isinstance(layer, LMHead)),
+        num_depths=len(stacks[0]) + 1 if len(stacks) == 1 else 0,
+        feature_size=model.feature_size if isinstance(model, HeadModel) else 0,
     )

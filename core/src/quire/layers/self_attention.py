@@ -32,6 +32,7 @@ class SelfAttention(nn.Module):
         out_bias: bool = False,
         qk_norm_eps: float | None = None,
         window: int | None = None,
+        in_features: int | None = None,
     ) -> None:
         """Build the layer's parts.
 
@@ -44,13 +45,14 @@ class SelfAttention(nn.Module):
             qkv_bias, out_bias: whether the architecture has these biases.
             qk_norm_eps: epsilon of a norm of q and of k over each head's elements; None for no norms.
             window: see `AttentionLayer`.
+            in_features: width of what it reads, if that is not H.
         """
         super().__init__()
         q = build.q_heads(num_heads, head_dim)
         kv = build.kv_heads(num_kv_heads, head_dim)
         self.qkv_proj = build.linear(
             f"{name}.qkv_proj",
-            hidden_size,
+            hidden_size if in_features is None else in_features,
             {"q_proj": q, "k_proj": kv, "v_proj": kv},
             bias=qkv_bias,
             style="column",
@@ -65,7 +67,7 @@ class SelfAttention(nn.Module):
         self._sizes = (self.attention.q_size, self.attention.kv_size, self.attention.kv_size)
 
     def forward(self, x: torch.Tensor, positions: torch.Tensor, step: Step) -> torch.Tensor:
-        """`[T, H] -> [T, H]`."""
+        """`[T, in_features] -> [T, H]`."""
         q, k, v = self.qkv_proj(x).split(self._sizes, dim=-1)
         if self.q_norm is not None and self.k_norm is not None:
             q = self.q_norm(q.unflatten(-1, (-1, self._head_dim)))  # [T, Hq, D]

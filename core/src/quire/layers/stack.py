@@ -34,7 +34,7 @@ class DecoderStack(Fusible, nn.ModuleList):
     def forward(
         self, x: torch.Tensor, positions: torch.Tensor, step: Step
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """All layers.
+        """All layers; the states that `step.tap` asks for are left there.
 
         Args:
             x: `[T, H]`, the embedding.
@@ -44,12 +44,31 @@ class DecoderStack(Fusible, nn.ModuleList):
         Returns:
             The last layer's output, not yet added, and the stream before it.
         """
-        if self.fused is not None:
-            return self.fused(x, positions, step)
         residual: torch.Tensor | None = None
-        for layer in self:
-            x, residual = layer(x, residual, positions, step)
+        first = 0
+        if step.tap is not None:
+            for depth in sorted(step.tap.depths):
+                x, residual = self._run(x, residual, positions, step, first, depth)
+                step.tap.states[depth] = x if residual is None else x + residual
+                first = depth
+        x, residual = self._run(x, residual, positions, step, first, len(self))
         assert residual is not None
+        return x, residual
+
+    def _run(
+        self,
+        x: torch.Tensor,
+        residual: torch.Tensor | None,
+        positions: torch.Tensor,
+        step: Step,
+        first: int,
+        stop: int,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The layers from `first` up to `stop`; there may be none."""
+        if self.fused is not None and first < stop:
+            return self.fused(x, residual, positions, step, first, stop)
+        for index in range(first, stop):
+            x, residual = self[index](x, residual, positions, step)
         return x, residual
 
     def fuse(self) -> None:

@@ -31,6 +31,8 @@ class DraftConfig:
         num_speculative_tokens: most tokens proposed at a time.
         group: KV group by whose block tables its K and V lie: the first of the served model that keeps all
             tokens; if none does, a group of its own after those.
+        feature_size: elements of the features that it keeps of each token (see `HeadModel`); 0 if it keeps
+            none.
     """
 
     directory: Path
@@ -41,6 +43,7 @@ class DraftConfig:
     vocab_size: int
     num_speculative_tokens: int
     group: int
+    feature_size: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

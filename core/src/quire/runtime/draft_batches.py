@@ -39,6 +39,13 @@ class Chunk:
         """Rows of the tokens that end a request's."""
         return (np.cumsum(self.count) - 1)[self.ends]
 
+    @property
+    def rows(self) -> tuple[Numbers, Numbers]:
+        """By row, `[T]` each: its run, and its position."""
+        run = np.repeat(np.arange(len(self.place)), self.count)
+        start = np.cumsum(self.count) - self.count
+        return run, self.first[run] + np.arange(len(run)) - start[run]
+
 
 def chunks(first: Sequence[int], ends: Sequence[int], most: int) -> Iterator[Chunk]:
     """All tokens from `first[i]` up to `ends[i]` of each request, in steps of at most `most` rows."""
@@ -65,7 +72,9 @@ def _chunk(runs: list[tuple[int, int, int]], ends: Sequence[int]) -> Chunk:
 class Round:
     """The requests of one round of proposals, and where their tokens lie."""
 
-    def __init__(self, table: SlotTable, group: int, slots: Sequence[int], most: int, spare: int) -> None:
+    def __init__(
+        self, table: SlotTable, group: int, slots: Sequence[int], most: int, spare: int, lag: int
+    ) -> None:
         """Lay out the blocks.
 
         Args:
@@ -75,10 +84,12 @@ class Round:
             most: tokens proposed to each, at most.
             spare: first of the blocks that belong to nobody; the request at place i has those from
                 `spare + i * spare_blocks(most)` on.
+            lag: positions by which a row lies before its token.
         """
-        self._table = table
+        self._table, self._lag = table, lag
         self.slots = np.asarray(slots, dtype=np.int64)
         self.known: Numbers = table.num_tokens[self.slots]  # [S]
+        self.rows: Numbers = self.known - lag  # [S], of the tokens known
         self.held: Numbers = table.num_blocks[group, self.slots]  # [S]
         size, each = table.block_size, spare_blocks(most, table.block_size)
         width = -(-(int(self.known.max()) + most) // size)
@@ -95,14 +106,13 @@ class Round:
         place, size = chunk.place, self._table.block_size
         query_start = np.zeros(len(place) + 1, dtype=np.int32)
         np.cumsum(chunk.count, out=query_start[1:])
-        row = np.repeat(np.arange(len(place)), chunk.count)  # [T]
-        positions = chunk.first[row] + np.arange(len(row)) - query_start[row]
+        row, positions = chunk.rows  # [T]
         seq_lens = chunk.first + chunk.count
         longest = int(seq_lens.max())
         blocks = self.blocks[place, : -(-longest // size)]
         block, offset = np.divmod(positions, size)
         arrays = (
-            self._table.token_ids[self.slots[place][row], positions].astype(np.int64),
+            self._table.token_ids[self.slots[place][row], positions + self._lag].astype(np.int64),
             query_start,
             seq_lens.astype(np.int32),
             positions,

@@ -18,6 +18,7 @@ import torch
 from quire.contracts import AttentionBackend, DraftModel, Model, Sampler, SampleRows
 from quire.layers import Step
 from quire.ops.upload import upload
+from quire.plan import BlockCopy
 from quire.runtime.draft_batches import Chunk, Numbers, Round, chunks, spare_blocks
 from quire.runtime.kv_cache import KVCache
 from quire.runtime.slots import SlotTable
@@ -25,15 +26,18 @@ from quire.runtime.slots import SlotTable
 if TYPE_CHECKING:
     from quire.runtime.config import DraftConfig
 
-_STALE, _CLEAN, _WHOLE = 0, 1, 2
-"""A block's content: an earlier owner's; zeros, or some tokens of this one; all of its tokens."""
+STALE, CLEAN, WHOLE = 0, 1, 2
+"""A block's content: an earlier owner's; zeros, or some rows of this one; all of its rows."""
 
-_UNKNOWN = -1
+UNKNOWN = -1
 """Computed count of a slot that has not been asked about: whole blocks may be there already."""
 
 
 class PagedDraftModel(DraftModel):
     """See the contract."""
+
+    lag = 0
+    """Positions by which a row lies before the token that it computes."""
 
     def __init__(
         self,
@@ -84,40 +88,45 @@ class PagedDraftModel(DraftModel):
         self._kv = KVCache(self._backends, self._group_of_layer, count, str(self._device))
         self._table = table
         self._spare = num_blocks
-        self._content = bytearray(num_blocks)
-        self._computed = np.full(len(table.computed), _UNKNOWN, dtype=np.int64)
+        self._content = bytearray(count)
+        self._computed = np.full(len(table.computed), UNKNOWN, dtype=np.int64)
 
     def seat(self, slot: int) -> None:
         """A slot has been given to another request."""
-        self._computed[slot] = _UNKNOWN
+        self._computed[slot] = UNKNOWN
 
     def given(self, blocks: Iterable[int]) -> None:
         """These blocks have been given to somebody."""
         for block in blocks:
-            self._content[block] = _STALE
+            self._content[block] = STALE
+
+    def copy(self, copies: Iterable[BlockCopy]) -> None:
+        """The requests' blocks are copied. Of K and V nothing is: what a block lacks is computed."""
 
     def begin(self, slots: Sequence[int]) -> torch.Tensor:
-        asked = self._round = Round(self._table, self.group, slots, self._most, self._spare)
-        known: list[int] = asked.known.tolist()
-        first = [self._first(place, known[place]) for place in range(len(slots))]
+        asked = self._round = Round(self._table, self.group, slots, self._most, self._spare, self.lag)
+        ends: list[int] = asked.rows.tolist()
+        first = [self._first(place) for place in range(len(slots))]
         for place, start in enumerate(first):
             self._clear(place, start)
-        ends = []
-        for chunk in chunks(first, known, self._max_rows):
+        parts = []
+        for chunk in chunks(first, ends, self._max_rows):
             hidden = self._forward(chunk)
             rows = upload(self._device, torch.from_numpy(chunk.last_rows))[0]
-            ends.append(hidden[rows])
+            parts.append(hidden[rows])
         for place, start in enumerate(first):
             self._mark(place, start)
         self._next: Numbers = asked.known.copy()
-        return self._logits(torch.cat(ends))
+        self._hidden = torch.cat(parts)  # [S, H]
+        return self._logits(self._hidden)
 
     def extend(self, ids: torch.Tensor) -> torch.Tensor:
         count = len(ids)
         one = np.ones(count, dtype=np.int64)
-        hidden = self._forward(Chunk(np.arange(count), self._next[:count], one, []), ids)
+        chunk = Chunk(np.arange(count), self._next[:count] - self.lag, one, [])
+        self._hidden = self._forward(chunk, ids)
         self._next = self._next[:count] + 1
-        return self._logits(hidden)
+        return self._logits(self._hidden)
 
     def sample(self, logits: torch.Tensor) -> torch.Tensor:
         count = len(logits)
@@ -126,38 +135,38 @@ class PagedDraftModel(DraftModel):
 
     # --- what is there
 
-    def _first(self, place: int, known: int) -> int:
-        """The first token to compute of the round's request at a place: at the latest its last one."""
-        slot = self._round.slots[place]
+    def _first(self, place: int) -> int:
+        """The first row to compute of the round's request at a place: at the latest its last one."""
+        slot, rows = self._round.slots[place], int(self._round.rows[place])
         computed = int(self._computed[slot])
-        if computed == _UNKNOWN:
+        if computed == UNKNOWN:
             size, held = self._table.block_size, int(self._round.held[place])
-            blocks: list[int] = self._table.tables[self.group][slot, : min(held, known // size)].tolist()
+            blocks: list[int] = self._table.tables[self.group][slot, : min(held, rows // size)].tolist()
             whole = 0
-            while whole < len(blocks) and self._content[blocks[whole]] == _WHOLE:
+            while whole < len(blocks) and self._content[blocks[whole]] == WHOLE:
                 whole += 1
             computed = whole * size
-        return min(computed, known - 1)
+        return min(computed, rows - 1)
 
     def _clear(self, place: int, start: int) -> None:
         """See to it that nothing of an earlier owner is where a request computes or looks."""
-        stale = [b for b in self._own(place, start, self._most) if self._content[b] == _STALE]
+        stale = [b for b in self._own(place, start, self._most) if self._content[b] == STALE]
         for group in range(len(self._backends)):
             self._kv.clear(group, stale)
         for block in stale:
-            self._content[block] = _CLEAN
+            self._content[block] = CLEAN
 
     def _mark(self, place: int, start: int) -> None:
-        """A request's tokens are computed; those that lie in blocks of its own stay so."""
-        size, known = self._table.block_size, int(self._round.known[place])
-        self._computed[self._round.slots[place]] = min(known, int(self._round.held[place]) * size)
-        for block in self._own(place, start, -(known % size)):
-            self._content[block] = _WHOLE
+        """A request's rows are computed; those that lie in blocks of its own stay so."""
+        size, rows = self._table.block_size, int(self._round.rows[place])
+        self._computed[self._round.slots[place]] = min(rows, int(self._round.held[place]) * size)
+        for block in self._own(place, start, -(rows % size)):
+            self._content[block] = WHOLE
 
     def _own(self, place: int, start: int, more: int) -> list[int]:
-        """A request's own blocks from its token `start` up to `more` tokens past its last."""
-        size, known = self._table.block_size, int(self._round.known[place])
-        end = min(int(self._round.held[place]), -(-(known + more) // size))
+        """A request's own blocks from its row `start` up to `more` rows past its last."""
+        size, rows = self._table.block_size, int(self._round.rows[place])
+        end = min(int(self._round.held[place]), -(-(rows + more) // size))
         blocks: list[int] = self._round.blocks[place, start // size : end].tolist()
         return blocks
 
@@ -170,8 +179,17 @@ class PagedDraftModel(DraftModel):
         token_ids = token_ids if ids is None else ids
         if self._own_vocab < self._vocab_size:  # of the ids that only pad the other's vocabulary
             token_ids = token_ids.clamp(max=self._own_vocab - 1)
-        x = self._model.embed(token_ids)
+        x = self._inputs(self._model.embed(token_ids), chunk, drafts=ids is not None)
         return self._model.forward(x, batch.positions, Step(metadata=metadata, kv=self._kv.layers))
+
+    def _inputs(self, x: torch.Tensor, chunk: Chunk, *, drafts: bool) -> torch.Tensor:
+        """What the model's layers read for a chunk's rows.
+
+        Args:
+            x: `[T, H]`, their tokens' embeddings.
+            drafts: the chunk follows the rows that were computed last.
+        """
+        return x
 
     def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """`[N, V]`, of the served model's width: models of one tokenizer pad it differently."""

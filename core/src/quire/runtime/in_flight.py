@@ -10,6 +10,7 @@ import torch
 from quire.plan import StepPlan, TokenLogprobs
 from quire.runtime.batching import Rows
 from quire.runtime.device import Fetch
+from quire.runtime.draft_head import KeptStates
 from quire.runtime.verification import DraftRows
 
 
@@ -19,12 +20,14 @@ class Forward:
 
     Attributes:
         drawn: ids and invalid of these rows, `[R]` each, where the step has drawn them itself.
+        states: what is kept for a head, if anything is.
     """
 
     rows: Rows
     logits: torch.Tensor  # [R, V]
     prompt_logprobs: dict[int, list[TokenLogprobs]]
     drawn: tuple[torch.Tensor, torch.Tensor] | None = None
+    states: KeptStates | None = None
 
 
 @dataclass(slots=True)

@@ -13,6 +13,7 @@ from quire.contracts import (
     AttentionBackend,
     AttentionInit,
     CacheSpec,
+    HeadModel,
     KernelsInit,
     LogitsProcessor,
     LogitsProcessorInit,
@@ -26,6 +27,7 @@ from quire.contracts import (
 from quire.layers import Build, ParallelGroup, weight_bytes
 from quire.plugin_plan import PROCESSOR_ROLE
 from quire.runtime.config import DraftConfig, WorkerConfig
+from quire.runtime.draft_head import PagedHead
 from quire.runtime.draft_model import PagedDraftModel
 from quire.runtime.dtypes import torch_dtype
 from quire.runtime.heap import large_blocks_returned
@@ -116,18 +118,7 @@ def load_model(config: WorkerConfig, device: str) -> LoadedModel:
     ]
     draft = None
     if config.draft is not None:
-        loaded = _load_network(config, config.draft, _DRAFT, kernels, device)
-        draft = PagedDraftModel(
-            config.draft,
-            loaded.model,
-            loaded.backends,
-            loaded.group_of_layer,
-            sampler,
-            device,
-            weight_bytes=loaded.weight_bytes,
-            max_num_seqs=config.max_num_seqs,
-            max_num_batched_tokens=config.max_num_batched_tokens,
-        )
+        draft = _load_draft(config, config.draft, network.model, kernels, sampler, device)
     speculator = _open_speculator(config, device, draft)
     return LoadedModel(network, kernels, sampler, processors, speculator, draft)
 
@@ -140,6 +131,26 @@ def open_backends(config: WorkerConfig, device: str) -> list[AttentionBackend]:
 def open_draft_backends(config: WorkerConfig, device: str) -> list[AttentionBackend]:
     """Those of the draft model; none without one."""
     return [] if config.draft is None else _open_backends(config, config.draft, _DRAFT, device)
+
+
+def _load_draft(
+    config: WorkerConfig, part: DraftConfig, served: Model, kernels: Kernels, sampler: Sampler, device: str
+) -> PagedDraftModel:
+    """The model that proposes to the served one."""
+    loaded = _load_network(config, part, _DRAFT, kernels, device)
+    model, backends, groups = loaded.model, loaded.backends, loaded.group_of_layer
+    sizes = {
+        "weight_bytes": loaded.weight_bytes,
+        "max_num_seqs": config.max_num_seqs,
+        "max_num_batched_tokens": config.max_num_batched_tokens,
+    }
+    if not isinstance(model, HeadModel):
+        return PagedDraftModel(part, model, backends, groups, sampler, device, **sizes)
+    model.adopt(served)
+    dtype, block_size = torch_dtype(config.dtype), config.block_size
+    return PagedHead(
+        part, model, backends, groups, sampler, device, dtype=dtype, block_size=block_size, **sizes
+    )
 
 
 def _load_network(

@@ -104,7 +104,8 @@ def _measure(worker: Worker, rows: int) -> tuple[int, int]:
         metadata = tuple(
             backend.plan(group) for backend, group in zip(worker.backends, batch.groups, strict=True)
         )
-        step = Step(metadata=metadata, kv=cache.layers)
+        tap = None if worker.head is None else worker.head.tap()
+        step = Step(metadata, cache.layers, tap)
         hidden.append(worker.model.forward(worker.model.embed(batch.token_ids), batch.positions, step))
 
     def sample() -> None:

@@ -26,6 +26,7 @@ from quire.plan import SlotResult, StepPlan, StepResult, TokenLogprobs, TokenMas
 from quire.runtime.batching import BatchBuilder, Rows
 from quire.runtime.config import WorkerConfig
 from quire.runtime.device import open_device
+from quire.runtime.draft_head import PagedHead
 from quire.runtime.drawing import Drawing, Drawn
 from quire.runtime.graphs import DecodeGraphs, GraphReport, can_capture
 from quire.runtime.in_flight import Forward, InFlight
@@ -66,6 +67,7 @@ class Worker:
         self.processors = Processors(loaded.processors)
         self.speculator = loaded.speculator
         self.draft = loaded.draft
+        self.head = self.draft if isinstance(self.draft, PagedHead) else None
         self.weight_bytes = loaded.network.weight_bytes
         if self.draft is not None:
             self.weight_bytes += self.draft.weight_bytes
@@ -136,15 +138,16 @@ class Worker:
         self._apply(plan, step.failed)
         counts, drafts = dict(zip(plan.slots, plan.counts, strict=True)), dict(plan.drafts)
         slots = [slot for slot in plan.slots if slot not in step.failed]
+        head = self.head if plan.keep_states else None
 
         def run(some: list[int]) -> Forward:
             numbers = [counts[slot] for slot in some]
-            # In parts they run uncaptured: a graph's results lie where the next one's will.
-            if self.graphs is not None and len(some) == len(slots) and max(numbers) == 1:
+            # In parts they run uncaptured: a graph's results lie where the next one's will. It has no states.
+            if self.graphs and not head and len(some) == len(slots) and max(numbers) == 1:
                 batch, rows = self._batches.build(some, numbers, self.graphs.size_for(len(some)))
                 if rows.whole:  # all go on from their last token: no chunk of a prompt is among them
                     return self._replay(self.graphs, batch, rows)
-            return self._forward(*self._batches.build(some, numbers, drafts=drafts))
+            return self._forward(*self._batches.build(some, numbers, drafts=drafts), head)
 
         step.forwards = self._isolate(slots, run, step.failed)
         for forward in step.forwards:
@@ -176,6 +179,8 @@ class Worker:
             SlotResult(slot, generation, *drawn.get(slot, _NOTHING))
             for slot, generation in zip(plan.slots, plan.generations, strict=True)
         ]
+        if self.head is not None:
+            self._keep_states(self.head, step, drawn)
         prompts = [forward.prompt_logprobs for forward in step.forwards if forward.prompt_logprobs]
         if prompts or plan.propose:
             of_slot = {result.slot: result for result in results}
@@ -233,8 +238,10 @@ class Worker:
             self._append(slot, ids, failed)
         for slot, ids in plan.drafts:
             self.slots.draft(slot, ids)
-        own = len(self.backends)  # of a draft model's group nothing is copied: it computes what it lacks
+        own = len(self.backends)  # of a draft model's own group it copies what it cannot compute
         self.kv.copy(copy for copy in plan.copies if copy.group < own)
+        if self.draft is not None and plan.copies:
+            self.draft.copy(plan.copies)
 
     def _append(self, slot: int, ids: list[int], failed: dict[int, str]) -> None:
         """Take in tokens of a slot that were not drawn here."""
@@ -262,15 +269,32 @@ class Worker:
         self._isolate(list(asked), run, {})
         return drafts
 
-    def _forward(self, batch: Batch, rows: Rows) -> Forward:
+    def _keep_states(self, head: PagedHead, step: InFlight, drawn: dict[int, Drawn]) -> None:
+        """Let the head have what the step's rows left, now that it is known which drafts were right.
+
+        For want of that nobody fails: it guesses worse.
+        """
+        kept = [forward.states for forward in step.forwards if forward.states is not None]
+        if kept:
+            rejected = {
+                slot: len(ids) + 1 - len(drawn[slot].token_ids)
+                for slot, ids in step.plan.drafts
+                if slot in drawn
+            }
+            for states in kept:
+                self._guarded(partial(head.keep, states, rejected), "head.keep")
+
+    def _forward(self, batch: Batch, rows: Rows, head: PagedHead | None) -> Forward:
         assert self.kv is not None
         metadata = tuple(
             backend.plan(group) for backend, group in zip(self.backends, batch.groups, strict=True)
         )
         x = self.model.embed(batch.token_ids)  # [T, H]
-        hidden = self.model.forward(x, batch.positions, Step(metadata=metadata, kv=self.kv.layers))
+        tap = None if head is None else head.tap()
+        hidden = self.model.forward(x, batch.positions, Step(metadata, self.kv.layers, tap))
+        states = None if head is None or tap is None else head.take(tap, rows)
         logits = self.model.logits(hidden if rows.whole else hidden[batch.logits_rows])  # [R, V]
-        return Forward(rows, logits, self._prompt_logprobs(hidden, rows))
+        return Forward(rows, logits, self._prompt_logprobs(hidden, rows), states=states)
 
     def _replay(self, graphs: DecodeGraphs, batch: Batch, rows: Rows) -> Forward:
         """The same by captured graphs, of requests with a row each that predicts nothing of a prompt.
@@ -344,7 +368,7 @@ class Worker:
         try:
             call()
         except Exception:
-            logger.exception("%s failed; the request it belongs to has ended already", what)
+            logger.exception("%s failed; no request that goes on depends on it", what)
 
 
 def _describe(error: Exception) -> str:

@@ -16,6 +16,7 @@ from collections.abc import Sequence as Many
 from dataclasses import dataclass
 
 from quire.scheduler.state import Sequence
+from quire.scheduler.states import Keeping
 from quire.scheduler.step_cost import Cost, StepCost
 
 __all__ = ["DraftStats", "Drafting"]
@@ -71,6 +72,7 @@ class Drafting:
         self._skipped = 0.0  # share of those asked that miss the next step for it
         self._since_plain = 0
         self._rest = 0  # steps until it is thought over again
+        self.keeping = Keeping()
 
     @property
     def enabled(self) -> bool:

@@ -86,6 +86,7 @@ class StepDraft:
         appended, drafts, propose = [], [], []
         speculation, num_drafts, ahead = drafting.enabled, 0, list[int]()
         sampling: list[Sequence] = []
+        reads = False
         for sequence, count in self.counts.items():
             slot, generation = sequence.slot, sequence.generation
             sequence.num_computed += count
@@ -98,6 +99,7 @@ class StepDraft:
                 sequence.drafts = []
             samples = sequence.num_computed - num_drafts == len(sequence.token_ids) + sequence.num_pending
             sequence.num_pending += samples
+            reads = reads or count - num_drafts > 1 or not samples
             if speculation and samples:
                 if ahead:
                     drafts.append((slot, ahead))
@@ -123,6 +125,8 @@ class StepDraft:
             appended=appended,
             drafts=drafts,
             propose=propose,
+            keep_states=speculation
+            and drafting.keeping.decide(drafts=bool(drafts or propose), samples=bool(sampling), reads=reads),
         )
         return plan, rides
 

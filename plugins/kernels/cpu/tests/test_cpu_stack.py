@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from quire.contracts import KernelsInit, KernelsNeed, ProfiledLayer
-from quire.layers import Build, DecoderLayer, DecoderStack, Step
+from quire.layers import Build, DecoderLayer, DecoderStack, Step, Tap
 from quire.ops import Kernels
 from quire.testing.decoder_layer import STEPS, TwoLayers
 from quire.testing.runner import PagedRunner
@@ -67,6 +67,35 @@ def test_a_stack_gives_what_its_layers_give(dtype: torch.dtype) -> None:
             assert torch.equal(mine[name], others[name])
     for ours, before in kept:  # no step writes to what an earlier one gave out
         assert all(torch.equal(ours[name], rows) for name, rows in before.items())
+
+
+def test_states_between_layers_are_those_of_the_layers() -> None:
+    """A tap cuts the call in two, and changes nothing."""
+    plain, tapped = _runner(Stacked, torch.float32), _runner(Stacked, torch.float32)
+    layers: Any = tapped.model.layers  # type: ignore[attr-defined]
+    states: list[dict[int, torch.Tensor]] = []
+    forward = layers.forward
+
+    def with_tap(x: torch.Tensor, positions: torch.Tensor, step: Step) -> Any:
+        tap = Tap((2, 0, 1))
+        out = forward(x, positions, Step(step.metadata, step.kv, tap))
+        states.append({**tap.states, -1: x})
+        torch.testing.assert_close(tap.states[2], out[0] + out[1], rtol=0, atol=0)
+        return out
+
+    layers.forward = with_tap
+    for counts in STEPS:
+        ours, theirs = tapped.run(counts), plain.run(counts)
+        assert all(torch.equal(ours[name], theirs[name]) for name in counts)
+    single = _runner(TwoLayers, torch.float32)
+    first: Any = next(iter(single.model.layers))  # type: ignore[attr-defined]
+    left: list[torch.Tensor] = []
+    first.register_forward_hook(lambda module, inputs, out: left.append(out[0] + out[1]))
+    for counts in STEPS:
+        single.run(counts)
+    for found, expected in zip(states, left, strict=True):
+        assert torch.equal(found[0], found[-1])  # the embedding
+        assert torch.equal(found[1], expected)
 
 
 def test_a_stack_accounts_for_its_time_by_the_names_of_its_projections() -> None:

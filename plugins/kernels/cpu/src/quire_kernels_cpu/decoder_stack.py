@@ -49,10 +49,17 @@ class CpuDecoderStack:
         self._rows, self._scratch_bytes, self._spare_bytes = 0, 0, 0
 
     def __call__(
-        self, x: torch.Tensor, positions: torch.Tensor, step: Step
+        self,
+        x: torch.Tensor,
+        residual: torch.Tensor | None,
+        positions: torch.Tensor,
+        step: Step,
+        first: int,
+        stop: int,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """As `FusedStack`."""
         x = x.contiguous()
+        residual = residual.contiguous() if residual is not None else None
         rows = x.shape[0]
         if rows == 0:
             return x, x
@@ -70,11 +77,12 @@ class CpuDecoderStack:
         call = self._call
         call.rows, call.threads = rows, torch.get_num_threads()
         call.x, call.positions = x.data_ptr(), positions.data_ptr()
+        call.residual = residual.data_ptr() if residual is not None else None
         call.scratch = scratch
         call.out, call.residual_out = out.data_ptr(), total.data_ptr()
         self._run(
-            self._native,
-            len(self._layers),
+            ctypes.byref(self._native, first * ctypes.sizeof(StackLayer)),
+            stop - first,
             self._call_address,
             self._plans,
             self._workspaces,
