@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -182,6 +182,34 @@ class GrammarRunner:
         self._seconds += time.perf_counter() - start
         return masks
 
+    def after(self, slots: Sequence[int], ids: Sequence[Sequence[int]]) -> TokenMasks | None:
+        """What slots may sample after tokens that are not in yet, or are only guessed.
+
+        Args:
+            slots: of the last plan.
+            ids: of each, what follows all that `advance` was told. Nothing of it stays.
+
+        Returns:
+            A row for each that has a grammar and may go on like this; None if there are none.
+        """
+        start = time.perf_counter()
+        found: list[tuple[int, _Output, int]] = []
+        for slot, tokens in zip(slots, ids, strict=True):
+            key = self._seats.get(slot)
+            if key is None or key[0] not in self._requests:
+                continue
+            output = self._output(key)
+            if output.matcher is not None and _accept_all(output.matcher, tokens):
+                found.append((slot, output, len(tokens)))
+        bits = np.empty((len(found), self._width), dtype=np.int32)
+        for row, (_, output, count) in enumerate(found):
+            assert output.matcher is not None
+            self._write(output.backend, output.matcher, row, bits)
+            output.matcher.rollback(count)
+        self._num_masks += len(bits)
+        self._seconds += time.perf_counter() - start
+        return TokenMasks([slot for slot, _, _ in found], [1] * len(found), bits) if found else None
+
     def stats(self) -> GrammarStats:
         """Figures since the start."""
         return GrammarStats(self._seconds, self._num_masks)
@@ -314,6 +342,15 @@ class GrammarRunner:
         if self._backends is None:
             self._backends = self._load()
         return self._backends[backend]
+
+
+def _accept_all(matcher: Matcher, ids: Sequence[int]) -> bool:
+    """Go on by all of these; False, and nothing has changed, if one of them is not legal."""
+    for count, token in enumerate(ids):
+        if not matcher.accept(token):
+            matcher.rollback(count)
+            return False
+    return True
 
 
 def pack_ids(ids: Iterable[int], width: int) -> NDArray[np.int32]:

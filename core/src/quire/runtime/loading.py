@@ -28,7 +28,9 @@ from quire.plugin_plan import PROCESSOR_ROLE
 from quire.runtime.config import DraftConfig, WorkerConfig
 from quire.runtime.draft_model import PagedDraftModel
 from quire.runtime.dtypes import torch_dtype
+from quire.runtime.guessing import Guessing
 from quire.runtime.heap import large_blocks_returned
+from quire.runtime.processors import Processors
 from quire.weights.checkpoint import Checkpoint
 from quire.weights.loader import initialise_dummy, load, renamed_headers
 
@@ -71,7 +73,7 @@ class LoadedModel:
     network: LoadedNetwork
     kernels: Kernels
     sampler: Sampler
-    processors: list[LogitsProcessor]
+    processors: Processors
     speculator: Speculator | None
     draft: PagedDraftModel | None
 
@@ -101,7 +103,7 @@ def load_model(config: WorkerConfig, device: str) -> LoadedModel:
             options=plugins["sampler"].load_options(),
         )
     )
-    processors: list[LogitsProcessor] = [
+    active: list[LogitsProcessor] = [
         planned.load()(
             LogitsProcessorInit(
                 need=config.logits_processors,
@@ -114,7 +116,7 @@ def load_model(config: WorkerConfig, device: str) -> LoadedModel:
         for role, planned in plugins.plugins.items()
         if role.startswith(PROCESSOR_ROLE)
     ]
-    draft = None
+    processors, draft = Processors(active), None
     if config.draft is not None:
         loaded = _load_network(config, config.draft, _DRAFT, kernels, device)
         draft = PagedDraftModel(
@@ -122,7 +124,7 @@ def load_model(config: WorkerConfig, device: str) -> LoadedModel:
             loaded.model,
             loaded.backends,
             loaded.group_of_layer,
-            sampler,
+            Guessing(sampler, processors, kernels),
             device,
             weight_bytes=loaded.weight_bytes,
             max_num_seqs=config.max_num_seqs,
