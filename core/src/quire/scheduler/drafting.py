@@ -22,8 +22,8 @@ __all__ = ["DraftStats", "Drafting"]
 
 _SHARE = 0.005
 """Of the time of all steps, that speculation may cost."""
-_FIRST, _MOST = 1.0, 1.5
-"""Allowance at the start and at most, in plain steps."""
+_FIRST, _MOST = 1.0, 6.0
+"""Allowance at the start and at most, in plain steps: gains outlast a few pauses of the machine."""
 _DOUBTS = 2.0
 """Standard errors of what a plain step takes by which it may be wrong."""
 _MARGIN = 0.03
@@ -182,9 +182,9 @@ class Drafting:
     def _exceeds(self, cost: Cost, rows: float, of_each: float) -> bool:
         """Whether trials of so many rows per sequence may cost more than the allowance.
 
-        What one draft costs is looked at whenever there is all of it: what is thought of it may be wrong.
+        What one draft costs is looked at whenever there is as much as at the start: it may be misjudged.
         """
-        if self._allowance >= _MOST and rows <= of_each:
+        if self._allowance >= _FIRST and rows <= of_each:
             return False
         return cost.at_worst(rows, rows) + self._skipped * of_each > self._allowance
 
