@@ -42,9 +42,9 @@ class Environment:
         """What a script prints."""
         return self._run([str(self.bin / "python"), "-c", code])
 
-    def module(self, name: str) -> str:
+    def module(self, name: str, environ: Mapping[str, str] | None = None) -> str:
         """What `python -m` prints."""
-        return self._run([str(self.bin / "python"), "-m", name])
+        return self._run([str(self.bin / "python"), "-m", name], environ)
 
     def pytest(self, folder: Path) -> str:
         """What pytest prints for a folder."""

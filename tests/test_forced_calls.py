@@ -35,9 +35,14 @@ SCHEMAS: dict[str, dict[str, Any]] = {"book": TRIP, "find": PLACE}
 PATH = "/v1/chat/completions"
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
-    """The bundled model with a template that shows tools."""
+@pytest.fixture(
+    scope="module",
+    params=[("xgrammar", "hermes"), ("llguidance", "mistral"), ("llguidance", "llama3_json")],
+    ids="-".join,
+)
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+    """The bundled model with a template that shows tools, a grammar backend, and a form of calls."""
+    backend, parser = request.param
     home = tmp_path_factory.mktemp("model")
     for file in (Path(quire_models_tiny.__file__).parent / "data").iterdir():
         if file.name != "tokenizer_config.json":
@@ -46,7 +51,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
             config = json.loads(file.read_text())
             (home / file.name).write_text(json.dumps(config | {"chat_template": QWEN}))
     settings = home / "quire.yaml"
-    settings.write_text("structured_outputs: {compile_timeout: 20}\n")  # the machine may be busy
+    # Compiling has time, for the machine may be busy.
+    settings.write_text(
+        f"structured_outputs: {{backend: {backend}, compile_timeout: 20}}\ntool_call_parser: {parser}\n"
+    )
     with LiveServer(
         *("--config", str(settings), "--served-model-name", "tiny", "--log-level", "warning"), model=str(home)
     ) as live:
@@ -123,6 +131,16 @@ def test_without_parallel_calls_there_is_one(server: LiveServer) -> None:
         reason, calls = whole(server, asked(seed, tool_choice="required", parallel_tool_calls=False))
         check(calls)
         assert (reason, len(calls)) == ("tool_calls", 1)
+
+
+def test_strict_tools_leave_the_choice_to_the_model(server: LiveServer) -> None:
+    for seed in range(3):
+        body = asked(seed, max_tokens=40)
+        for tool in body["tools"]:
+            tool["function"]["strict"] = True
+        reason, calls = whole(server, body)
+        assert reason in ("stop", "length", "tool_calls")
+        check(calls)
 
 
 def test_other_dialects_force_calls_too(server: LiveServer) -> None:

@@ -37,6 +37,15 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture
+def hasty(tmp_path: Path) -> Path:
+    """The compiler that is found, in haste: to optimise takes minutes, and is not in question."""
+    compiler = tmp_path / "hasty"
+    compiler.write_text(f'#!/bin/sh\nexec {recorded().compiler.partition(" ")[0]} "$@" -O0\n')
+    compiler.chmod(0o755)
+    return compiler
+
+
 @pytest.fixture(scope="module")
 def uncompiled(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy without a library, as a clean clone is."""
@@ -98,7 +107,7 @@ def test_an_editable_install_loads_from_the_checkout(checkout: Path, tmp_path: P
 
 
 def test_without_a_compiler_it_installs_and_the_doctor_says_what_it_costs(
-    uncompiled: Path, tmp_path: Path
+    uncompiled: Path, hasty: Path, tmp_path: Path
 ) -> None:
     """Slower plugins run in its place; once there is a compiler, one command makes it whole."""
     environment = Environment(tmp_path / "venv")
@@ -112,7 +121,7 @@ def test_without_a_compiler_it_installs_and_the_doctor_says_what_it_costs(
         assert "its C++ is not compiled: no C++ compiler on the path" in line
         assert "`python -m quire_native_cpu`" in line
     assert environment.quire("generate", "tiny", "def ", "--max-tokens", "3", "--ignore-eos")
-    assert "Compiled for" in environment.module("quire_native_cpu")
+    assert "Compiled for" in environment.module("quire_native_cpu", environ={"CXX": str(hasty)})
     doctor = environment.quire("doctor", "tiny")
     assert "chosen    quire-kernels-cpu:cpu" in doctor
     assert "chosen    quire-attn-cpu:cpu" in doctor

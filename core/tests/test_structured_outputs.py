@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from quire import SamplingParams, StructuredOutputsParams
+from quire import GuidedDecodingParams, SamplingParams, StructuredOutputsParams
 from quire.errors import InvalidRequestError
 
 
@@ -64,3 +64,28 @@ def test_the_wrong_is_refused(given: dict[str, Any]) -> None:
 def test_sampling_parameters_take_nothing_else() -> None:
     with pytest.raises(InvalidRequestError, match="structured_outputs"):
         SamplingParams(structured_outputs={"regex": "a"})  # type: ignore[arg-type]
+
+
+def test_the_older_name_means_the_same() -> None:
+    params = SamplingParams(guided_decoding=GuidedDecodingParams(choice=["a", "b"], backend="auto"))
+    assert params.structured_outputs is not None
+    assert params.guided_decoding is None
+    assert params.structured_outputs.source == StructuredOutputsParams(choice=["a", "b"]).source
+    assert params.validated() == params
+    assert SamplingParams(guided_decoding=None).structured_outputs is None
+
+
+def test_both_names_at_once_are_refused() -> None:
+    with pytest.raises(InvalidRequestError, match=r"guided_decoding .* None beside"):
+        SamplingParams(
+            guided_decoding=GuidedDecodingParams(regex="a"),
+            structured_outputs=StructuredOutputsParams(regex="a"),
+        )
+
+
+@pytest.mark.parametrize(
+    "given", [{"backend": "xgrammar"}, {"disable_fallback": True}, {"backend_was_auto": True}]
+)
+def test_the_backend_is_the_engines_to_name(given: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequestError, match=r"structured_outputs\.backend"):
+        GuidedDecodingParams(regex="a", **given)

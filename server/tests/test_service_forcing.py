@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -26,6 +27,10 @@ def texts(form: dict[str, Any], rng: random.Random) -> str:
     match form["type"]:
         case "const_string":
             return str(form["value"])
+        case "regex":  # of white space, or of a text's first letter
+            return "L" if form["pattern"].startswith("(") else " "
+        case "or":
+            return texts(rng.choice(form["elements"]), rng)
         case "any_text":
             return "Hm. "
         case "json_schema":
@@ -82,7 +87,27 @@ def test_strict_tools_keep_their_schema_where_calls_are_free() -> None:
     content, *call = read(HermesParser, texts(tag["format"], random.Random(1)))
     assert content == Content("Let me see.")
     assert isinstance(call[-1], CallEnded)
-    assert strict_calls(Llama3Parser.form(TOOLS), TOOLS, parallel=True, thinking_end=None) is None
+
+
+@pytest.mark.parametrize("parser_class", [Llama3Parser, MistralParser])
+@pytest.mark.parametrize("parallel", [True, False])
+def test_strict_tools_whose_calls_begin_the_answer(parser_class: type[ToolParser], parallel: bool) -> None:
+    tag = strict_calls(parser_class.form(TOOLS), TOOLS, parallel=parallel, thinking_end="</think>")
+    assert tag is not None
+    *_, answer = tag["format"]["elements"]
+    calls = 0
+    for kind in answer["elements"]:
+        events = read(parser_class, texts(kind, random.Random(2)))
+        ended = sum(isinstance(event, CallEnded) for event in events)
+        assert ended == sum(isinstance(event, CallBegun) for event in events)
+        assert parallel or ended <= 1
+        calls += ended
+    assert calls >= 3  # alone, behind the mark, and behind text and the mark
+
+
+def test_a_form_without_a_trigger_has_no_strict_calls() -> None:
+    form = replace(HermesParser.form(TOOLS), trigger=None)
+    assert strict_calls(form, TOOLS, parallel=True, thinking_end=None) is None
 
 
 @pytest.mark.parametrize(

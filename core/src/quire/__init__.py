@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from quire.outputs import CompletionOutput, Logprob, RequestOutput
     from quire.sampling import SamplingParams
     from quire.scheduler import DraftStats, SchedulerStats
-    from quire.structured_outputs import StructuredOutputsParams
+    from quire.structured_outputs import GuidedDecodingParams, StructuredOutputsParams
 
 __version__ = "0.1.0"
 
@@ -36,6 +36,7 @@ __all__ = [
     "EngineInfo",
     "EngineProcess",
     "EngineStats",
+    "GuidedDecodingParams",
     "Logprob",
     "QuireError",
     "RequestOutput",
@@ -56,6 +57,7 @@ _HOME = {
     "EngineInfo": "quire.engine.info",
     "EngineProcess": "quire.engine.launch",
     "EngineStats": "quire.engine.info",
+    "GuidedDecodingParams": "quire.structured_outputs",
     "Logprob": "quire.outputs",
     "QuireError": "quire.errors",
     "RequestOutput": "quire.outputs",

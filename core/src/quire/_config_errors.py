@@ -23,7 +23,6 @@ __all__ = ["ELSEWHERE", "explain"]
 _DRAFT_LENGTH = "how far ahead is proposed follows acceptance and load by itself; leave it out"
 _EAGER = "Quire runs eagerly; leave it out"
 _ONE_TOKENIZER = "Quire has one tokenizer mode, the fast one; leave it out"
-_GRAMMAR = "write structured_outputs: {backend: ...}"
 _LORA = "adapters are not built yet; leave it out"
 _MULTIMODAL = "Quire serves text models; leave it out"
 _NO_CPU_MEMORY = "Quire moves no KV cache or weights to host memory; preempted requests are recomputed"
@@ -41,7 +40,6 @@ ELSEWHERE = {
     "distributed_executor_backend": _ONE_PROCESS,
     "download_dir": "set the environment variable HF_HOME",
     "enable_lora": _LORA,
-    "guided_decoding_backend": _GRAMMAR,
     "hf_token": "set the environment variable HF_TOKEN",
     "kv_transfer_config": "KV transfer is not built yet; leave it out",
     "limit_mm_per_prompt": _MULTIMODAL,
@@ -65,7 +63,6 @@ ELSEWHERE = {
     "speculative_disable_by_batch_size": _DRAFT_LENGTH,
     "speculative_draft_tensor_parallel_size": _ONE_PROCESS,
     "spec_decoding_acceptance_method": "drafts never change a token's distribution; leave it out",
-    "structured_outputs_config": _GRAMMAR,
     "swap_space": _NO_CPU_MEMORY,
     "tokenizer_mode": _ONE_TOKENIZER,
     "tokenizer_revision": "revision applies to the tokenizer too",

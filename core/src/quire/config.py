@@ -3,10 +3,8 @@
 Precedence: defaults < YAML file < environment (`QUIRE_*`) < keyword or command line. Mappings merge
 key by key; everything else is replaced. Names are vLLM's where vLLM has the thing.
 
-Says what each setting is and may be; the sources are in `_config_sources` and
-`_config_file`, the types in
-`_config_types`. Never imports torch, and
-never asks the machine: "auto" is resolved by the engine.
+Says what each setting is and may be; the sources are in `_config_sources` and `_config_file`, the types in
+`_config_types`. Never imports torch, and never asks the machine: "auto" is resolved by the engine.
 """
 
 from __future__ import annotations
@@ -29,6 +27,7 @@ from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSett
 
 from quire._config_errors import explain
 from quire._config_file import read_file
+from quire._config_grammars import read_grammars
 from quire._config_groups import PluginsConfig, StructuredOutputsConfig
 from quire._config_sources import Layer, origins_of, read_environment, take_section
 from quire._config_speculation import Speculation, mapping_from_text, read_speculation
@@ -219,6 +218,13 @@ class EngineConfig(BaseSettings):
         default_factory=StructuredOutputsConfig,
         description="Which grammar backends compile the forms that requests ask for, and what that may take.",
     )
+    structured_outputs_config: Annotated[dict[str, Any] | None, BeforeValidator(mapping_from_text)] = Field(
+        default=None,
+        description="vLLM's way to name the grammar backend: a mapping with `backend`, or its JSON.",
+    )
+    guided_decoding_backend: str | None = Field(
+        default=None, description="vLLM's older way: `backend` of `structured_outputs`."
+    )
     plugins: PluginsConfig = Field(
         default_factory=PluginsConfig, description="Allowed plugins, options of plugins, routes to mount."
     )
@@ -327,9 +333,16 @@ class EngineConfig(BaseSettings):
             self.ngram_prompt_lookup_min,
         )
 
+    @property
+    def grammars(self) -> StructuredOutputsConfig:
+        """`structured_outputs`, with the backend in whichever way it is named."""
+        return read_grammars(
+            self.structured_outputs, self.structured_outputs_config, self.guided_decoding_backend
+        )
+
     @model_validator(mode="after")
-    def _speculation_is_clear(self) -> Self:
-        _ = self.speculation
+    def _ways_agree(self) -> Self:
+        _ = self.speculation, self.grammars
         return self
 
     def __eq__(self, other: object) -> bool:

@@ -12,7 +12,7 @@ from quire.outputs import FinishReason
 from quire.plan import TokenLogprobs
 from quire.sampling import SamplingParams
 
-__all__ = ["CompiledGrammar", "EngineRequest", "StepOutput"]
+__all__ = ["CompiledGrammar", "EngineRequest", "StepOutput", "ThinkingBudget"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +26,29 @@ class CompiledGrammar:
 
     backend: str
     data: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ThinkingBudget:
+    """How much a request may think, and what its reasoning parser has to know.
+
+    Attributes:
+        tokens: of thinking, per completion.
+        open: the prompt has opened it; else the model does, or does not.
+        end_ids: tokens that end it.
+        prompt, continued: see `ReasoningParserInit`.
+    """
+
+    tokens: int
+    open: bool
+    end_ids: tuple[int, ...]
+    prompt: str
+    continued: str | None = None
+
+    @property
+    def free(self) -> int:
+        """Tokens that an output has before it can have thought too much: to open the thinking takes one."""
+        return self.tokens if self.open else self.tokens + 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +67,7 @@ class EngineRequest:
         adapter: content digest of the adapter in use; None for the base model.
         eos_token_ids: ids that end the request unless `ignore_eos`.
         grammar: what each of its outputs must look like; None for anything.
+        thinking: how much each of its completions may think; None for any amount.
     """
 
     request_id: str
@@ -56,6 +80,7 @@ class EngineRequest:
     adapter: str | None = None
     eos_token_ids: tuple[int, ...] = ()
     grammar: CompiledGrammar | None = None
+    thinking: ThinkingBudget | None = None
 
 
 @dataclass(slots=True, kw_only=True)

@@ -12,9 +12,9 @@ from typing import Any, Literal
 
 from quire import _sampling_checks as check
 from quire.errors import InvalidRequestError
-from quire.structured_outputs import StructuredOutputsParams
+from quire.structured_outputs import GuidedDecodingParams, StructuredOutputsParams
 
-__all__ = ["GREEDY_BELOW", "SamplingParams", "StructuredOutputsParams"]
+__all__ = ["GREEDY_BELOW", "GuidedDecodingParams", "SamplingParams", "StructuredOutputsParams"]
 
 GREEDY_BELOW = 1e-5
 """Temperatures below this take the most likely token: dividing by them says nothing else."""
@@ -87,6 +87,9 @@ class SamplingParams:
         early_stopping: with beams only: True to end with as many results as beams; False (or None) when
             better ones are not to be expected; "never" when, by a bound, there can be none.
         structured_outputs: the form that the output must have; None for any.
+        guided_decoding: the same by vLLM's older name; it becomes `structured_outputs`.
+        thinking_token_budget: tokens of thinking after which it is ended and the answer follows; 0 for no
+            thinking, None for any amount. It takes a reasoning parser to know thinking.
         bad_words_token_ids: filled by the engine from `bad_words` and the tokenizer; never by users.
 
     Raises:
@@ -121,6 +124,8 @@ class SamplingParams:
     length_penalty: float | None = None
     early_stopping: bool | Literal["never"] | None = None
     structured_outputs: StructuredOutputsParams | None = None
+    guided_decoding: StructuredOutputsParams | None = None
+    thinking_token_budget: int | None = None
     bad_words_token_ids: tuple[tuple[int, ...], ...] = field(default=(), repr=False)
 
     def __new__(cls, *args: object, **kwargs: object) -> SamplingParams:
@@ -223,6 +228,10 @@ class SamplingParams:
         if self.max_tokens is not None:
             self.max_tokens = check.integer("max_tokens", self.max_tokens, 1, None)
         self.min_tokens = check.integer("min_tokens", self.min_tokens, 0, self.max_tokens)
+        if self.thinking_token_budget is not None:
+            self.thinking_token_budget = check.integer(
+                "thinking_token_budget", self.thinking_token_budget, 0, None
+            )
         for name in ("include_stop_str_in_output", "ignore_eos", "detokenize", "skip_special_tokens"):
             check.boolean(name, getattr(self, name))
         for name in ("logprobs", "prompt_logprobs"):
@@ -249,9 +258,16 @@ class SamplingParams:
 
     def _check_together(self) -> None:
         """Parameters that rule each other out."""
-        form = self.structured_outputs
-        if form is not None and not isinstance(form, StructuredOutputsParams):
-            check.refuse("structured_outputs", form, "StructuredOutputsParams, or None")
+        for name, form in (
+            ("structured_outputs", self.structured_outputs),
+            ("guided_decoding", self.guided_decoding),
+        ):
+            if form is not None and not isinstance(form, StructuredOutputsParams):
+                check.refuse(name, form, "StructuredOutputsParams, or None")
+        if self.guided_decoding is not None:
+            if self.structured_outputs is not None:
+                check.refuse("guided_decoding", self.guided_decoding, "None beside structured_outputs")
+            self.structured_outputs, self.guided_decoding = self.guided_decoding, None
         if self.greedy and self.width > 1 and self.use_beam_search is not True:
             name = "n" if self.n > 1 else "best_of"
             check.refuse(name, getattr(self, name), "1 at temperature 0, where every completion is the same")
@@ -280,6 +296,8 @@ class SamplingParams:
             return
         if not self.greedy and self.temperature != 1:
             check.refuse("temperature", self.temperature, "0 or 1 with use_beam_search, which draws nothing")
+        if self.thinking_token_budget is not None:
+            check.refuse("thinking_token_budget", self.thinking_token_budget, "None with use_beam_search")
         for name, nothing, permitted in _NOT_FOR_BEAMS:
             value = getattr(self, name)
             if value and value != nothing and not (name == "top_k" and value == -1):

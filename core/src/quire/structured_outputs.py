@@ -15,7 +15,7 @@ from quire import _sampling_checks as check
 from quire.contracts.grammar import GrammarSource
 from quire.errors import InvalidRequestError
 
-__all__ = ["StructuredOutputsParams"]
+__all__ = ["GuidedDecodingParams", "StructuredOutputsParams"]
 
 _FORMS = ("json", "regex", "choice", "grammar", "json_object", "structural_tag")
 _MAX_TEXT = 1 << 20  # characters; the engine's configuration bounds a source further
@@ -95,6 +95,30 @@ class StructuredOutputsParams:
         return GrammarSource(
             form=form, text=text, compact=self.disable_any_whitespace, whitespace=self.whitespace_pattern
         )
+
+
+@dataclass(slots=True)
+class GuidedDecodingParams(StructuredOutputsParams):
+    """The same by the name that vLLM had for it before 0.11, so that scripts written for it run as they are.
+
+    Says nothing that `StructuredOutputsParams` does not; new code has no use for it.
+
+    Attributes:
+        backend: None or "auto": the engine's settings name the backend (`structured_outputs.backend`).
+        backend_was_auto, disable_fallback: False, for the same reason.
+    """
+
+    backend: str | None = None
+    backend_was_auto: bool = False
+    disable_fallback: bool = False
+
+    def __post_init__(self) -> None:
+        StructuredOutputsParams.__post_init__(self)
+        if self.backend not in (None, "auto"):
+            check.refuse("backend", self.backend, "None: the setting structured_outputs.backend names it")
+        for name in ("backend_was_auto", "disable_fallback"):
+            if check.boolean(name, getattr(self, name)):
+                check.refuse(name, True, "False: the setting structured_outputs.backend names one, or 'auto'")
 
 
 def _as_json(name: str, value: Any) -> str | None:

@@ -21,6 +21,7 @@ class FakeServer:
         refusal: status, headers and body of every answer, if set.
         cut: end streams after so many words, without an end.
         error_event: send this object after the first word.
+        thinking: what chats give as thinking, word by word, before they answer.
         hang: wait after the first word until the client has gone.
         asked: path, body and Authorization header of each request.
         gone: set when a client left in the middle of a stream.
@@ -31,6 +32,7 @@ class FakeServer:
     refusal: tuple[int, dict[str, str], bytes] | None = None
     cut: int | None = None
     error_event: dict[str, Any] | None = None
+    thinking: str = ""
     hang: bool = False
     asked: list[tuple[str, Any, str | None]] = field(default_factory=list)
     gone: threading.Event = field(default_factory=threading.Event)
@@ -81,6 +83,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         prompt = body.get("prompt") or " ".join(one["content"] for one in body["messages"])
         words = prompt.split(" ")
+        for word in state.thinking.split():
+            self._event({"id": "r1", "choices": [{"index": 0, "delta": {"reasoning_content": f"{word} "}}]})
         for count, word in enumerate(words):
             for index in range(body.get("n", 1)):
                 part = {"text": f"{word} "} if "prompt" in body else {"delta": {"content": f"{word} "}}

@@ -14,6 +14,7 @@ from click.testing import Result
 from quire.config import EngineConfig, StructuredOutputsConfig
 from quire.errors import EngineError
 from quire.sampling import SamplingParams
+from quire.structured_outputs import StructuredOutputsParams
 
 Run = Callable[..., Result]
 
@@ -167,6 +168,47 @@ def test_bad_flags_are_messages(fakes: Any, run: Run, arguments: list[str], code
     assert not fakes.opened
 
 
+SCHEMA = '{"type": "object"}'
+
+
+@pytest.mark.parametrize(
+    ("flags", "form"),
+    [
+        (["--json-schema", SCHEMA], {"json": SCHEMA}),
+        (["--json-schema", "schema.json"], {"json": SCHEMA}),
+        (["--regex", "a+"], {"regex": "a+"}),
+        (["--choice", "yes, of course", "--choice", "no"], {"choice": ["yes, of course", "no"]}),
+        (["--grammar", 'root ::= "a"'], {"grammar": 'root ::= "a"'}),
+    ],
+)
+def test_a_form_of_the_output(
+    fakes: Any,
+    run: Run,
+    flags: list[str],
+    form: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "schema.json").write_text(SCHEMA)
+    monkeypatch.chdir(tmp_path)
+    assert run("generate", "tiny", "ab", *flags).exit_code == 0
+    assert fakes.last.asked[0][1].structured_outputs == StructuredOutputsParams(**form)
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "expected"),
+    [
+        (["--regex", "a", "--choice", "b"], 2, "Give one of --json-schema"),
+        (["--json-schema", "absent.json"], 2, "cannot read 'absent.json'"),
+        (["--regex", ""], 1, "error: regex is ''"),
+    ],
+)
+def test_what_is_no_form(fakes: Any, run: Run, flags: list[str], code: int, expected: str) -> None:
+    result = run("generate", "tiny", "ab", *flags)
+    assert (result.exit_code, expected in result.stderr) == (code, True), result.stderr
+    assert not fakes.opened
+
+
 def test_a_failing_engine_is_a_message_and_is_shut_down(fakes: Any, run: Run) -> None:
     fakes.error = EngineError("the worker is gone")
     result = run("generate", "tiny", "ab")
@@ -198,7 +240,9 @@ def test_every_setting_has_a_flag(run: Run) -> None:
     flags += ["engine-seed", "plugins-allow", "plugins-options", "plugins-routes"]
     flags += [f"structured-outputs-{name.replace('_', '-')}" for name in StructuredOutputsConfig.model_fields]
     sampling = [field.name for field in dataclasses.fields(SamplingParams) if field.repr]
-    flags += [name.replace("_", "-") for name in sampling if name != "structured_outputs"]
+    flags += [
+        name.replace("_", "-") for name in sampling if name not in ("structured_outputs", "guided_decoding")
+    ]
     missing = [flag for flag in flags if f"--{flag} " not in everything]
     assert missing == []
     assert "--tensor-parallel-size" not in everyday

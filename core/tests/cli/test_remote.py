@@ -245,6 +245,19 @@ def test_a_chat_with_a_server(server: FakeServer, run: Run, fakes: Any) -> None:
     assert not fakes.opened
 
 
+def test_thinking_is_shown_beside_the_answer(server: FakeServer, run: Run) -> None:
+    server.thinking = "Let me see."
+    result = run("chat", "--url", server.url, "--quiet", input="hi\nyo\n")
+    assert result.stdout == "hi \nhi hi  yo \n"
+    assert result.stderr == "Let me see. \n\n" * 2
+    assert [one["content"] for one in server.bodies[1]["messages"]] == ["hi", "hi ", "yo"]
+
+
+def test_a_form_is_asked_of_a_server(server: FakeServer, run: Run) -> None:
+    run("complete", "--url", server.url, "hi", "--choice", "a", "--choice", "b")
+    assert server.bodies[-1]["structured_outputs"] == {"choice": ["a", "b"]}
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [

@@ -106,6 +106,19 @@ def test_the_text_is_the_same_however_often_it_is_looked_at(
     assert len(final[0].metrics.token_times) == len(ids)
 
 
+def test_the_first_token_is_the_first_after_the_start() -> None:
+    outputs, _, _ = following(SamplingParams(max_tokens=9))
+    (early,) = outputs.process([news([1])]).outputs
+    assert early.metrics is not None
+    assert early.metrics.first_token_time is None
+    later = news([2])
+    later.scheduled_time = 5.0
+    (output,) = outputs.process([later]).outputs
+    assert output.metrics is not None
+    assert output.metrics.first_scheduled_time == 5.0
+    assert output.metrics.first_token_time is not None
+
+
 @pytest.mark.parametrize("stop", [None, "~"])
 @pytest.mark.parametrize("reason", [None, "length"])
 def test_text_that_fails_ends_its_completion_and_aborts_what_goes_on(

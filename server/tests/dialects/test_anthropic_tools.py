@@ -163,6 +163,7 @@ def test_thinking_is_asked_of_the_template(client: TestClient, engine: FakeEngin
     off = whole(client, thinking={"type": "disabled"})
     assert [block["type"] for block in off["content"]] == ["text"]
     assert [chat["enable_thinking"] for chat in engine.chats] == [True, False]
+    assert [params.thinking_token_budget for params in engine.params] == [1024, None]
 
 
 def test_tokens_are_counted_with_tools(client: TestClient, engine: FakeEngine) -> None:

@@ -86,7 +86,7 @@ PER_ROUTE: list[tuple[str, str, Any]] = [
     *on(CHATS, "tools", {}, "x", [{"type": "function", "function": {"name": "f"}}]),
     *((CHATS, name, "required") for name in ("tool_choice", "function_call")),
     *on(CHATS, "tool_choice", 1, {}, "any", {"type": "function", "function": {"name": "f"}}),
-    *on(CHATS, "thinking_token_budget", -1, 100),
+    *on(CHATS, "thinking_token_budget", -1, "few", 2**40, 100),
     (CHATS, "reasoning_effort", "huge"),
     *((CHATS, name, "high") for name in ("reasoning_effort", "reasoning", "verbosity", "chat_template")),
     (CHATS, "web_search_options", {}),

@@ -253,6 +253,15 @@ def test_what_cannot_be_served_is_refused_by_its_place(
     assert answer.json()["error"]["param"] == param
 
 
+@pytest.mark.parametrize(
+    "form", [{"tool_choice": "required"}, {"tools": None, "response_format": {"type": "json_object"}}]
+)
+def test_beams_cannot_be_held_to_a_form(client: TestClient, form: dict[str, Any]) -> None:
+    answer = client.post(PATH, json=ASK | {"use_beam_search": True, "n": 2, "temperature": 0} | form)
+    assert answer.status_code == 400
+    assert "use_beam_search" in answer.json()["error"]["message"]
+
+
 def test_a_model_without_a_tool_parser_says_so(client: TestClient, engine: FakeEngine) -> None:
     engine.use_parsers()
     answer = client.post(PATH, json=ASK)

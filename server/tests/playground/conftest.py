@@ -21,13 +21,14 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from quire import Logprob, SamplingParams
+from quire.contracts import Reasoning
 from quire_server.config import ServeConfig
 from quire_server.errors import ApiError, unauthorized
 from quire_server.front_end import openai_error
 from quire_server.http.streaming import streamed
 from quire_server.metrics import ServerMetrics
 from quire_server.playground.front_end import front_end
-from quire_server.service import Chat, Generation, Service, Work
+from quire_server.service import AnswerParser, Chat, Generation, Service, Work
 from quire_server.testing import FakeEngine
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -89,14 +90,17 @@ class Site:
 
     async def _chat(self, request: Request) -> Response:
         body = await request.json()
-        prompt = (await self.service.open_chat(Chat(messages=body["messages"]))).prompt
-        return await self._answer(body, prompt, body.get("top_logprobs") if body.get("logprobs") else None)
+        opened = await self.service.open_chat(Chat(messages=body["messages"]))
+        asked = body.get("top_logprobs") if body.get("logprobs") else None
+        return await self._answer(body, opened.prompt, asked, opened.parser())
 
     async def _complete(self, request: Request) -> Response:
         body = await request.json()
         return await self._answer(body, body["prompt"], body.get("logprobs"))
 
-    async def _answer(self, body: dict[str, Any], prompt: str, logprobs: int | None) -> Response:
+    async def _answer(
+        self, body: dict[str, Any], prompt: str, logprobs: int | None, parser: AnswerParser | None = None
+    ) -> Response:
         self.bodies.append(body)
         if self.error is not None:
             return _refusal(self.error)
@@ -112,7 +116,7 @@ class Site:
             return _refusal(error)
         chat = "messages" in body
         if body.get("stream"):
-            return streamed(generation, _events(generation, chat))
+            return streamed(generation, _events(generation, chat, parser))
         choices = [_choice(one, chat, "message") for one in (await generation.collect())[0].outputs]
         return JSONResponse(
             {
@@ -130,16 +134,28 @@ def _refusal(error: ApiError) -> Response:
     return JSONResponse(openai_error(error), error.status, error.headers)
 
 
-async def _events(generation: Generation, chat: bool) -> AsyncIterator[bytes]:
+async def _events(generation: Generation, chat: bool, parser: AnswerParser | None) -> AsyncIterator[bytes]:
     head = {"id": "1", "object": "x", "created": 0, "model": "fake"}
     try:
         async for _, output in generation:
             for one in output.outputs:
-                yield _event(head | {"choices": [_choice(one, chat, "delta")]})
+                choice = _choice(one, chat, "delta")
+                if parser is not None:
+                    choice["delta"] = _read(parser, one.text)
+                yield _event(head | {"choices": [choice]})
         yield _event(head | {"choices": [], "usage": _usage(generation)})
         yield b"data: [DONE]\n\n"
     except ApiError as error:
         yield _event(openai_error(error))
+
+
+def _read(parser: AnswerParser, text: str) -> dict[str, str]:
+    """A delta: what the parser makes of a piece of one answer."""
+    delta = {"content": ""}
+    for event in parser.feed(text):
+        name = "reasoning_content" if isinstance(event, Reasoning) else "content"
+        delta[name] = delta.get(name, "") + getattr(event, "text", "")
+    return delta
 
 
 def _event(data: dict[str, Any]) -> bytes:

@@ -51,6 +51,23 @@ def test_an_answer_streams_in_and_says_what_it_took(page: Page, site: Any) -> No
     expect(page.locator("#composer-text")).to_have_value("")
 
 
+def test_thinking_shows_while_it_lasts_and_can_be_opened_again(page: Page, site: Any) -> None:
+    site.engine.use_parsers(reasoning_parser="think")
+    site.engine.delay = 0.03
+    site.engine.answer = "<think>\nSeven times thirteen.\n</think>\n\nNo."
+    send(page, "Is 91 prime?")
+    thinking = page.locator("details.thinking")
+    expect(thinking.locator("div")).to_contain_text("Seven")
+    expect(thinking).to_have_attribute("open", "")
+    expect(page.locator(ANSWER)).to_have_text("")
+    finished(page)
+    expect(page.locator(ANSWER)).to_have_text("No.")
+    expect(thinking).not_to_have_attribute("open", "")
+    thinking.locator("summary").click()
+    expect(thinking.locator("div")).to_have_text("Seven times thirteen.")
+    expect(page.locator(".token")).to_have_count(3)
+
+
 def test_stop_ends_the_request_in_the_engine_too(page: Page, site: Any) -> None:
     site.engine.delay = 0.05
     send(page, "hello")

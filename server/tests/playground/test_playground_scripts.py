@@ -156,7 +156,8 @@ def test_every_field_reaches_the_request(scripts: Page) -> None:
         "priority": 1,
     }
     names = scripts.evaluate("async () => [...(await import('/playground/fields.js')).FIELDS.keys()]")
-    assert sorted(names) == sorted(values)
+    assert sorted(names) == sorted([*values, "thinking_token_budget"])
+    assert body(scripts, "chat", thinking_token_budget="0")["thinking_token_budget"] == 0
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,7 @@ _RARE: frozenset[KeyPath] = frozenset(
         "enable_chunked_prefill",
         "enforce_eager",
         "generation_config",
+        "guided_decoding_backend",
         "hf_overrides",
         "kernels",
         "kv_cache_dtype",
@@ -66,12 +67,15 @@ _RARE: frozenset[KeyPath] = frozenset(
         "seed",
         "speculative_config",
         "speculative_model",
+        "structured_outputs_config",
         "tensor_parallel_size",
         "tokenizer",
         "trust_remote_code",
     )
 ) | {("plugins", "allow"), ("plugins", "options"), ("plugins", "routes"), *_RARE_GRAMMAR}
 _METAVARS = {"mapping": "JSON", "biases": "JSON", "switch": "TRUE|FALSE|WORD"}
+_NO_VALUES = {"structured_outputs", "guided_decoding"}
+"""Sampling parameters that no flag can hold: a form is given by flags of its own."""
 _RARE_SAMPLING = {"use_beam_search", "length_penalty", "early_stopping"}
 
 
@@ -148,7 +152,7 @@ def sampling_flags() -> Iterator[click.Option]:
     hints = typing.get_type_hints(SamplingParams)
     texts = _attribute_texts(SamplingParams)
     for field in dataclasses.fields(SamplingParams):
-        if not field.repr or field.name == "structured_outputs":  # the engine's to fill; no plain value
+        if not field.repr or field.name in _NO_VALUES:  # the engine's to fill
             continue
         kind = _sampling_type(hints[field.name])
         yield _flag(

@@ -46,6 +46,7 @@ class RemoteServer:
 
     Attributes:
         usage: of the last stream, once it has ended; None if the server told none.
+        thinking: what the model has thought in the last stream so far, for its first answer.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class RemoteServer:
         headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
         self._client = httpx2.Client(headers=headers, timeout=_TIMEOUT)
         self.usage: Usage | None = None
+        self.thinking = ""
 
     def __enter__(self) -> RemoteServer:
         return self
@@ -132,6 +134,7 @@ class RemoteServer:
         answers: dict[int, CompletionOutput] = {}
         request_id = "?"
         self.usage = None
+        self.thinking = ""
         for event in self._events(path, body):
             request_id = str(event.get("id") or request_id)
             if event.get("error"):
@@ -144,8 +147,10 @@ class RemoteServer:
             for choice in event.get("choices") or ():
                 index = int(choice.get("index") or 0)
                 answer = answers.setdefault(index, CompletionOutput(index, "", []))
-                text = choice.get("text") or (choice.get("delta") or {}).get("content") or ""
-                answer.text += text
+                delta = choice.get("delta") or {}
+                answer.text += choice.get("text") or delta.get("content") or ""
+                if index == 0:
+                    self.thinking += delta.get("reasoning_content") or delta.get("reasoning") or ""
                 answer.finish_reason = choice.get("finish_reason") or answer.finish_reason
             outputs = [answers[index] for index in sorted(answers)]
             yield RequestOutput(

@@ -5,6 +5,7 @@ Reads one turn per line, so a conversation can also be piped in.
 
 from __future__ import annotations
 
+import functools
 import signal
 import sys
 import threading
@@ -33,6 +34,8 @@ from quire.sampling import SamplingParams
 __all__ = ["Conversation", "command"]
 
 Answer = Callable[[list[Message]], Iterator[RequestOutput]]
+Thinking = Callable[[], str]
+"""All that was thought in a turn so far."""
 Interrupts = Callable[[], AbstractContextManager[threading.Event]]
 
 _MAX_TOKENS = 512
@@ -116,7 +119,8 @@ def command(
             if not quiet:
                 click.echo(f"{name} at {url}", err=True)
             greet()
-            _talk(server.stream_chat, Conversation(system), interactive, _raised_interrupt)
+            talk = functools.partial(_talk, server.stream_chat, Conversation(system), interactive)
+            talk(_raised_interrupt, lambda: server.thinking)
         return
     with engine(configuration(model), quiet=quiet) as llm:
         params = sampling_from(llm.get_default_sampling_params(), max_tokens=_MAX_TOKENS, n=1)
@@ -142,7 +146,11 @@ def _one_place(ctx: click.Context, model: str | None, url: str | None) -> None:
 
 
 def _talk(
-    answer: Answer, conversation: Conversation, interactive: bool, interrupts: Interrupts | None = None
+    answer: Answer,
+    conversation: Conversation,
+    interactive: bool,
+    interrupts: Interrupts | None = None,
+    thinking: Thinking | None = None,
 ) -> None:
     """Turns until the user leaves; `interrupts` is `_noted_interrupt` unless another is given."""
     for line in _lines(interactive):
@@ -161,7 +169,7 @@ def _talk(
             case _ if word.startswith("/"):
                 click.echo(f"Unknown command {word!r}.\n{_HELP}", err=True)
             case _:
-                _turn(answer, conversation, line, interactive, interrupts or _noted_interrupt)
+                _turn(answer, conversation, line, interactive, interrupts or _noted_interrupt, thinking)
 
 
 def _lines(interactive: bool) -> Iterator[str]:
@@ -178,19 +186,32 @@ def _lines(interactive: bool) -> Iterator[str]:
 
 
 def _turn(
-    answer: Answer, conversation: Conversation, text: str, interactive: bool, interrupts: Interrupts
+    answer: Answer,
+    conversation: Conversation,
+    text: str,
+    interactive: bool,
+    interrupts: Interrupts,
+    thinking: Thinking | None = None,
 ) -> None:
-    """Ask, print the answer as it comes, and remember both; a turn that is not answered is taken back."""
+    """Ask, print the answer as it comes, and remember both; a turn that is not answered is taken back.
+
+    What is thought before it is shown, dimmed and on stderr, and not remembered.
+    """
     conversation.add("user", text)
-    printed = ""
+    printed = thought = ""
     reason: str | None = None
     try:
         with interrupts() as interrupted:
             for output in answer(conversation.messages):
                 require_success(output)
+                if thinking is not None and not printed:
+                    click.secho(thinking()[len(thought) :], dim=True, nl=False, err=True)
+                    thought = thinking()
                 if not output.outputs:
                     continue
                 said = output.outputs[0].text
+                if said and not printed and thought:
+                    click.echo("\n", err=True)
                 reason = output.outputs[0].finish_reason
                 click.echo(said[len(printed) :], nl=False)
                 printed = said

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from quire.cli._form import form_options, given_form
 from quire.cli._render import to_json
 from quire.cli._server_flags import server_options
 from quire.cli.generate import print_stream, read_prompt
@@ -25,6 +26,7 @@ _MAX_TOKENS = 128
 @click.option("--file", type=click.Path(path_type=Path), metavar="FILE", help="Read the prompt from a file.")
 @click.option("--json", "as_json", is_flag=True, help="Print the server's whole answer as one JSON object.")
 @click.option("--quiet", is_flag=True, help="No summary on stderr.")
+@form_options
 @sampling_options
 def command(
     prompt: str | None,
@@ -40,11 +42,13 @@ def command(
     PROMPT "-", or none with input piped in, reads standard input. Only the sampling flags that are given
     are sent; without --max-tokens at most 128 tokens are generated. Ctrl-C ends the answer.
     """
-    text = read_prompt(prompt, file)
+    text, form = read_prompt(prompt, file), given_form()
     params = sampling_from(SamplingParams(), max_tokens=_MAX_TOKENS)  # a wrong flag shows before it is sent
     from quire.cli._remote import RemoteServer
 
     fields = given_sampling(max_tokens=_MAX_TOKENS)
+    if form is not None:
+        fields["structured_outputs"] = form
     with RemoteServer(url, model=server_model, api_key=api_key, fields=fields) as server:
         if as_json:
             click.echo(to_json(server.complete(text)))

@@ -9,10 +9,11 @@ from pathlib import Path
 import click
 
 from quire.cli._engine import engine, require_success
+from quire.cli._form import form_options, given_form
 from quire.cli._render import to_json
 from quire.cli.options import SettingsCommand, configuration, engine_options, sampling_from, sampling_options
 from quire.outputs import RequestOutput
-from quire.sampling import SamplingParams
+from quire.sampling import SamplingParams, StructuredOutputsParams
 
 __all__ = ["command", "print_stream", "read_prompt"]
 
@@ -25,6 +26,7 @@ _MAX_TOKENS = 128
 @click.option("--file", type=click.Path(path_type=Path), metavar="FILE", help="Read the prompt from a file.")
 @click.option("--json", "as_json", is_flag=True, help="Print the whole result as one JSON object.")
 @click.option("--quiet", is_flag=True, help="No start-up report and no summary on stderr.")
+@form_options
 @sampling_options
 @engine_options
 def command(model: str, prompt: str | None, file: Path | None, as_json: bool, quiet: bool) -> None:
@@ -35,9 +37,11 @@ def command(model: str, prompt: str | None, file: Path | None, as_json: bool, qu
     """
     text = read_prompt(prompt, file)
     quiet = quiet or as_json
+    form = given_form()
     sampling_from(SamplingParams(), max_tokens=_MAX_TOKENS)  # a wrong flag shows before the model is loaded
     with engine(configuration(model), quiet=quiet) as llm:
         params = sampling_from(llm.get_default_sampling_params(), max_tokens=_MAX_TOKENS)
+        params.structured_outputs = None if form is None else StructuredOutputsParams(**form)
         if as_json:
             (output,) = llm.generate([text], params, use_tqdm=False)
             require_success(output)

@@ -77,8 +77,11 @@ class CallsForm:
         begin, end: around all of them.
         calls: one for each tool.
         separator: between two calls; None if the form has room for one only.
-        trigger: text that nothing but a call begins with, for answers where calls are free and their
-            arguments are not; None if there is no such text.
+        trigger: text that nothing but calls begin with, for answers where calls are free and their
+            arguments are not; None if there is no such text. A form whose calls do not begin with it has it
+            before all of them, and they end the answer.
+        start: how else an answer of calls alone begins, white space aside, and no other answer does; None if
+            only with the trigger.
     """
 
     calls: tuple[CallForm, ...]
@@ -86,6 +89,7 @@ class CallsForm:
     end: str = ""
     separator: str | None = None
     trigger: str | None = None
+    start: str | None = None
 
 
 class ToolParser(ABC):

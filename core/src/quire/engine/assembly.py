@@ -17,6 +17,7 @@ from quire.engine.memory import MemoryBudget, divide
 from quire.engine.outputs import OutputProcessor
 from quire.engine.planning import EnginePlan, make_plan
 from quire.engine.report import StartupReport, Stopwatch
+from quire.engine.thinking_runner import ThinkingReader, ThinkingRunner
 from quire.executors.in_process import InProcessExecutor
 from quire.plugins import discover
 from quire.runtime.profile import MemoryProfile
@@ -141,7 +142,7 @@ def load_core(config: EngineConfig, *, show_progress: bool, with_tokenizer: bool
         speculation=config.speculation,
         phases=watch.phases,
     )
-    core = EngineCore(scheduler, executor, _grammars(plan, tokenizer))
+    core = EngineCore(scheduler, executor, _grammars(plan, tokenizer), _thinking(plan, tokenizer))
     return LoadedCore(core, plan, _info(plan, budget, report), report, tokenizer)
 
 
@@ -159,6 +160,19 @@ def _grammars(plan: EnginePlan, tokenizer: Tokenizer | None) -> GrammarRunner:
         plan.generation.eos_token_ids,
         plan.config.max_num_seqs,
     )
+
+
+def _thinking(plan: EnginePlan, tokenizer: Tokenizer | None) -> ThinkingRunner | None:
+    """What counts thinking; None where no parser tells it from the answer."""
+    planned = plan.plugins.plugins.get("reasoning_parser")
+    if planned is None:
+        return None
+
+    def load() -> ThinkingReader:
+        own = tokenizer or load_tokenizer(plan.tokenizer_files)
+        return ThinkingReader(own, planned.load(), planned.load_options())
+
+    return ThinkingRunner(load)
 
 
 def _info(plan: EnginePlan, budget: MemoryBudget, report: StartupReport) -> EngineInfo:

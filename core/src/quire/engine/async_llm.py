@@ -13,7 +13,7 @@ from typing import Any, Self
 from quire.config import EngineConfig
 from quire.engine.async_client import AsyncEngineClient, Health, ThreadedClient
 from quire.engine.info import EngineInfo, EngineStats
-from quire.engine.inputs import InputProcessor, Prompt
+from quire.engine.inputs import InputProcessor, Prompt, chat_prompt
 from quire.engine.outputs import OutputProcessor
 from quire.engine.remote import RemoteClient
 from quire.errors import EngineError, InvalidRequestError, RequestFailedError
@@ -223,7 +223,8 @@ class AsyncLLM:
             tools=tools,
             chat_template_kwargs=chat_template_kwargs,
         )
-        async for output in self.generate(text, sampling_params, request_id, add_special_tokens=False):
+        prompt = chat_prompt(text, messages[-1] if continue_final_message else None)
+        async for output in self.generate(prompt, sampling_params, request_id, add_special_tokens=False):
             yield output
 
     async def render_chat(

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from quire.engine.grammar_runner import GrammarRunner
 from quire.engine.info import EngineStats, GrammarStats
 from quire.engine.step_meter import StepMeter
+from quire.engine.thinking_runner import ThinkingRunner
 from quire.errors import InvalidRequestError
 from quire.executors.in_process import Executor
 from quire.plan import StepPlan, TokenMasks
@@ -37,7 +38,11 @@ class EngineCore:
     """
 
     def __init__(
-        self, scheduler: Scheduler, executor: Executor, grammars: GrammarRunner | None = None
+        self,
+        scheduler: Scheduler,
+        executor: Executor,
+        grammars: GrammarRunner | None = None,
+        thinking: ThinkingRunner | None = None,
     ) -> None:
         """Nothing is queued.
 
@@ -45,10 +50,12 @@ class EngineCore:
             scheduler: plans.
             executor: runs the plans.
             grammars: follows outputs that must have a form; without it there are none.
+            thinking: follows outputs that may think so much and no more; without it there are none.
         """
         self.scheduler = scheduler
         self.executor = executor
         self.grammars = grammars
+        self.thinking = thinking
         self._meter = StepMeter()
         self._begun: _Begun | None = None
         self._last_end = 0.0
@@ -61,24 +68,28 @@ class EngineCore:
         """
         if request.grammar is not None and self.grammars is None:
             raise InvalidRequestError("This engine follows no grammars.", field="structured_outputs")
+        if request.thinking is not None and self.thinking is None:
+            raise InvalidRequestError("This engine reads no thinking.", field="thinking_token_budget")
         self.scheduler.add(request)
         if self.grammars is not None:
             self.grammars.add(request)
+        if self.thinking is not None:
+            self.thinking.add(request)
 
     def abort(self, request_id: str, index: int | None = None) -> list[StepOutput]:
         """End a request, or one of its completions, now. Unknown ids are ignored: it may just have ended."""
         outputs = self.scheduler.abort(request_id, index)
-        if self.grammars is not None:
-            self.grammars.advance(outputs)
+        self._tell(outputs)
         return outputs
 
     def step(self) -> list[StepOutput]:
         """Begin a step of whoever is due. The news is of the step before, where the executor overlaps."""
         start = time.perf_counter()
+        outputs = self._go_on([])  # those that think no more from their first token on
         plan = self.scheduler.schedule()
         with self.executor.stepping:
             self.executor.submit(plan)
-            outputs = self._finish()
+            outputs += self._finish()
             # What the step before has drawn is known now: to the sampler, and to the grammars.
             self.executor.sample(plan.step_id, self._masks(plan))
             self._begun = _Begun(plan, start)
@@ -107,16 +118,46 @@ class EngineCore:
         self.grammars.seat(plan)
         return self.grammars.masks(plan)
 
+    def _tell(self, outputs: list[StepOutput]) -> list[tuple[str, int]]:
+        """Let those who follow outputs take in the news; returns the completions whose grammar goes on."""
+        if self.thinking is not None:
+            for (request_id, index), after in self.thinking.advance(outputs):
+                self.scheduler.pause(request_id, index, after)
+        return [] if self.grammars is None else self.grammars.advance(outputs)
+
     def _go_on(self, outputs: list[StepOutput]) -> list[StepOutput]:
-        """Let grammars take in the news, and append what they leave no choice about: more news."""
-        if self.grammars is None or not (moved := self.grammars.advance(outputs)):
+        """Take in the news, and append what nobody need draw: more news."""
+        moved = self._tell(outputs)
+        more = self._end_thinking()
+        if more:
+            gone = {(output.request_id, output.index) for output in more if output.finish_reason is not None}
+            moved = [key for key in dict.fromkeys([*moved, *self._tell(more)]) if key not in gone]
+        if self.grammars is not None and moved:
+            appended = [
+                self.scheduler.append(request_id, index, ids)
+                for (request_id, index), ids in self.grammars.forced(moved)
+            ]
+            forced = [output for output in appended if output is not None]
+            self._tell(forced)
+            more += forced
+        return more
+
+    def _end_thinking(self) -> list[StepOutput]:
+        """End the thinking of those who have spent their budget: the news of it.
+
+        Where a form does not allow the end, the form is what counts.
+        """
+        if self.thinking is None:
             return []
-        appended = [
-            self.scheduler.append(request_id, index, ids)
-            for (request_id, index), ids in self.grammars.forced(moved)
-        ]
-        more = [output for output in appended if output is not None]
-        self.grammars.advance(more)
+        more = []
+        for key, ids in self.thinking.due():
+            if self.grammars is not None and not self.grammars.allows(key, ids):
+                self.thinking.forget(key)
+                self.scheduler.pause(*key, None)
+            elif (output := self.scheduler.append(*key, ids)) is not None:
+                self.thinking.ended(key)
+                self.scheduler.pause(*key, None)
+                more.append(output)
         return more
 
     def has_unfinished(self) -> bool:
@@ -130,7 +171,9 @@ class EngineCore:
     def stats(self) -> EngineStats:
         """Counts of requests, blocks, tokens and steps."""
         grammars = GrammarStats() if self.grammars is None else self.grammars.stats()
-        return replace(self._meter.stats(self.scheduler.stats()), grammars=grammars)
+        ended = 0 if self.thinking is None else self.thinking.num_ended
+        stats = self._meter.stats(self.scheduler.stats())
+        return replace(stats, grammars=grammars, num_thinking_ended=ended)
 
     def shutdown(self) -> None:
         """Free the workers."""

@@ -53,21 +53,29 @@ class _Request:
     jumps: bool
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Output:
-    """A completion on its way.
+    """A completion on its way. Compared by identity.
 
     Attributes:
+        key: request and index.
         backend: of its grammar.
+        jumps: of its request.
         matcher: None if it cannot be followed.
         row: where its mask lies.
         filled: whether that is the mask of what comes next.
+        ahead: tokens that the matcher has accepted, and the completion is offered (see `forced`).
+        after: the mask of what comes after those.
     """
 
+    key: Key
     backend: str
+    jumps: bool
     matcher: Matcher | None
     row: int
     filled: bool = False
+    ahead: list[int] = field(default_factory=list)
+    after: NDArray[np.int32] | None = None
 
 
 @dataclass(slots=True)
@@ -101,6 +109,8 @@ class GrammarRunner:
         self._bits: NDArray[np.int32] = np.zeros((rows, self._width), dtype=np.int32)
         self._free = list(range(rows))
         self._end_row = pack_ids(end_ids, self._width)
+        self._scratch: NDArray[np.int32] = np.zeros((1, self._width), dtype=np.int32)
+        self._offered: list[_Output] = []
         self._kept = _Kept()
         self._thread: ThreadPoolExecutor | None = None
         self._seconds, self._num_masks = 0.0, 0
@@ -128,56 +138,80 @@ class GrammarRunner:
                 self._seats[start.slot] = (start.request_id, start.index)
 
     def advance(self, outputs: Iterable[StepOutput]) -> list[Key]:
-        """Take in the news of a step; returns the completions that have new tokens and have not ended."""
+        """Take in the news of a step; returns the completions that have new tokens and have not ended.
+
+        What `forced` has offered, and is not among the news, was not appended.
+        """
         if not self._requests:
             return []
         start = time.perf_counter()
         moved: list[Key] = []
+        requests, known = self._requests, self._outputs
         for output in outputs:
-            request = self._requests.get(output.request_id)
+            request = requests.get(output.request_id)
             if request is None:
                 continue
             key = (output.request_id, output.index)
             if output.finish_reason is not None:
                 self._forget(key, request)
             elif output.token_ids:
-                self._accept(key, request, output.token_ids)
+                self._accept(known.get(key) or self._output(key), output.token_ids)
                 moved.append(key)
+        if self._offered:
+            for mine in self._offered:
+                self._take_back(mine)
+            self._offered = []
         self._seconds += time.perf_counter() - start
         return moved
 
     def forced(self, keys: Iterable[Key]) -> list[tuple[Key, list[int]]]:
-        """The tokens that each completion can only go on with, where there are any: to be appended."""
+        """The tokens that each of some completions can only go on with, where there are any: to be appended.
+
+        Args:
+            keys: what `advance` returned. It is called again afterwards, with the news of what was appended.
+        """
         start = time.perf_counter()
-        able = [key for key in keys if self._requests[key[0]].jumps and key in self._outputs]
-        self._fill([self._outputs[key] for key in able])
-        found: list[tuple[Key, list[int]]] = []
+        known = self._outputs
+        able = [output for key in keys if (output := known.get(key)) is not None and output.jumps]
         if able:
-            rows = self._bits[[self._outputs[key].row for key in able]]
-            for place, token in only_ids(rows):
-                ids = self._follow(self._outputs[able[place]], token)
-                if ids:
-                    found.append((able[place], ids))
+            self._fill(able)
+            for place, token in only_ids(self._bits[[output.row for output in able]]):
+                self._follow(able[place], token)
         self._seconds += time.perf_counter() - start
-        return found
+        return [(output.key, list(output.ahead)) for output in self._offered]
+
+    def allows(self, key: Key, ids: list[int]) -> bool:
+        """Whether a completion may go on with some tokens; one without a grammar may with any."""
+        if key[0] not in self._requests:
+            return True
+        matcher, taken = self._output(key).matcher, 0
+        if matcher is None:
+            return True
+        while taken < len(ids) and not matcher.is_terminated() and matcher.accept(ids[taken]):
+            taken += 1
+        matcher.rollback(taken)
+        return taken == len(ids)
 
     def masks(self, plan: StepPlan) -> TokenMasks | None:
         """What the slots of a plan may sample; None if all of them may sample anything."""
         if not self._seats:
             return None
-        slots = [slot for slot in plan.slots if slot in self._seats]
-        slots = [slot for slot in slots if self._seats[slot][0] in self._requests]
+        start = time.perf_counter()
+        seats, requests, known = self._seats, self._requests, self._outputs
+        slots: list[int] = []
+        outputs: list[_Output] = []
+        for slot in plan.slots:
+            key = seats.get(slot)
+            if key is not None and key[0] in requests:
+                slots.append(slot)
+                outputs.append(known.get(key) or self._output(key))
         if not slots:
             return None
-        start = time.perf_counter()
-        outputs = [self._output(self._seats[slot]) for slot in slots]
         self._fill(outputs)
-        drafts = dict(plan.drafts)
-        if drafts:
-            masks = self._with_drafts(slots, outputs, drafts)
+        if plan.drafts:
+            masks = self._with_drafts(slots, outputs, dict(plan.drafts))
         else:
-            rows = [output.row for output in outputs]
-            masks = TokenMasks(slots, [1] * len(slots), self._bits[rows])
+            masks = TokenMasks(slots, [1] * len(slots), self._bits[[output.row for output in outputs]])
         self._num_masks += len(masks.bits)
         self._seconds += time.perf_counter() - start
         return masks
@@ -246,52 +280,71 @@ class GrammarRunner:
         else:
             self._loaded(backend).fill([matcher], [row], bits)
 
-    def _accept(self, key: Key, request: _Request, ids: list[int]) -> None:
-        output = self._output(key)
+    def _accept(self, output: _Output, ids: list[int]) -> None:
+        if output.ahead:
+            if ids == output.ahead and output.after is not None:  # as offered: the matcher has them
+                self._bits[output.row] = output.after
+                output.ahead, output.after = [], None
+                return
+            self._take_back(output)
         output.filled = False
-        if output.matcher is None:
+        matcher = output.matcher
+        if matcher is None:
             return
         for token in ids:
             # After its end an output has no form: with `ignore_eos` it goes on with end tokens.
-            if not output.matcher.is_terminated() and not output.matcher.accept(token):
-                logger.error("Request %s: its grammar does not allow the token %d that it has", key[0], token)
+            if not matcher.accept(token) and not matcher.is_terminated():
+                name = output.key[0]
+                logger.error("Request %s: its grammar does not allow the token %d that it has", name, token)
                 output.matcher = None
                 return
 
-    def _follow(self, output: _Output, token: int) -> list[int]:
-        """The forced tokens from here, the first of which is known; the matcher stays where it is."""
-        matcher, ids = output.matcher, list[int]()
+    def _take_back(self, output: _Output) -> None:
+        """Undo what was offered."""
+        if output.ahead and output.matcher is not None:
+            output.matcher.rollback(len(output.ahead))
+            output.ahead, output.after = [], None
+
+    def _follow(self, output: _Output, token: int) -> None:
+        """Let a matcher go on with what is forced from here, the first of which is known: to be offered."""
+        matcher, ids = output.matcher, output.ahead
         if matcher is None or matcher.is_terminated():
-            return ids
-        scratch = np.zeros((1, self._width), dtype=np.int32)
+            return
+        row = self._scratch
         while len(ids) < _MOST_FORCED and matcher.accept(token):
             ids.append(token)
             if matcher.is_terminated():
+                row[0] = self._end_row
                 break
-            self._loaded(output.backend).fill([matcher], [0], scratch)
-            only = only_ids(scratch)
+            self._loaded(output.backend).fill([matcher], [0], row)
+            only = only_ids(row)
             if not only:
                 break
             token = only[0][1]
-        matcher.rollback(len(ids))
-        return ids
+        if ids:
+            output.after = row[0].copy()
+            self._offered.append(output)
 
     def _fill(self, outputs: list[_Output]) -> None:
         """Have the rows of these hold what is legal next."""
-        due: dict[str, list[_Output]] = {}
+        due: dict[str, tuple[list[Matcher], list[int]]] = {}
         for output in outputs:
             if output.filled:
                 continue
             output.filled = True
-            if output.matcher is None:
+            matcher = output.matcher
+            if matcher is None:
                 self._bits[output.row] = 0
-            elif output.matcher.is_terminated():
+            elif matcher.is_terminated():
                 self._bits[output.row] = self._end_row
             else:
-                due.setdefault(output.backend, []).append(output)
-        for backend, some in due.items():
-            matchers = [output.matcher for output in some if output.matcher is not None]
-            self._loaded(backend).fill(matchers, [output.row for output in some], self._bits)
+                of_backend = due.get(output.backend)
+                if of_backend is None:
+                    of_backend = due[output.backend] = ([], [])
+                of_backend[0].append(matcher)
+                of_backend[1].append(output.row)
+        for backend, (matchers, rows) in due.items():
+            self._loaded(backend).fill(matchers, rows, self._bits)
 
     def _output(self, key: Key) -> _Output:
         """A completion; made when it is first asked for."""
@@ -304,7 +357,8 @@ class GrammarRunner:
             except Exception:
                 logger.exception("Request %s: its grammar cannot be followed", key[0])
                 matcher = None
-            output = self._outputs[key] = _Output(request.backend, matcher, self._take_row())
+            row = self._take_row()
+            output = self._outputs[key] = _Output(key, request.backend, request.jumps, matcher, row)
         return output
 
     def _take_row(self) -> int:
@@ -366,11 +420,11 @@ def only_ids(rows: NDArray[np.int32]) -> list[tuple[int, int]]:
     words = rows.view(np.uint32)
     used = words != 0
     # From both ends, for a search stops where it finds something: most rows have bits near either.
-    first, last = used.argmax(axis=1), used.shape[1] - 1 - used[:, ::-1].argmax(axis=1)
-    found = []
-    for row in np.flatnonzero(first == last).tolist():
-        word = int(first[row])
-        value = int(words[row, word])
-        if value and value & (value - 1) == 0:
-            found.append((row, 32 * word + value.bit_length() - 1))
+    first, last = used.argmax(axis=1).tolist(), used[:, ::-1].argmax(axis=1).tolist()
+    found, end = [], words.shape[1] - 1
+    for row, (low, high) in enumerate(zip(first, last, strict=True)):
+        if low + high == end:
+            value = int(words[row, low])
+            if value and value & (value - 1) == 0:
+                found.append((row, 32 * low + value.bit_length() - 1))
     return found

@@ -116,6 +116,7 @@ class EngineStats:
         step_seconds: time spent in steps.
         step_histogram: steps per bucket of `step_buckets`, and above the last.
         grammars: what following grammars came to.
+        num_thinking_ended: outputs whose thinking was ended because its budget was spent.
         step_buckets: `STEP_BUCKETS`, for those who only have the figures.
     """
 
@@ -128,3 +129,4 @@ class EngineStats:
     step_seconds: float = 0.0
     step_histogram: tuple[int, ...] = (0,) * (len(STEP_BUCKETS) + 1)
     grammars: GrammarStats = GrammarStats()
+    num_thinking_ended: int = 0

@@ -10,21 +10,23 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from quire.contracts import ReasoningParser, ReasoningParserInit
 from quire.contracts.grammar import GrammarNeed
 from quire.engine.arguments import RequestArguments
 from quire.engine.grammar_compiler import CompileStats, GrammarCompiler
 from quire.engine.grammar_plan import grammar_plugins
 from quire.engine.info import EngineInfo
 from quire.errors import InvalidRequestError
-from quire.request import CompiledGrammar, EngineRequest
+from quire.request import CompiledGrammar, EngineRequest, ThinkingBudget
 from quire.sampling import SamplingParams
 from quire.text.tokenizer import Tokenizer
 from quire.text.vocabulary import make_vocabulary
 
 Prompt: TypeAlias = str | Sequence[int] | Mapping[str, Any]
-"""Text, token ids, or a mapping with "prompt" or "prompt_token_ids" and, optionally, "cache_salt"."""
+"""Text, token ids, or a mapping with "prompt" or "prompt_token_ids" and, optionally, "cache_salt" and
+"continued", the beginning of an answer that the prompt ends with."""
 
-_KEYS = {"prompt", "prompt_token_ids", "cache_salt", "priority"}
+_KEYS = {"prompt", "prompt_token_ids", "cache_salt", "continued", "priority"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,12 @@ class PreparedRequest:
     engine: EngineRequest
     prompt: str | None
     params: SamplingParams
+
+
+def chat_prompt(text: str, continued: Mapping[str, Any] | None) -> Prompt:
+    """The prompt of a chat, out of its text and the message that the answer continues, if there is one."""
+    said = None if continued is None else continued.get("content")
+    return {"prompt": text, "continued": said} if isinstance(said, str) else text
 
 
 class InputProcessor:
@@ -124,7 +132,7 @@ class InputProcessor:
         engine.check_vocabulary(self._info.vocab_size)
         if asked.num_completions > asked.n and engine.logprobs is None:
             engine.logprobs = 0  # completions are ranked by their cumulative log probability
-        engine.structured_outputs = None
+        engine.structured_outputs = engine.thinking_token_budget = None
         if grammar is None and (under_way := self.compile(asked)) is not None:
             grammar = under_way.result()
         seed = asked.seed if asked.seed is not None else self._seeds.getrandbits(63)
@@ -138,6 +146,7 @@ class InputProcessor:
             cache_salt=salt,
             eos_token_ids=self._info.eos_token_ids,
             grammar=grammar,
+            thinking=self._thinking(prompt, text, ids, asked),
         )
         return PreparedRequest(request, text, asked)
 
@@ -207,6 +216,39 @@ class InputProcessor:
                     f"{self._info.vocab_size} tokens of the vocabulary. Ask for fewer.",
                     field="best_of" if params.best_of is not None else "n",
                 )
+
+    def _thinking(
+        self, prompt: Prompt, text: str | None, ids: list[int], params: SamplingParams
+    ) -> ThinkingBudget | None:
+        """The budget of thinking that parameters give, with what those need who keep to it."""
+        tokens = params.thinking_token_budget
+        if tokens is None:
+            return None
+        planned = self._info.plugins.plugins.get("reasoning_parser")
+        if planned is None:
+            raise InvalidRequestError(
+                "thinking_token_budget needs a reasoning parser, and none knows this model's chat template. "
+                "Name one as reasoning_parser.",
+                field="thinking_token_budget",
+            )
+        continued = prompt.get("continued") if isinstance(prompt, Mapping) else None
+        if not isinstance(continued, str | None):
+            raise InvalidRequestError(
+                f"continued must be text, got {type(continued).__name__}.", field="continued"
+            )
+        init = ReasoningParserInit(
+            prompt=self._tokenizer.decode(ids, skip_special_tokens=False) if text is None else text,
+            continued=continued,
+            options=planned.load_options(),
+        )
+        parser: ReasoningParser = planned.load()(init)
+        return ThinkingBudget(
+            tokens=min(tokens, self._max_model_len),
+            open=parser.inside,
+            end_ids=tuple(self._tokenizer.encode(parser.end, add_special_tokens=False)),
+            prompt=init.prompt,
+            continued=init.continued,
+        )
 
     def _bad_words(self, params: SamplingParams) -> tuple[tuple[int, ...], ...]:
         """Each word as it is spelt at the start of a text, and as it is spelt after a space."""

@@ -11,7 +11,7 @@ from tqdm import tqdm
 from quire.beam_search import BeamSearchOutput, BeamSearchParams, BeamSearchSequence
 from quire.config import EngineConfig
 from quire.engine.assembly import start_engine
-from quire.engine.inputs import PreparedRequest, Prompt
+from quire.engine.inputs import PreparedRequest, Prompt, chat_prompt
 from quire.engine.planning import EnginePlan
 from quire.engine.report import StartupReport
 from quire.errors import InvalidRequestError, RequestFailedError
@@ -263,7 +263,8 @@ class LLM:
             tools=tools,
             chat_template_kwargs=template_kwargs,
         )
-        return self._engine.inputs.prepare(text, params, add_special_tokens=False)
+        prompt = chat_prompt(text, messages[-1] if continue_final_message else None)
+        return self._engine.inputs.prepare(prompt, params, add_special_tokens=False)
 
     def _run(self, requests: Sequence[PreparedRequest], use_tqdm: bool) -> list[RequestOutput]:
         finished: dict[str, RequestOutput] = {}

@@ -129,7 +129,8 @@ class _RequestState:
             metrics = self._metrics
             if metrics.first_scheduled_time is None:
                 metrics.first_scheduled_time = step.scheduled_time
-            if step.token_ids:
+            # What comes before it has its turn was put in (the end of a thinking that has no budget at all).
+            if step.token_ids and metrics.first_scheduled_time is not None:
                 metrics.first_token_time = now
                 self._waits = False
         if step.num_preemptions:

@@ -179,7 +179,7 @@ def make_plan(
     arguments = choose_processors(builder, config, device, dtype, vocab_size)
     choose_parsers(builder, config, tokenizer_files, device, dtype)
     grammars = GrammarNeed(device=device, dtype=dtype, vocab_size=vocab_size)
-    choose_grammars(builder, grammars, config.structured_outputs.backend)
+    choose_grammars(builder, grammars, config.grammars.backend)
     attention = choose_attention(builder, config, facts, device, dtype)
     max_model_len = _max_model_len(config, model_config)
     proposing = _speculator_need(config, device, dtype, vocab_size)

@@ -128,7 +128,7 @@ class Drafting:
         length = len(sequence.token_ids) + sequence.num_pending  # at least
         if length < sequence.acceptance.silent_until:
             return 0
-        return max(0, min(self._most, sequence.state.max_len - length - 1))
+        return max(0, min(self._most, sequence.limit - length - 1))
 
     def _choose(self, sequences: Many[Sequence], most: list[int], cost: Cost) -> list[int]:
         """All whose drafts are worth their rows, if together they are worth a step with drafts."""

@@ -122,6 +122,8 @@ class Forking:
     def _new(self, state: RequestState, index: int, token_ids: list[int], chain: TokenChain) -> Sequence:
         seed = completion_seed(state.request.seed, index)
         sequence = Sequence(state, index, seed, token_ids, chain)
+        if (thinking := state.request.thinking) is not None:
+            sequence.pause = sequence.num_prompt + thinking.free
         sequence.rank = self._policy.order(sequence)
         state.sequences.append(sequence)
         return sequence

@@ -90,7 +90,7 @@ class Planner:
         Drafts are a gamble: nobody else has to go without a token or a block for them.
         """
         others = len(self._roster.running) - 1
-        longest = sequence.state.max_len - len(sequence.token_ids) - 1
+        longest = sequence.limit - len(sequence.token_ids) - 1
         drafts = sequence.drafts[: max(0, min(longest, step.budget - missing - others))]
         count = missing + len(drafts)
         if not drafts or count > self._kv.max_growth(sequence.num_confirmed, sequence.num_computed):

@@ -8,49 +8,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 from quire.errors import EngineError, InvalidRequestError
-from quire.kv import KVManager, PoolUsage
+from quire.kv import KVManager
 from quire.outputs import FinishReason
-from quire.plan import SlotResult, StepPlan, StepResult
+from quire.plan import SlotResult, StepPlan, StepResult, TokenLogprobs
 from quire.request import EngineRequest, StepOutput
 from quire.scheduler.config import SchedulerConfig
-from quire.scheduler.drafting import Drafting, DraftStats
+from quire.scheduler.drafting import Drafting
 from quire.scheduler.forking import Forking, begin_beams
 from quire.scheduler.limits import check_admission, max_length
 from quire.scheduler.planner import Planner
 from quire.scheduler.policy import make_policy
 from quire.scheduler.roster import Roster
 from quire.scheduler.state import RequestState, Sequence, num_completions
+from quire.scheduler.stats import SchedulerStats
 from quire.scheduler.step import Ride, StepDraft, tell_time
 from quire.scheduler.stopping import append_tokens
 
-__all__ = ["Scheduler", "SchedulerStats"]
-
-
-@dataclass(frozen=True, slots=True)
-class SchedulerStats:
-    """The scheduler at one moment.
-
-    Attributes:
-        num_running, num_waiting: sequences (completions, not requests). Completions that will fork from a
-            prompt not yet computed are in neither.
-        num_preemptions: since the start.
-        kv: per KV group its blocks.
-        prefix_queries, prefix_hits: prompt tokens looked up in the prefix cache at starts, and found.
-        drafts: what speculation came to.
-        num_forced_tokens: tokens appended without having been sampled (see `Scheduler.append`).
-    """
-
-    num_running: int
-    num_waiting: int
-    num_preemptions: int
-    kv: tuple[PoolUsage, ...]
-    prefix_queries: int
-    prefix_hits: int
-    drafts: DraftStats = field(default_factory=DraftStats)
-    num_forced_tokens: int = 0
+__all__ = ["Scheduler"]
 
 
 class Scheduler:
@@ -201,7 +177,8 @@ class Scheduler:
     def append(self, request_id: str, index: int, token_ids: list[int]) -> StepOutput | None:
         """Let a completion go on with tokens that nobody need sample: they cost no step of their own.
 
-        The stopping rules hold for them, as for sampled ones.
+        The stopping rules hold for them, as for sampled ones. Where log probabilities are asked for, theirs
+        are 0, for they were certain.
 
         Args:
             request_id, index: which completion.
@@ -211,23 +188,35 @@ class Scheduler:
             The news of it; None if nothing was appended, for the completion is not live or a step under way
             samples for it, or it is a beam search, whose beams are nobody's to continue.
         """
-        state = self._requests.get(request_id)
-        if state is None or state.beams is not None:
+        sequence = self._find(request_id, index)
+        if sequence is None or sequence.beam is not None or sequence.num_pending:
             return None
-        for sequence in state.sequences:
-            if sequence.index == index and not sequence.num_pending:
-                taken, stop = append_tokens(sequence, token_ids)
-                self._num_forced += taken
-                sequence.drafts = []
-                if sequence.slot >= 0:
-                    sequence.forced += taken
-                if stop is not None:
-                    self._end(sequence)
-                output = self._output(sequence, stop.reason if stop else None)
-                output.token_ids = token_ids[:taken]
-                output.stop_reason = stop.token_id if stop else None
-                return output
-        return None
+        taken, stop = append_tokens(sequence, token_ids)
+        self._num_forced += taken
+        sequence.drafts = []
+        if sequence.slot >= 0:
+            sequence.forced += taken
+        if stop is not None:
+            self._end(sequence)
+        output = self._output(sequence, stop.reason if stop else None)
+        output.token_ids = token_ids[:taken]
+        if sequence.state.request.params.logprobs is not None:
+            output.logprobs = [TokenLogprobs([token_id], [0.0], 1) for token_id in output.token_ids]
+        output.stop_reason = stop.token_id if stop else None
+        return output
+
+    def pause(self, request_id: str, index: int, after: int | None) -> None:
+        """Have a completion wait, at so many tokens of output, to be told how it goes on: by `append`, or by
+        another `pause`; None for never. No more are sampled for it before, whatever is under way.
+        """
+        sequence = self._find(request_id, index)
+        if sequence is not None:
+            sequence.pause = None if after is None else sequence.num_prompt + after
+
+    def _find(self, request_id: str, index: int) -> Sequence | None:
+        """A live sequence."""
+        state = self._requests.get(request_id)
+        return next((one for one in state.sequences if one.index == index), None) if state else None
 
     # --- results
 

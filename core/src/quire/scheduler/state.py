@@ -80,6 +80,7 @@ class Sequence:
         asked: that step is to propose some.
         acceptance: how well its drafts do.
         beam: what it is in its request's beam search, if that is one.
+        pause: length at which it waits to be told how it goes on; None for never.
         forced: the last so many of `token_ids` were not sampled by the worker, which has yet to be told.
         num_prompt_logprobs: prompt positions already reported.
         num_cached_tokens: prompt tokens found in the prefix cache at its first start.
@@ -103,6 +104,7 @@ class Sequence:
     asked: bool = False
     acceptance: Acceptance = field(default_factory=Acceptance)
     beam: Beam | None = None
+    pause: int | None = None
     forced: int = 0
     num_prompt_logprobs: int = 0
     num_cached_tokens: int = 0
@@ -120,12 +122,18 @@ class Sequence:
         return len(self.token_ids) - self.num_prompt
 
     @property
+    def limit(self) -> int:
+        """Length up to which tokens may be sampled."""
+        longest = self.state.max_len
+        return longest if self.pause is None else min(longest, self.pause)
+
+    @property
     def num_missing(self) -> int:
         """Tokens that the next step could compute, drafts aside; 0 if only results under way can tell."""
         if self.speculating or (self.beam is not None and (self.num_pending or self.beam.answer is not None)):
             return 0
         length = len(self.token_ids) + self.num_pending
-        return length - self.num_computed if length < self.state.max_len else 0
+        return length - self.num_computed if length < self.limit else 0
 
     @property
     def idle(self) -> bool:

@@ -23,7 +23,11 @@ from quire_server.service.structured import form_names
 
 PATH = "/v1/messages"
 
-_NAMES = {"stop": "stop_sequences", "prompt": "messages"}
+_NAMES = {
+    "stop": "stop_sequences",
+    "prompt": "messages",
+    "thinking_token_budget": "thinking.budget_tokens",
+}
 
 
 class Messages:
@@ -64,10 +68,15 @@ class Messages:
             top_p=body.top_p,
             top_k=body.top_k,
             structured_outputs=body.structured_outputs(),
+            thinking_token_budget=None if body.thinking is None else body.thinking.budget_tokens,
         )
         opened = await self.service.open_chat(body.chat())
         work = Work(
-            prompts=[opened.prompt], params=opened.sampling(params), stream=True, add_special_tokens=False
+            prompts=[opened.prompt],
+            params=opened.sampling(params),
+            stream=True,
+            add_special_tokens=False,
+            continued=opened.continued,
         )
         return await self.service.start(work), opened
 

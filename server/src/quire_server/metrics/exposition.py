@@ -100,6 +100,7 @@ def engine_metrics(engine: Engine) -> Iterator[Metric]:
     yield _counter("quire_grammar_mask_seconds_total", stats.grammars.mask_seconds)
     yield _counter("quire_grammar_masks_total", stats.grammars.num_masks)
     yield _counter("quire_forced_tokens_total", scheduler.num_forced_tokens)
+    yield _counter("quire_thinking_ended_total", stats.num_thinking_ended)
     yield _counter("quire_preemptions_total", scheduler.num_preemptions)
     yield from _speculation(scheduler.drafts)
     yield _counter("quire_prompt_tokens_total", stats.prompt_tokens)

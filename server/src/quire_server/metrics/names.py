@@ -31,7 +31,11 @@ METRICS: dict[str, tuple[str, str]] = {
     "quire_grammar_compile_seconds_total": ("counter", "Time spent compiling grammars, refused ones too"),
     "quire_grammar_mask_seconds_total": ("counter", "Time spent making masks of what grammars allow"),
     "quire_grammar_masks_total": ("counter", "Rows of such masks"),
-    "quire_forced_tokens_total": ("counter", "Tokens that a grammar left no choice about, not sampled"),
+    "quire_forced_tokens_total": (
+        "counter",
+        "Tokens that nobody need sample: a grammar leaves no choice, or thinking is ended",
+    ),
+    "quire_thinking_ended_total": ("counter", "Outputs whose thinking was ended: its budget was spent"),
     "quire_preemptions_total": ("counter", "Times that a sequence lost its blocks to another"),
     "quire_spec_decode_drafts_total": ("counter", "Times that a sequence had drafts in a step"),
     "quire_spec_decode_draft_tokens_total": ("counter", "Tokens that were proposed and verified"),

@@ -98,6 +98,8 @@ class ObservedStream:
         now = time.monotonic()
         if self._last is None:
             times = output.metrics
+            if times is not None and times.first_scheduled_time is None and times.finished_time is None:
+                return  # these tokens were put in before the request had its turn
             if times is not None and times.first_token_time is not None:
                 self._metrics.first_token(max(times.first_token_time - times.arrival_time, 0.0))
             elif self._deltas:

@@ -128,6 +128,7 @@ class ChatBody(GenerationFields):
                 logprobs=self.top,
                 prompt_logprobs=self.prompt_logprobs,
                 max_tokens=self._limit(),
+                thinking_token_budget=self.thinking_token_budget,
             )
         opened = await service.open_chat(self.chat(service))
         with naming(self.names):
@@ -139,6 +140,7 @@ class ChatBody(GenerationFields):
             add_special_tokens=bool(self.add_special_tokens),
             priority=priority(self.priority),
             cache_salt=self.cache_salt,
+            continued=opened.continued,
         )
         return work, opened
 
@@ -166,15 +168,9 @@ class ChatBody(GenerationFields):
         Raises:
             ApiError: 400, the model does not think, or not as it is asked to.
         """
-        effort, budget = self.reasoning_effort, self.thinking_token_budget
+        effort = self.reasoning_effort
         if effort is not None and effort not in _EFFORTS:
             raise bad_request(f"reasoning_effort must be one of: {', '.join(_EFFORTS)}.", "reasoning_effort")
-        if budget is not None and budget < 0:
-            raise bad_request(
-                f"thinking_token_budget is {budget}: it must be 0 or more.", "thinking_token_budget"
-            )
-        if budget is not None:
-            raise unsupported("thinking_token_budget", "a budget of thinking is not enforced yet")
         if effort not in (None, "none") and not service.parsers.thinks:
             raise unsupported(
                 "reasoning_effort",

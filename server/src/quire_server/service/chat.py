@@ -151,13 +151,24 @@ class OpenedChat:
         """Whether an answer may hold anything but content."""
         return self._parsers.thinks or bool(self._chat.offered)
 
+    @property
+    def continued(self) -> str | None:
+        """The beginning of the answer, where the prompt ends with one that the model is to continue."""
+        return self._chat.messages[-1].get("content") if self._chat.continue_final_message else None
+
     def sampling(self, params: SamplingParams) -> SamplingParams:
         """A request's parameters, and what reading its answer takes: special tokens that are marks, and a
         grammar for calls that are forced, or that are to obey their schema.
 
         Raises:
-            ApiError: 400, the request asks for another form of its output too.
+            ApiError: 400, the request asks for another form of its output too, or for beams, or bounds a
+                thinking that nobody reads.
         """
+        if params.thinking_token_budget is not None and not self._parsers.thinks:
+            raise _unsupported(
+                "thinking_token_budget",
+                "no reasoning parser knows this model's chat template. Name one as reasoning_parser.",
+            )
         if not self.parses:
             return params
         if self.parser().special_tokens:
@@ -170,6 +181,12 @@ class OpenedChat:
         elif params.structured_outputs is not None:
             raise bad_request(
                 "Forced or strict calls and another form of the output exclude each other.", "tools"
+            )
+        elif params.use_beam_search:
+            raise bad_request(
+                "Forced and strict calls are held by a grammar, which beams do not follow: leave out "
+                "use_beam_search, or let calls be free.",
+                "tools",
             )
         return replace(params, structured_outputs=StructuredOutputsParams(structural_tag=tag))
 
@@ -205,8 +222,8 @@ class OpenedChat:
         reasoning = tools = None
         if self._parsers.thinks:
             thinker, options = self._parsers.reasoning_parser
-            continued = chat.messages[-1].get("content") if chat.continue_final_message else None
-            reasoning = thinker(ReasoningParserInit(prompt=self.prompt, continued=continued, options=options))
+            init = ReasoningParserInit(prompt=self.prompt, continued=self.continued, options=options)
+            reasoning = thinker(init)
         if chat.offered:
             caller, options = self._parsers.tool_parser
             names = frozenset(tool.name for tool in chat.offered)

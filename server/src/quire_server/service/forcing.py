@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from quire.contracts import CallsForm, Tool
@@ -16,6 +17,7 @@ from quire.contracts.grammar import GrammarSource
 __all__ = ["after_thinking", "forced_calls", "strict_calls"]
 
 _ANY = {"type": "object"}
+_SPACE = r"[ \t\n\r]{0,8}"
 
 
 def forced_calls(
@@ -29,15 +31,8 @@ def forced_calls(
         parallel: several calls are allowed, where the form has room for them.
         thinking_end: what ends the thinking that comes first; None if none does.
     """
-    tags = [_tag(call.begin, call.schema, call.end) for call in form.calls if named in (None, call.name)]
-    calls = {
-        "type": "tags_with_separator",
-        "tags": tags,
-        "separator": form.separator or "",
-        "at_least_one": True,
-        "stop_after_first": named is not None or not parallel or form.separator is None,
-    }
-    return _structural([*_thinking(thinking_end), *_text(form.begin), calls, *_text(form.end)])
+    calls = _calls(form, named=named, parallel=parallel)
+    return _structural([*_thinking(thinking_end), *calls])
 
 
 def strict_calls(
@@ -48,19 +43,34 @@ def strict_calls(
     Returns:
         None: nothing in this form tells where a call begins.
     """
-    if form.trigger is None:
+    trigger = form.trigger
+    if trigger is None:
         return None
     strict = {tool.name for tool in tools if tool.strict}
-    calls = {
+    form = replace(
+        form, calls=tuple(one if one.name in strict else replace(one, schema=_ANY) for one in form.calls)
+    )
+    behind_each = all(call.begin.startswith(trigger) for call in form.calls)
+    if behind_each:
+        tags = [_tag(call.begin, call.schema, call.end) for call in form.calls]
+    else:
+        tags = _behind(trigger, form, parallel)
+    text = {
         "type": "triggered_tags",
-        "triggers": [form.trigger],
-        "tags": [
-            _tag(call.begin, call.schema if call.name in strict else _ANY, call.end) for call in form.calls
-        ],
+        "triggers": [trigger],
+        "tags": tags,
         "at_least_one": False,
-        "stop_after_first": not parallel,
+        "stop_after_first": not (parallel and behind_each),
     }
-    return _structural([*_thinking(thinking_end), calls])
+    if form.start is None:
+        return _structural([*_thinking(thinking_end), text])
+    kinds = [
+        _sequence(_calls(form, parallel=parallel)),
+        *tags,
+        _sequence([_regex(_no_beginning(trigger, form.start)), text]),
+        _regex("[ ]?"),  # nothing at all
+    ]
+    return _structural([*_thinking(thinking_end), _regex(_SPACE), {"type": "or", "elements": kinds}])
 
 
 def after_thinking(source: GrammarSource, thinking_end: str) -> dict[str, Any] | None:
@@ -97,9 +107,53 @@ def _element(source: GrammarSource) -> dict[str, Any] | None:
     return None
 
 
+def _calls(form: CallsForm, *, named: str | None = None, parallel: bool) -> list[dict[str, Any]]:
+    """Calls, at least one, with what is around all of them."""
+    tags = [_tag(call.begin, call.schema, call.end) for call in form.calls if named in (None, call.name)]
+    calls = {
+        "type": "tags_with_separator",
+        "tags": tags,
+        "separator": form.separator or "",
+        "at_least_one": True,
+        "stop_after_first": named is not None or not parallel or form.separator is None,
+    }
+    return [*_text(form.begin), calls, *_text(form.end)]
+
+
+def _behind(trigger: str, form: CallsForm, parallel: bool) -> list[dict[str, Any]]:
+    """The trigger and all calls behind it; where nothing ends several, one call, for a tag must end."""
+    if not form.end:
+        return [_tag(trigger + form.begin + call.begin, call.schema, call.end) for call in form.calls]
+    calls = _sequence(_calls(replace(form, end=""), parallel=parallel))
+    return [{"type": "tag", "begin": trigger, "content": calls, "end": form.end}]
+
+
+def _no_beginning(*beginnings: str) -> str:
+    """A regular expression of the first characters of a text that begins with none of these, nor with white
+    space: one that none has there, or one that some have and then one that none of those has next."""
+    firsts = sorted({one[0] for one in beginnings})
+    ways = [f"[^ \\t\\n\\r{_in_class(firsts)}]"]
+    for first in firsts:
+        seconds = [one[1:2] for one in beginnings if one[0] == first]
+        if all(seconds):  # neither may a beginning follow at once
+            ways.append(f"[{_in_class([first])}][^{_in_class(sorted({*seconds, *firsts}))}]")
+    return f"({'|'.join(ways)})"
+
+
+def _in_class(chars: Sequence[str]) -> str:
+    return "".join(f"\\{char}" if char in "[]^-\\" else char for char in chars)
+
+
+def _regex(pattern: str) -> dict[str, Any]:
+    return {"type": "regex", "pattern": pattern}
+
+
+def _sequence(elements: list[dict[str, Any]]) -> dict[str, Any]:
+    return elements[0] if len(elements) == 1 else {"type": "sequence", "elements": elements}
+
+
 def _structural(elements: list[dict[str, Any]]) -> dict[str, Any]:
-    form = elements[0] if len(elements) == 1 else {"type": "sequence", "elements": elements}
-    return {"type": "structural_tag", "format": form}
+    return {"type": "structural_tag", "format": _sequence(elements)}
 
 
 def _tag(begin: str, schema: Any, end: str) -> dict[str, Any]:

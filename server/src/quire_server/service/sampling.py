@@ -11,7 +11,7 @@ from quire_server.errors import bad_request, from_engine
 MOST = 2**31 - 1
 """Largest count: the engine's wire carries no integer of any size."""
 
-_COUNTS = ("max_tokens", "min_tokens", "top_k", "logprobs", "prompt_logprobs")
+_COUNTS = ("max_tokens", "min_tokens", "top_k", "logprobs", "prompt_logprobs", "thinking_token_budget")
 
 
 def sampling_params(defaults: SamplingParams, **given: Any) -> SamplingParams:

@@ -37,6 +37,7 @@ class Work:
         add_special_tokens: whether texts get the tokenizer's BOS; false for rendered chats.
         priority: lower runs earlier under the policy "priority".
         cache_salt: prefix-cache entries are shared among equal salts only.
+        continued: the beginning of an answer that the prompts end with; None where they end before it.
     """
 
     prompts: Sequence[Prompt]
@@ -45,6 +46,7 @@ class Work:
     add_special_tokens: bool = True
     priority: int = 0
     cache_salt: str | None = None
+    continued: str | None = None
 
 
 class Service:
@@ -124,7 +126,7 @@ class Service:
         try:
             for prompt in work.prompts:
                 stream = await self.engine.submit(
-                    _with_salt(prompt, work.cache_salt),
+                    _as_prompt(prompt, work),
                     params,
                     priority=work.priority,
                     add_special_tokens=work.add_special_tokens,
@@ -226,8 +228,9 @@ class Service:
             raise from_engine(error) from error
 
 
-def _with_salt(prompt: Prompt, salt: str | None) -> Any:
-    if salt is None:
-        return prompt
-    key = "prompt" if isinstance(prompt, str) else "prompt_token_ids"
-    return {key: prompt, "cache_salt": salt}
+def _as_prompt(prompt: Prompt, work: Work) -> Any:
+    """A prompt as the engine takes it."""
+    counts = work.params.thinking_token_budget is not None  # whose thinking it may be that goes on
+    more = {"cache_salt": work.cache_salt, "continued": work.continued if counts else None}
+    given = {name: value for name, value in more.items() if value is not None}
+    return {"prompt" if isinstance(prompt, str) else "prompt_token_ids": prompt, **given} if given else prompt

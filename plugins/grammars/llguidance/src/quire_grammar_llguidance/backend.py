@@ -16,7 +16,7 @@ import numpy as np
 from quire.contracts import Grammar, GrammarSource, Matcher
 from quire.errors import InvalidRequestError
 from quire_grammar_llguidance.schema import WHITESPACE, prepared
-from quire_grammar_llguidance.tags import tags_to_lark
+from quire_grammar_llguidance.tags import tags_as_grammar
 
 if TYPE_CHECKING:
     from quire.contracts.grammar import Bitmask
@@ -54,21 +54,24 @@ class LLGuidance(Grammar):
 
     def fill(self, matchers: Sequence[Matcher], rows: Sequence[int], bitmask: Bitmask) -> None:
         """See `Grammar`."""
-        size = bitmask.shape[1] * bitmask.itemsize
-        for matcher, row in zip(matchers, rows, strict=True):
-            own = cast(_Matcher, matcher).own
-            own.unsafe_compute_mask_ptr(bitmask[row].ctypes.data, size)
+        mine = [cast(_Matcher, matcher).own for matcher in matchers]
+        first, size = bitmask.ctypes.data, bitmask.strides[0]
+        for own, row in zip(mine, rows, strict=True):
+            own.unsafe_compute_mask_ptr(first + row * size, size)
+        for own, row in zip(mine, rows, strict=True):
             if own.is_error():  # a limit was reached: the output cannot go on
                 bitmask[row] = 0
-            # An end token that the tokenizer does not call special is text to llguidance; here it is the end.
-            elif any(bitmask[row, word] >> bit & 1 for word, bit in self._ends) and not own.is_accepting():
-                for word, bit in self._ends:
-                    bitmask[row, word] &= ~np.int32(1 << bit) if bit < 31 else np.int32(0x7FFFFFFF)
+        # An end token that the tokenizer does not call special is text to llguidance; here it is the end.
+        for word, bit in self._ends:
+            for at in np.flatnonzero(bitmask[rows, word] & bit).tolist():
+                if not mine[at].is_accepting():
+                    bitmask[rows[at], word] &= ~bit
 
     @cached_property
-    def _ends(self) -> list[tuple[int, int]]:
+    def _ends(self) -> list[tuple[int, np.int32]]:
         """Word and bit of every end token."""
-        return [divmod(one, 32) for one in self.init.vocabulary.end_ids]
+        places = [divmod(one, 32) for one in self.init.vocabulary.end_ids]
+        return [(word, np.uint32(1 << bit).view(np.int32)) for word, bit in places]
 
     @cached_property
     def _tokenizer(self) -> Any:
@@ -144,7 +147,7 @@ def _grammar(source: GrammarSource) -> str:
                     f"llguidance cannot read the grammar: {str(error)[:500]}", field="grammar"
                 ) from error
         case "structural_tag":
-            return str(LLMatcher.grammar_from_lark(tags_to_lark(source.text)))
+            return tags_as_grammar(source.text)
 
 
 def _reason(own: Any) -> str:

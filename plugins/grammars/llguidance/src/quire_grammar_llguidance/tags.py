@@ -1,7 +1,9 @@
-"""Structural tags for llguidance: free text, and in it parts that follow a schema.
+"""Structural tags for llguidance: free text, and parts in it that follow a schema, in Lark's notation.
 
-Of XGrammar's notation the form `{"structures": [{"begin", "schema", "end"}], "triggers": [...]}`, which
-vLLM's users write too.
+Of XGrammar's notations the older `{"structures": [{"begin", "schema", "end"}], "triggers": [...]}`, which
+vLLM's users write too, and of those with a `format` what calls and forms behind thinking are written in.
+
+Free text ends where a lazy lexeme does: at the first place where what ends it is found.
 """
 
 from __future__ import annotations
@@ -12,47 +14,162 @@ from typing import Any
 from quire.errors import InvalidRequestError
 from quire_grammar_llguidance.schema import WHITESPACE, prepared
 
-__all__ = ["tags_to_lark"]
+__all__ = ["tags_as_grammar"]
+
+_MAX_DEPTH = 50
 
 
-def tags_to_lark(text: str) -> str:
-    """The grammar of structural tags.
+def tags_as_grammar(text: str) -> str:
+    """The grammar of structural tags, as llguidance takes it.
 
     Raises:
-        InvalidRequestError: they are malformed, or of another form.
+        InvalidRequestError: they are malformed, or hold what is not known here.
     """
-    from llguidance import StructTag
-
     try:
         said = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise InvalidRequestError(f"structural_tag is no JSON: {error}.", field="structural_tag") from error
-    if isinstance(said, dict) and said.get("type") == "structural_tag" and "format" in said:
-        raise _refused(
-            "with a 'format', as forced and strict calls have it, it is for the backend xgrammar, "
-            "or auto where that is installed"
-        )
-    structures = said.get("structures") if isinstance(said, dict) else None
-    triggers = said.get("triggers") if isinstance(said, dict) else None
+    if not isinstance(said, dict):
+        raise _refused("it is no object")
+    if "format" not in said:
+        said = {"format": _as_format(said)}
+    writer = _Writer()
+    start = writer.element(said["format"], 0)
+    return writer.grammars(start)
+
+
+def _as_format(said: dict[str, Any]) -> dict[str, Any]:
+    structures, triggers = said.get("structures"), said.get("triggers")
     if not (isinstance(structures, list) and structures and isinstance(triggers, list)):
         raise _refused("it needs lists of 'structures' and 'triggers'")
-    tags = [_tag(one, triggers) for one in structures]
-    return str(StructTag.to_grammar([StructTag(**tag) for tag in tags], assume_special=False))
+    tags = []
+    for one in structures:
+        if not (isinstance(one, dict) and all(isinstance(one.get(key), str) for key in ("begin", "end"))):
+            raise _refused("a structure needs 'begin', 'schema' and 'end'")
+        content = {"type": "json_schema", "json_schema": one.get("schema", {})}
+        tags.append({"type": "tag", "begin": one["begin"], "content": content, "end": one["end"]})
+    return {"type": "triggered_tags", "triggers": triggers, "tags": tags}
 
 
-def _tag(one: Any, triggers: list[Any]) -> dict[str, Any]:
-    if not (isinstance(one, dict) and isinstance(one.get("begin"), str) and isinstance(one.get("end"), str)):
-        raise _refused("a structure needs 'begin', 'schema' and 'end'")
-    trigger = next((t for t in triggers if isinstance(t, str) and t and one["begin"].startswith(t)), None)
-    if trigger is None:
-        raise _refused(f"no trigger begins {one['begin'][:100]!r}")
-    schema = json.loads(prepared(json.dumps(one.get("schema", {}))))
-    if schema is True:
-        schema = {}
-    if isinstance(schema, dict):
-        schema["x-guidance"] = {"whitespace_pattern": WHITESPACE, "coerce_one_of": True}
-    text = json.dumps(schema, ensure_ascii=False)
-    return {"trigger": trigger, "begin": one["begin"], "grammar": text, "end": one["end"]}
+class _Writer:
+    """Writes rules; each element is an expression that later rules may use."""
+
+    def __init__(self) -> None:
+        self._rules: list[str] = []
+        self._others: list[dict[str, str]] = []  # grammars of their own
+
+    def grammars(self, start: str) -> str:
+        """All of it, beginning with an expression."""
+        lark = "\n".join([f"start: {start}", *self._rules, "FREE: /(.|\\n)*/", ""])
+        return json.dumps({"grammars": [{"name": "tags", "lark_grammar": lark}, *self._others]})
+
+    def element(self, said: Any, depth: int) -> str:
+        """The expression of a format."""
+        if depth > _MAX_DEPTH:
+            raise _refused("it is nested too deep")
+        if not isinstance(said, dict):
+            raise _refused("a format is no object")
+        kind, below = said.get("type"), depth + 1
+        if kind == "const_string":
+            return _quoted(_of(said, "value", str))
+        if kind == "any_text":
+            return "FREE"
+        if kind == "json_schema":
+            return self._rule(f"%json {_schema(said.get('json_schema'))}")
+        if kind == "regex":
+            return self._other(_regex(_of(said, "pattern", str)))
+        if kind == "grammar":
+            return self._other(_lark(_of(said, "grammar", str)))
+        if kind in ("sequence", "or"):
+            parts = [self.element(one, below) for one in _of(said, "elements", list)]
+            return self._rule((" " if kind == "sequence" else " | ").join(parts))
+        if kind == "tag":
+            return self._tag(said, below)
+        if kind == "tags_with_separator":
+            return self._separated(said, below)
+        if kind == "triggered_tags":
+            return self._triggered(said, below)
+        raise _refused(f"llguidance has no format {str(kind)[:100]!r}: the backend xgrammar may")
+
+    def _tag(self, said: dict[str, Any], depth: int, after: str = "") -> str:
+        """A tag, or what of it follows `after`."""
+        begin, end = _of(said, "begin", str)[len(after) :], _of(said, "end", str)
+        content = said.get("content")
+        if isinstance(content, dict) and content.get("type") == "any_text" and end:
+            return self._rule(f"{_quoted(begin)} {self._until(end)}")
+        return self._rule(f"{_quoted(begin)} {self.element(content, depth)} {_quoted(end)}")
+
+    def _separated(self, said: dict[str, Any], depth: int) -> str:
+        tag = self._rule(" | ".join(self._tag(one, depth) for one in _of(said, "tags", list)))
+        if not said.get("stop_after_first"):
+            tag = self._rule(f"{tag} ({_quoted(said.get('separator') or '')} {tag})*")
+        return tag if said.get("at_least_one") else self._rule(f"{tag}?")
+
+    def _triggered(self, said: dict[str, Any], depth: int) -> str:
+        """Text in which nothing but a tag begins with a trigger."""
+        triggers = _of(said, "triggers", list)
+        of_trigger: dict[str, list[str]] = {}
+        for one in _of(said, "tags", list):
+            begin = _of(one, "begin", str) if isinstance(one, dict) else ""
+            found = next((t for t in triggers if isinstance(t, str) and t and begin.startswith(t)), None)
+            if found is None:
+                raise _refused(f"no trigger begins {begin[:100]!r}")
+            of_trigger.setdefault(found, []).append(self._tag(one, depth, found))
+        calls = [f"{self._until(trigger)} ({' | '.join(tags)})" for trigger, tags in of_trigger.items()]
+        call = self._rule(" | ".join(calls))
+        if said.get("stop_after_first"):
+            return call if said.get("at_least_one") else self._rule(f"{call} | FREE")
+        return self._rule(f"{call}{'+' if said.get('at_least_one') else '*'} FREE")
+
+    def _until(self, end: str) -> str:
+        """Free text up to an end, which is part of it."""
+        return self._rule(f"FREE {_quoted(end)}", "[lazy]")
+
+    def _rule(self, body: str, options: str = "") -> str:
+        name = f"r{len(self._rules)}"
+        self._rules.append(f"{name}{options}: {body}")
+        return name
+
+    def _other(self, lark: str) -> str:
+        name = f"g{len(self._others)}"
+        self._others.append({"name": name, "lark_grammar": lark})
+        return f"@{name}"
+
+
+def _schema(schema: Any) -> str:
+    found = json.loads(prepared(json.dumps(schema)))
+    if found is True:
+        found = {}
+    if isinstance(found, dict):
+        found["x-guidance"] = {"whitespace_pattern": WHITESPACE, "coerce_one_of": True}
+    return json.dumps(found, ensure_ascii=False)
+
+
+def _lark(text: str) -> str:
+    from llguidance.gbnf_to_lark import any_to_lark
+
+    try:
+        return str(any_to_lark(text))
+    except Exception as error:  # its converter raises what it stumbles over
+        raise _refused(f"its grammar cannot be read: {str(error)[:500]}") from error
+
+
+def _regex(pattern: str) -> str:
+    """A grammar of texts that a regular expression matches."""
+    from llguidance import LLMatcher
+
+    return str(json.loads(LLMatcher.grammar_from_regex(pattern))["grammars"][0]["lark_grammar"])
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False) if text else '""'
+
+
+def _of(said: dict[str, Any], key: str, kind: type) -> Any:
+    value = said.get(key) if isinstance(said, dict) else None
+    if not isinstance(value, kind) or (kind is list and not value):
+        raise _refused(f"{str(said)[:100]!r} needs {key!r}")
+    return value
 
 
 def _refused(why: str) -> InvalidRequestError:

@@ -77,8 +77,13 @@ class XGrammar(Grammar):
         for matcher, row in zip(mine, rows, strict=True):
             if lead := matcher.lead:
                 bitmask[row] &= self._second_bytes.after(lead)
-        if over := self.init.vocabulary.vocab_size % 32:  # it leaves the bits beyond the logits set
-            bitmask[list(rows), -1] &= (1 << over) - 1
+        if over := self._last_word:  # it leaves the bits beyond the logits set
+            bitmask[list(rows), -1] &= over
+
+    @cached_property
+    def _last_word(self) -> int:
+        """Bits of a row's last word that are tokens; 0 if all are."""
+        return (1 << self.init.vocabulary.vocab_size % 32) - 1
 
     @cached_property
     def _ends(self) -> frozenset[int]:
@@ -162,14 +167,14 @@ class _Matcher(Matcher):
 
     def accept(self, token_id: int) -> bool:
         of_token = self._second_bytes.lead
-        if not 0 <= token_id < len(of_token) or self._ended:
+        if self._ended or not 0 <= token_id < len(of_token):
             return False
         if self.lead and not self._second_bytes.allows(self.lead, token_id):
             return False
         if not self.own.accept_token(token_id):
             return False
-        self.lead = of_token[token_id]
-        self._leads.append(self.lead)
+        self.lead = lead = of_token[token_id]
+        self._leads.append(lead)
         self._ended = token_id in self._ends
         return True
 

@@ -51,8 +51,10 @@ class NativeSamplingOps(LogprobOps, SamplingOps, MaskOps):
         if not _takes(logits) or not rows:
             return super().apply_token_bitmask(logits, bits, rows)
         count = logits.shape[0]
-        mask_of_row = np.full(count, -1, dtype=np.int32)
-        mask_of_row[rows] = np.arange(len(rows), dtype=np.int32)
+        mask_of_row = np.arange(count, dtype=np.int32)
+        if len(rows) < count:
+            mask_of_row.fill(-1)
+            mask_of_row[rows] = np.arange(len(rows), dtype=np.int32)
         masks = bits.contiguous()
         out = torch.empty(logits.shape, dtype=logits.dtype)
         ids = torch.empty(count, dtype=torch.int64)

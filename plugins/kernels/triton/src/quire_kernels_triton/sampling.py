@@ -10,16 +10,17 @@ from typing import TYPE_CHECKING
 import torch
 
 from quire.ops.logprobs import LogprobOps
+from quire.ops.masks import MaskOps
 from quire.ops.slots import SlotOps, SlotShapes
 from quire.ops.upload import upload
 from quire_kernels_triton.availability import INSTALLED
 
 if TYPE_CHECKING or INSTALLED:
-    from quire_kernels_triton import cut, draw, edits, logprobs, peak, slots
+    from quire_kernels_triton import cut, draw, edits, logprobs, masks, peak, slots
     from quire_kernels_triton.shape import RowShapes
 
 
-class TritonSamplingOps(LogprobOps, SlotOps):
+class TritonSamplingOps(LogprobOps, SlotOps, MaskOps):
     """A row's token depends on that row alone, however rows are shared out among programs."""
 
     captures_sampling = True
@@ -31,6 +32,17 @@ class TritonSamplingOps(LogprobOps, SlotOps):
     def peak(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """As the reference, each row shared out among programs."""
         return peak.peak(logits) if peak.takes(logits) else super().peak(logits)
+
+    def apply_token_bitmask(self, logits: torch.Tensor, bits: torch.Tensor, rows: list[int]) -> torch.Tensor:
+        """As the reference, in one launch; which mask is whose goes to the device where not all have one."""
+        if not peak.takes(logits) or not rows:
+            return super().apply_token_bitmask(logits, bits, rows)
+        mask_of_row = None
+        if len(rows) < len(logits):
+            on_host = torch.full((len(logits),), -1, dtype=torch.int32)
+            on_host[rows] = torch.arange(len(rows), dtype=torch.int32)
+            (mask_of_row,) = upload(logits.device, on_host)
+        return masks.keep_legal(logits, bits.contiguous(), mask_of_row)
 
     def apply_penalties(
         self,

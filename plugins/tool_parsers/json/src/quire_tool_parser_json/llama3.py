@@ -57,7 +57,7 @@ class Llama3Parser(CallReader):
 
     @classmethod
     def form(cls, tools: Sequence[Tool]) -> CallsForm:
-        """Objects with `; ` between them. There is no trigger: any answer may begin with a brace."""
+        """Objects with `; ` between them. An answer that begins with a brace begins with a call."""
         return CallsForm(
             calls=tuple(
                 CallForm(
@@ -69,4 +69,6 @@ class Llama3Parser(CallReader):
                 for tool in tools
             ),
             separator="; ",
+            trigger=cls.opening,
+            start="{",
         )

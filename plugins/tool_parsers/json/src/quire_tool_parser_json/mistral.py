@@ -119,7 +119,7 @@ class MistralParser(CallReader):
 
     @classmethod
     def form(cls, tools: Sequence[Tool]) -> CallsForm:
-        """A list without the mark, which is a special token and no text that a grammar could force."""
+        """A list. Forced without the mark, a special token of these models that no grammar can write."""
         return CallsForm(
             calls=tuple(
                 CallForm(
@@ -133,4 +133,6 @@ class MistralParser(CallReader):
             begin="[",
             end="]",
             separator=", ",
+            trigger=cls.opening,
+            start="[{",
         )

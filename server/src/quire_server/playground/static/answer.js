@@ -1,4 +1,5 @@
-// One answer as it grows: text to the letter, cut into tokens where their probabilities are known.
+// One answer as it grows: text to the letter, cut into tokens where their probabilities are known. What was thought
+// before it stands above it, open until the answer begins.
 
 import { el } from "./dom.js";
 import { Cutter, surprise } from "./tokens.js";
@@ -8,6 +9,8 @@ export class Answer {
   #cutter = new Cutter();
   #tail = document.createTextNode("");
   #space;
+  #thinking = null;
+  #thoughts = document.createTextNode("");
 
   /** `number`: shown where a prompt has several answers. */
   constructor(number = null) {
@@ -22,10 +25,17 @@ export class Answer {
     );
   }
 
-  add({ text, tokens, finish }) {
+  /** Nothing has come: neither text nor thinking. */
+  get empty() {
+    return !this.text && !this.#thinking;
+  }
+
+  add({ text, thinking, tokens, finish }) {
+    if (thinking) this.#think(thinking);
+    if (text && !this.text && this.#thinking) this.#thinking.open = false;
     this.text += text;
     this.finish = finish ?? this.finish;
-    this.#place(this.#cutter.add(text, tokens));
+    this.#place(this.#cutter.add(text, thinking && !text ? null : tokens)); // thoughts are not coloured
     this.#tail.data = this.#cutter.tail;
   }
 
@@ -33,6 +43,14 @@ export class Answer {
     this.#place(this.#cutter.finish());
     this.#tail.data = "";
     this.node.removeAttribute("aria-busy");
+  }
+
+  #think(text) {
+    if (!this.#thinking) {
+      this.#thinking = el("details", { class: "thinking", open: true }, el("summary", {}, "Thinking"), el("div", {}, this.#thoughts));
+      this.#space.before(this.#thinking);
+    }
+    this.#thoughts.data += text;
   }
 
   #place(pieces) {

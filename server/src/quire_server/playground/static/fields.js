@@ -44,6 +44,15 @@ export const GROUPS = [
     ],
   },
   {
+    title: "Thinking",
+    mode: "chat",
+    fields: [
+      integer("thinking_token_budget", "Thinking budget", "any", "Tokens of thinking after which the answer follows; 0 for none.", {
+        min: 0,
+      }),
+    ],
+  },
+  {
     title: "Repetition",
     fields: [
       real("presence_penalty", "Presence", 0, "Lowers every token that the answer holds already.", {

@@ -6,7 +6,7 @@ export const PATHS = { chat: "v1/chat/completions", completion: "v1/completions"
 
 /**
  * Yields `{ignored}` once if the server ignored fields, then any number of
- * `{index, text, tokens, finish}` and `{usage}`.
+ * `{index, text, thinking, tokens, finish}` and `{usage}`.
  */
 export async function* generate(mode, body, signal) {
   const response = await call(PATHS[mode], { body, signal });
@@ -21,9 +21,11 @@ export async function* generate(mode, body, signal) {
 
 function* parts(mode, answer, holder) {
   for (const choice of answer.choices ?? []) {
+    const said = choice[holder];
     yield {
       index: choice.index,
-      text: (mode === "chat" ? choice[holder]?.content : choice.text) ?? "",
+      text: (mode === "chat" ? said?.content : choice.text) ?? "",
+      thinking: said?.reasoning_content ?? said?.reasoning ?? "",
       tokens: mode === "chat" ? chatTokens(choice.logprobs) : completionTokens(choice.logprobs),
       finish: choice.finish_reason ?? null,
     };

@@ -53,7 +53,7 @@ export class Turn {
     if (event.ignored) this.#ignored = event.ignored;
     if (event.usage) this.#usage = event.usage;
     if (event.index === undefined || !this.#answers[event.index]) return;
-    if (event.text || event.tokens?.length) {
+    if (event.text || event.thinking || event.tokens?.length) {
       this.#last = performance.now();
       if (!this.#first) {
         this.#first = this.#last;
@@ -75,7 +75,7 @@ export class Turn {
       this.#actions(),
     );
     if (error) {
-      for (const answer of this.#answers) if (!answer.text) answer.node.remove();
+      for (const answer of this.#answers) if (answer.empty) answer.node.remove();
     } else announce(`Answer ${stopped ? "stopped" : "complete"}. ${facts.join(", ")}`);
   }
 
