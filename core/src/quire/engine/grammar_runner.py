@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from quire.contracts.grammar import Grammar, Matcher
 from quire.engine.info import GrammarStats
+from quire.engine.legal_tokens import accept_all, only_ids, pack_ids
 from quire.plan import StepPlan, TokenMasks
 from quire.request import CompiledGrammar, EngineRequest, StepOutput
 
@@ -233,7 +234,7 @@ class GrammarRunner:
             if key is None or key[0] not in self._requests:
                 continue
             output = self._output(key)
-            if output.matcher is not None and _accept_all(output.matcher, tokens):
+            if output.matcher is not None and accept_all(output.matcher, tokens):
                 found.append((slot, output, len(tokens)))
         bits = np.empty((len(found), self._width), dtype=np.int32)
         for row, (_, output, count) in enumerate(found):
@@ -396,35 +397,3 @@ class GrammarRunner:
         if self._backends is None:
             self._backends = self._load()
         return self._backends[backend]
-
-
-def _accept_all(matcher: Matcher, ids: Sequence[int]) -> bool:
-    """Go on by all of these; False, and nothing has changed, if one of them is not legal."""
-    for count, token in enumerate(ids):
-        if not matcher.accept(token):
-            matcher.rollback(count)
-            return False
-    return True
-
-
-def pack_ids(ids: Iterable[int], width: int) -> NDArray[np.int32]:
-    """A row of a bitmask, `[width]`, with the bits of some ids."""
-    row = np.zeros(width, dtype=np.uint32)
-    for one in ids:
-        row[one // 32] |= np.uint32(1 << (one % 32))
-    return row.view(np.int32)
-
-
-def only_ids(rows: NDArray[np.int32]) -> list[tuple[int, int]]:
-    """The rows `[R, W]` with exactly one bit, each with the number of that bit."""
-    words = rows.view(np.uint32)
-    used = words != 0
-    # From both ends, for a search stops where it finds something: most rows have bits near either.
-    first, last = used.argmax(axis=1).tolist(), used[:, ::-1].argmax(axis=1).tolist()
-    found, end = [], words.shape[1] - 1
-    for row, (low, high) in enumerate(zip(first, last, strict=True)):
-        if low + high == end:
-            value = int(words[row, low])
-            if value and value & (value - 1) == 0:
-                found.append((row, 32 * low + value.bit_length() - 1))
-    return found
