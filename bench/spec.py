@@ -1,10 +1,12 @@
-"""What prompt lookup gains where text repeats, and that it costs nothing where it does not.
+"""What speculation gains where it can, and that it costs nothing where it cannot.
 
-    python bench/spec.py [--batches 1,4,16,32] [--tokens 96] [--rounds 5] [--workloads code,edit]
+    python bench/spec.py [--batches 1,4,16,32] [--tokens 96] [--rounds 9] [--workloads code,edit]
 
 One engine takes the same requests with its speculation on and off in turn (two engines in one process were
 found to differ by up to a quarter by themselves); each figure is the median over the rounds, the ratio that
-of the medians. The workloads:
+of the medians, with the standard error that the rounds' own ratios tell of. There are more rounds, for some
+time, where that is above half a hundredth. The workloads, of prompt lookup unless they say
+otherwise:
 
     code     the bundled model goes on, greedily, with source of the standard library that it was not trained
              on; what it says is its own.
@@ -15,11 +17,16 @@ of the medians. The workloads:
     random   random prompts and sampled text of the same random weights: nothing repeats but by chance.
     misled   the same of sixteen tokens alone: any two of them have occurred before, and what followed
              them then is right once in sixteen times.
+    draft    `code` by the bundled model with 192 layers instead of 4, all of which but 4 add nothing (see
+             `deepened`): `tiny-draft` proposes to it. At temperature 0.
+    sampled  the same at temperature 0.7. Without speculation tokens are drawn as in an engine without a
+             draft model, by other numbers; the text is compared before, with the same ones.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import random
 import statistics
 import sysconfig
@@ -33,11 +40,15 @@ from typing import Any
 import torch
 
 from checkpoint import make_checkpoint
+from deepened import make_deepened
 from quire import LLM, SamplingParams
 from quire.scheduler.drafting import Drafting
 
 AHEAD = 5
 NGRAM = {"method": "ngram", "num_speculative_tokens": AHEAD}
+DRAFT = {"model": "tiny-draft", "num_speculative_tokens": AHEAD}
+_EXACT = 0.005
+"""Standard error of a ratio that is good enough."""
 FILES = (
     "bisect.py",
     "colorsys.py",
@@ -71,10 +82,12 @@ class Side:
 
     Attributes:
         drafting: what decides about drafts.
+        coupled: whether tokens are drawn as beside a draft model.
         seconds: of each round.
     """
 
     drafting: Drafting
+    coupled: bool = True
     seconds: list[float] = field(default_factory=list)
 
 
@@ -90,6 +103,12 @@ def code(llm: LLM, batch: int, tokens: int) -> Iterator[Task]:
         start = 64 * (number // len(FILES))
         params = SamplingParams(temperature=0.0, max_tokens=tokens, ignore_eos=True)
         yield Task(ids[start : start + 256], params)
+
+
+def sampled(llm: LLM, batch: int, tokens: int) -> Iterator[Task]:
+    """The same, with some chance in it."""
+    for number, task in enumerate(code(llm, batch, tokens)):
+        yield Task(task.prompt, replace(task.params, temperature=0.7, seed=number))
 
 
 def edit(llm: LLM, batch: int, tokens: int) -> Iterator[Task]:
@@ -121,11 +140,14 @@ def misled(llm: LLM, batch: int, tokens: int) -> Iterator[Task]:
 
 
 WORKLOADS = {
-    "code": ("tiny", code),
-    "edit": ("135m", edit),
-    "random": ("135m", chance),
-    "misled": ("135m", misled),
+    "code": ("tiny", NGRAM, code),
+    "edit": ("135m", NGRAM, edit),
+    "random": ("135m", NGRAM, chance),
+    "misled": ("135m", NGRAM, misled),
+    "draft": ("deepened", DRAFT, code),
+    "sampled": ("deepened", DRAFT, sampled),
 }
+"""Model, speculation and requests."""
 
 
 @contextmanager
@@ -164,6 +186,8 @@ def run(llm: LLM, side: Side, tasks: Sequence[Task]) -> list[list[int]]:
     prompts = [{"prompt_token_ids": task.prompt} for task in tasks]
     core: Any = llm._engine.client.core  # type: ignore[attr-defined]
     core.scheduler._drafting = side.drafting
+    sampler = core.executor.worker.sampler
+    sampler.init = replace(sampler.init, need=replace(sampler.init.need, coupled=side.coupled))
     with scripted(llm, tasks):
         start = time.perf_counter()
         outputs = llm.generate(prompts, [task.params for task in tasks], use_tqdm=False)
@@ -171,9 +195,17 @@ def run(llm: LLM, side: Side, tasks: Sequence[Task]) -> list[list[int]]:
     return [output.outputs[0].token_ids for output in outputs]
 
 
-def measure(workload: str, batch: int, tokens: int, rounds: int) -> str:
+def uncertain(sides: Sequence[Side]) -> float:
+    """Standard error of the median of the rounds' ratios, by their quartiles as if they were normal."""
+    plain, other = (side.seconds for side in sides)
+    ratios = [one / two for one, two in zip(plain, other, strict=True)]
+    first, _, third = statistics.quantiles(ratios, n=4)
+    return float(0.93 * (third - first) / math.sqrt(len(ratios)))
+
+
+def measure(workload: str, batch: int, tokens: int, rounds: int, seconds: float) -> str:
     """A row of the table."""
-    shape, make = WORKLOADS[workload]
+    shape, speculation, make = WORKLOADS[workload]
     settings: dict[str, Any] = {
         "dtype": "bfloat16",
         "max_num_seqs": batch,
@@ -182,33 +214,43 @@ def measure(workload: str, batch: int, tokens: int, rounds: int) -> str:
         "enable_prefix_caching": True,  # so that prompts are computed in the first round only
         "show_progress": False,
     }
-    model = shape if shape == "tiny" else str(make_checkpoint(shape))
-    llm = LLM(model, speculative_config=NGRAM, **settings)
-    sides = [Side(Drafting(0)), Side(Drafting(AHEAD))]
+    if shape == "deepened":
+        model = str(make_deepened())
+    else:
+        model = shape if shape == "tiny" else str(make_checkpoint(shape))
+    llm = LLM(model, speculative_config=speculation, **settings)
+    coupled = "model" in speculation
+    sides = [Side(Drafting(0), coupled), Side(Drafting(AHEAD), coupled)]
     tasks = list(make(llm, batch, tokens))
     said = [run(llm, side, tasks) for side in sides]  # warms up
     same = said[0] == said[1]
     before = sides[1].drafting.stats()
     for side in sides:
         side.seconds.clear()
-    for number in range(rounds):
-        for side in sides if number % 2 else sides[::-1]:
+    sides[0].coupled = False
+    end, done = time.perf_counter() + seconds, 0
+    while done < rounds or (uncertain(sides) > _EXACT and time.perf_counter() < end):
+        for side in sides if done % 2 else sides[::-1]:
             run(llm, side, tasks)
+        done += 1
     after = sides[1].drafting.stats()
     plain, with_drafts = (statistics.median(side.seconds) for side in sides)
     drafted = after.num_draft_tokens - before.num_draft_tokens
     accepted = after.num_accepted_tokens - before.num_accepted_tokens
     rate = f"{accepted / drafted:.0%}" if drafted else "-"
-    share = accepted / (rounds * batch * tokens)
+    said_in_all = done * batch * tokens
     llm.shutdown()
     speeds = f"{batch * tokens / plain:.0f} | {batch * tokens / with_drafts:.0f}"
     cells = [
         workload,
         str(batch),
         rate,
-        f"{share:.0%}",
+        f"{accepted / said_in_all:.0%}",
+        f"{said_in_all / (said_in_all - accepted):.2f}",
         speeds,
-        f"{plain / with_drafts:.2f}",
+        f"{plain / with_drafts:.3f}",
+        f"{uncertain(sides):.3f}",
+        str(done),
         str(same).lower(),
     ]
     return "| " + " | ".join(cells) + " |"
@@ -221,15 +263,16 @@ def main() -> None:
     )
     parser.add_argument("--batches", default="1,4,16,32")
     parser.add_argument("--tokens", type=int, default=96)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=9, help="at least")
+    parser.add_argument("--seconds", type=float, default=60.0, help="for further rounds of each row")
     parser.add_argument("--workloads", default=",".join(WORKLOADS))
     args = parser.parse_args()
-    titles = "workload | batch | drafts accepted | tokens from drafts | tokens/s without | with | ratio"
-    print(f"| {titles} | same text |")
-    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | --- |")
+    titles = "workload | batch | drafts accepted | tokens from drafts | tokens per step | tokens/s without"
+    print(f"| {titles} | with | ratio | +- | rounds | same text |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |")
     for workload in args.workloads.split(","):
         for batch in map(int, args.batches.split(",")):
-            print(measure(workload, batch, args.tokens, args.rounds), flush=True)
+            print(measure(workload, batch, args.tokens, args.rounds, args.seconds), flush=True)
 
 
 if __name__ == "__main__":

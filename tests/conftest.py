@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from quire import LLM
 from quire.testing.model import Reference, save_random_checkpoint
@@ -90,6 +91,22 @@ def open_llm() -> Iterator[Callable[..., LLM]]:
     yield make
     for llm in opened:
         llm.shutdown()
+
+
+def save_noisy(source: Path, directory: Path) -> None:
+    """A copy of a checkpoint with some noise in its weights: it mostly thinks alike."""
+    generator = torch.Generator().manual_seed(5)
+    for path in source.iterdir():
+        if path.suffix != ".safetensors":
+            (directory / path.name).write_bytes(path.read_bytes())
+            continue
+        tensors = {
+            name: tensor + 0.05 * tensor.std() * torch.randn(tensor.shape, generator=generator)
+            if tensor.ndim > 1
+            else tensor
+            for name, tensor in load_file(path).items()
+        }
+        save_file(tensors, directory / path.name, metadata={"format": "pt"})
 
 
 def save_byte_tokenizer(directory: Path) -> None:

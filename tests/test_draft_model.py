@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 
 from quire import LLM, EngineConfig, RequestOutput, SamplingParams
 from quire.contracts import DraftModel
@@ -19,7 +18,7 @@ from quire.runtime import worker as worker_module
 from quire.testing.drafting import always_draft
 from quire.testing.model import Reference, assert_logits_equal, save_random_checkpoint
 
-from .conftest import BASE, FAMILIES, save_byte_tokenizer
+from .conftest import BASE, FAMILIES, save_byte_tokenizer, save_noisy
 from .played_device import PlayedDevice
 from .test_verification import KINDS, NEW, assert_same, generate
 
@@ -66,18 +65,7 @@ def nearly(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> 
     def make(family: str) -> Path:
         if family not in made:
             made[family] = tmp_path_factory.mktemp(f"{family}-noisy")
-            generator = torch.Generator().manual_seed(5)
-            for path in checkpoint(family).directory.iterdir():
-                if path.suffix != ".safetensors":
-                    (made[family] / path.name).write_bytes(path.read_bytes())
-                    continue
-                tensors = {
-                    name: tensor + 0.05 * tensor.std() * torch.randn(tensor.shape, generator=generator)
-                    if tensor.ndim > 1
-                    else tensor
-                    for name, tensor in load_file(path).items()
-                }
-                save_file(tensors, made[family] / path.name, metadata={"format": "pt"})
+            save_noisy(checkpoint(family).directory, made[family])
         return made[family]
 
     return make

@@ -2,22 +2,25 @@
 
 One batch of greedy and of sampled requests, some of which share prefixes and one of which has two
 completions. The plain engine (no cache, whole prompts, ample memory) is held to transformers, and all
-others to it.
+others to it. Beside a draft model what is sampled is drawn by other numbers: those engines are held to one
+that has it and never asks, with requests that have a form, or that processors edit, among them.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from quire import LLM, SamplingParams
+from quire import LLM, SamplingParams, StructuredOutputsParams
 from quire.testing.drafting import always_draft
 from quire.testing.model import TOLERANCE, Reference
 
-from .conftest import random_prompt
+from .conftest import random_prompt, save_noisy
 from .eagle_heads import ReferenceHead, save_head
 
 Checkpoint = Callable[[str], Reference]
@@ -47,6 +50,20 @@ REQUESTS = [
         SamplingParams(**SAMPLED, seed=number, n=1 + number % 2, ignore_eos=True),
     )
 ]
+
+
+IN_FORM = [
+    (
+        _SHARED + random_prompt(3, seed=9),
+        SamplingParams(max_tokens=NEW, seed=9, temperature=temperature, **more),
+    )
+    for temperature in (0.0, 1.0)
+    for more in (
+        {"structured_outputs": StructuredOutputsParams(regex="[a-f]{2,4}(-[0-9]{2,3}){1,9}")},
+        {"extra_args": {"no_repeat_ngram_size": 1}, "ignore_eos": True},
+    )
+]
+"""Requests with a grammar, or that a logits processor edits."""
 
 
 def tight(family: str, block_size: int) -> int:
@@ -80,12 +97,13 @@ def settings(**changes: Any) -> dict[str, Any]:
     }
 
 
-def generate(llm: LLM) -> list[list[list[int]]]:
+def generate(llm: LLM, more: list[tuple[list[int], SamplingParams]] | None = None) -> list[list[list[int]]]:
+    requests = REQUESTS + (more or [])
     outputs = llm.generate(
-        [{"prompt_token_ids": prompt} for prompt, _ in REQUESTS],
-        [params for _, params in REQUESTS],
+        [{"prompt_token_ids": prompt} for prompt, _ in requests],
+        [params for _, params in requests],
         use_tqdm=False,
-        priority=[number % 3 for number in range(len(REQUESTS))],
+        priority=[number % 3 for number in range(len(requests))],
     )
     return [[one.token_ids for one in output.outputs] for output in outputs]
 
@@ -189,3 +207,96 @@ def test_no_feature_changes_a_token(
 def test_most_greedy_tokens_are_beyond_doubt(family: str, plain: Callable[[str], Plain]) -> None:
     certain = plain(family).certain
     assert sum(certain) > 0.8 * NEW * len(REQUESTS)
+
+
+@pytest.fixture(scope="module")
+def noisy(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """A draft model for a family: it is some noise away from it, and is right every now and then."""
+    made: dict[str, Path] = {}
+
+    def make(family: str) -> Path:
+        if family not in made:
+            made[family] = tmp_path_factory.mktemp(f"{family}-drafts")
+            save_noisy(checkpoint(family).directory, made[family])
+        return made[family]
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def unasked(
+    checkpoint: Checkpoint, noisy: Callable[[str], Path], plain: Callable[[str], Plain]
+) -> Callable[[str], Plain]:
+    """What the plain engine makes of all requests if it has a draft model that nobody asks."""
+    made: dict[str, Plain] = {}
+
+    def make(family: str) -> Plain:
+        if family not in made:
+            values = settings(kv_cache_memory_bytes="16MiB", **beside(noisy(family)))
+            with LLM(str(checkpoint(family).directory), show_progress=False, **values) as llm:
+                always_draft(llm._engine.client.core.scheduler, 3, lambda _: False)  # type: ignore[attr-defined]
+                memory = llm.startup_report.memory
+                tokens = generate(llm, IN_FORM)
+            certain = [*plain(family).certain, *[NEW] * len(IN_FORM)]
+            for number, (_, params) in enumerate(REQUESTS):
+                if params.greedy:  # greedy tokens know of no random numbers
+                    count = certain[number]
+                    assert tokens[number][0][:count] == plain(family).tokens[number][0][:count]
+            made[family] = Plain(tokens, certain, memory.kv // memory.num_blocks // 16)
+        return made[family]
+
+    return make
+
+
+def beside(draft: Path) -> dict[str, Any]:
+    return {
+        "max_num_seqs": 16,
+        "speculative_config": {"model": str(draft), "num_speculative_tokens": 3},
+        "logits_processors": ["no-repeat-ngram"],
+        "structured_outputs": {"compile_timeout": 20},
+    }
+
+
+EVEN = [
+    combination
+    for combination in itertools.product([True, False], repeat=4)
+    if combination.count(True) % 2 == 0
+]
+"""Half of all combinations of four features: each three of them occur together in all ways."""
+
+
+@pytest.mark.parametrize(("caching", "chunked", "small", "narrow"), EVEN)
+@pytest.mark.parametrize("family", ["llama", "mistral"])
+def test_no_feature_beside_a_draft_model_does(
+    family: str,
+    caching: bool,
+    chunked: bool,
+    small: bool,
+    narrow: bool,
+    checkpoint: Checkpoint,
+    open_llm: OpenLLM,
+    noisy: Callable[[str], Path],
+    unasked: Callable[[str], Plain],
+) -> None:
+    expected, block_size = unasked(family), 4 if narrow else 16
+    room = 64 if small else 4096  # a model without windows beside one that has some keeps all tokens
+    llm = open_llm(
+        checkpoint(family),
+        **settings(
+            enable_prefix_caching=caching,
+            max_num_batched_tokens=11 if chunked else 512,
+            block_size=block_size,
+            scheduling_policy="priority" if caching == chunked else "fcfs",
+            kv_cache_memory_bytes=(room + block_size) * expected.bytes_per_token,
+            **beside(noisy(family)),
+        ),
+    )
+    always_draft(llm._engine.client.core.scheduler, 3)  # type: ignore[attr-defined]
+    for _ in ("cold", "warm") if caching else ("cold",):
+        tokens = generate(llm, IN_FORM)
+        for ours, theirs, count in zip(tokens, expected.tokens, expected.certain, strict=True):
+            assert [one[:count] for one in ours] == [one[:count] for one in theirs]
+    metrics = llm.get_metrics()
+    assert (metrics.num_preemptions > 0) == small
+    assert 0 < metrics.drafts.num_accepted_tokens < metrics.drafts.num_draft_tokens
+    assert all(usage.used == 0 for usage in metrics.kv)

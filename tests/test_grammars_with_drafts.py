@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -29,7 +30,7 @@ VOCAB = 300
 """Ids below are bytes and the commonest words: near a right one there are legal ones and others."""
 
 WRONG: list[Callable[[int], bool]] = [lambda at: at % 4 == 3, lambda at: at % 2 == 1, lambda at: True]
-OpenLLM = Callable[[], LLM]
+OpenLLM = Callable[..., LLM]
 
 
 class Near(Oracle):
@@ -49,9 +50,11 @@ def open_tiny(request: pytest.FixtureRequest) -> Iterator[OpenLLM]:
     """Opens the bundled model with one of the backends."""
     opened: list[LLM] = []
 
-    def open_one() -> LLM:
+    def open_one(**changes: Any) -> LLM:
         settings = {"backend": request.param, "compile_timeout": 20}  # other tests may keep the machine busy
-        opened.append(LLM("tiny", show_progress=False, dtype="float32", structured_outputs=settings))
+        opened.append(
+            LLM("tiny", show_progress=False, dtype="float32", structured_outputs=settings, **changes)
+        )
         return opened[-1]
 
     yield open_one
@@ -99,3 +102,42 @@ def test_on_a_device_that_works_by_itself_too(open_tiny: OpenLLM, monkeypatch: p
     always_draft(scheduler_of(llm), 3, lambda sequence: sequence.slot % 2 == 1)
     assert_same(generate(llm), plain)
     assert core.stats().scheduler.drafts.num_draft_tokens > 0
+
+
+def guessed(llm: LLM, asks: Callable[[Any], bool] = lambda _: True) -> tuple[list[RequestOutput], float]:
+    """What is said while each is asked for three tokens at a time, and how many of these were right."""
+    scheduler = scheduler_of(llm)
+    always_draft(scheduler, 3, asks)
+    outputs = generate(llm)
+    drafts = scheduler.stats().drafts
+    return outputs, drafts.num_accepted_tokens / max(1, drafts.num_draft_tokens)
+
+
+def test_a_draft_model_proposes_what_is_legal(open_tiny: OpenLLM) -> None:
+    """The served model itself guesses all that it will say; without masks it would mostly be wrong."""
+    llm = open_tiny(speculative_config={"model": "tiny", "num_speculative_tokens": 3})
+    plain, _ = guessed(llm, lambda _: False)
+    assert_in_form(plain)
+    found, right = guessed(llm)
+    assert_same(found, plain)
+    assert right > 0.97
+
+
+def test_it_does_on_a_device_that_works_by_itself(
+    open_tiny: OpenLLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_module, "open_device", lambda name: PlayedDevice())
+    llm = open_tiny(speculative_config={"model": "tiny", "num_speculative_tokens": 3})
+    plain, _ = guessed(llm, lambda _: False)
+    found, right = guessed(llm, lambda sequence: sequence.slot % 2 == 1)
+    assert_same(found, plain)
+    assert right > 0.97
+
+
+def test_tiny_draft_is_of_use(open_tiny: OpenLLM) -> None:
+    """Neither model would write JSON: left to itself, the small one is right once in sixteen times."""
+    llm = open_tiny(speculative_config={"model": "tiny-draft", "num_speculative_tokens": 3})
+    plain, _ = guessed(llm, lambda _: False)
+    found, right = guessed(llm, lambda sequence: sequence.state.request.grammar is not None)
+    assert_same(found, plain)
+    assert right > 0.15

@@ -11,11 +11,12 @@ import torch
 from quire import LLM, SamplingParams
 from quire.errors import ConfigError, InvalidRequestError, PluginError
 from quire.runtime import worker as worker_module
+from quire.testing.drafting import always_draft
 from quire.testing.model import Reference
 
 from .conftest import random_prompt
 from .played_device import PlayedDevice
-from .test_verification import Oracle, assert_same, speculate
+from .test_verification import Oracle, assert_same, scheduler_of, speculate
 
 Checkpoint = Callable[[str], Reference]
 OpenLLM = Callable[..., LLM]
@@ -113,3 +114,17 @@ def test_activation_is_checked_when_the_engine_starts(checkpoint: Checkpoint, op
         open_llm(checkpoint("llama"), logits_processors=["no-repeat"])
     with pytest.raises(ConfigError, match="twice"):
         open_llm(checkpoint("llama"), logits_processors=["no-repeat-ngram", "no-repeat-ngram"])
+
+
+def test_a_draft_model_obeys_them(checkpoint: Checkpoint, open_llm: OpenLLM) -> None:
+    """The served model itself guesses all that it will say, what is excluded by earlier guesses included."""
+    reference = checkpoint("llama")
+    ahead = {"model": str(reference.directory), "num_speculative_tokens": 4}
+    llm = open_llm(reference, **ACTIVE, speculative_config=ahead)
+    scheduler = scheduler_of(llm)
+    always_draft(scheduler, 4, lambda _: False)
+    plain = generate(llm, MIXED)
+    always_draft(scheduler, 4)
+    assert_same(generate(llm, MIXED), plain)
+    drafts = scheduler.stats().drafts
+    assert drafts.num_accepted_tokens > 0.97 * drafts.num_draft_tokens

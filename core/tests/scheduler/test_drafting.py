@@ -120,6 +120,14 @@ def test_it_never_costs_more_than_three_percent(curve: str, right: float, batch:
     assert engine.milliseconds(batch, 300, Drafting(AHEAD)) < 1.03 * plain
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_it_does_not_where_drafts_neither_pay_nor_cost(seed: int) -> None:
+    """What a plain step takes is known to some hundredths: to be wrong there is to be wrong all the time."""
+    engine = Engine(CURVES["roofline"], 0.8, found=0.8, noise=0.1, proposing=0.1)
+    plain = engine.milliseconds(16, 300)
+    assert engine.milliseconds(16, 300, Drafting(AHEAD), seed=seed) < 1.03 * plain
+
+
 @pytest.mark.parametrize("curve", ["memory", "roofline", "tiles"])
 @pytest.mark.parametrize("right", [0.8, 0.95])
 @pytest.mark.parametrize("batch", [1, 4, 16])

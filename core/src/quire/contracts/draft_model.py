@@ -51,8 +51,8 @@ class DraftModel(ABC):
     def sample(self, logits: torch.Tensor) -> torch.Tensor:
         """A token from each row of what `begin` or `extend` has returned last.
 
-        By the request's own sampler, parameters and random numbers: those by which the next token itself will
-        be drawn.
+        By the request's own logits processors, mask, sampler and random numbers: those by which the next
+        token itself will be drawn. Called once after each `begin` and `extend`.
 
         Args:
             logits: `[N, V]`: the first N rows.

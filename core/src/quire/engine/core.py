@@ -103,7 +103,7 @@ class EngineCore:
             return []
         plan, start = self._begun
         self._begun = None
-        result = self.executor.collect(plan.step_id)
+        result = self.executor.collect(plan.step_id, None if self.grammars is None else self.grammars.after)
         now = time.perf_counter()
         seconds = now - max(start, self._last_end)
         self._meter.count(plan, result, seconds)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from quire.contracts.grammar import Grammar, Matcher
 from quire.engine.info import GrammarStats
+from quire.engine.legal_tokens import accept_all, only_ids, pack_ids
 from quire.plan import StepPlan, TokenMasks
 from quire.request import CompiledGrammar, EngineRequest, StepOutput
 
@@ -216,6 +217,34 @@ class GrammarRunner:
         self._seconds += time.perf_counter() - start
         return masks
 
+    def after(self, slots: Sequence[int], ids: Sequence[Sequence[int]]) -> TokenMasks | None:
+        """What slots may sample after tokens that are not in yet, or are only guessed.
+
+        Args:
+            slots: of the last plan.
+            ids: of each, what follows all that `advance` was told. Nothing of it stays.
+
+        Returns:
+            A row for each that has a grammar and may go on like this; None if there are none.
+        """
+        start = time.perf_counter()
+        found: list[tuple[int, _Output, int]] = []
+        for slot, tokens in zip(slots, ids, strict=True):
+            key = self._seats.get(slot)
+            if key is None or key[0] not in self._requests:
+                continue
+            output = self._output(key)
+            if output.matcher is not None and accept_all(output.matcher, tokens):
+                found.append((slot, output, len(tokens)))
+        bits = np.empty((len(found), self._width), dtype=np.int32)
+        for row, (_, output, count) in enumerate(found):
+            assert output.matcher is not None
+            self._write(output.backend, output.matcher, row, bits)
+            output.matcher.rollback(count)
+        self._num_masks += len(bits)
+        self._seconds += time.perf_counter() - start
+        return TokenMasks([slot for slot, _, _ in found], [1] * len(found), bits) if found else None
+
     def stats(self) -> GrammarStats:
         """Figures since the start."""
         return GrammarStats(self._seconds, self._num_masks)
@@ -368,26 +397,3 @@ class GrammarRunner:
         if self._backends is None:
             self._backends = self._load()
         return self._backends[backend]
-
-
-def pack_ids(ids: Iterable[int], width: int) -> NDArray[np.int32]:
-    """A row of a bitmask, `[width]`, with the bits of some ids."""
-    row = np.zeros(width, dtype=np.uint32)
-    for one in ids:
-        row[one // 32] |= np.uint32(1 << (one % 32))
-    return row.view(np.int32)
-
-
-def only_ids(rows: NDArray[np.int32]) -> list[tuple[int, int]]:
-    """The rows `[R, W]` with exactly one bit, each with the number of that bit."""
-    words = rows.view(np.uint32)
-    used = words != 0
-    # From both ends, for a search stops where it finds something: most rows have bits near either.
-    first, last = used.argmax(axis=1).tolist(), used[:, ::-1].argmax(axis=1).tolist()
-    found, end = [], words.shape[1] - 1
-    for row, (low, high) in enumerate(zip(first, last, strict=True)):
-        if low + high == end:
-            value = int(words[row, low])
-            if value and value & (value - 1) == 0:
-                found.append((row, 32 * low + value.bit_length() - 1))
-    return found

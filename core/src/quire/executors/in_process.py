@@ -12,6 +12,7 @@ from quire.errors import CapacityError
 from quire.plan import StepPlan, StepResult, TokenMasks
 from quire.runtime.config import WorkerConfig
 from quire.runtime.graphs import GraphReport
+from quire.runtime.guessing import Legal
 from quire.runtime.pinning import pin_threads
 from quire.runtime.profile import MemoryProfile, profile
 from quire.runtime.shortage import out_of_memory, profile_too_large, weights_too_large
@@ -37,8 +38,8 @@ class Executor(Protocol):
     def sample(self, step_id: int, masks: TokenMasks | None = None) -> None:
         """Draw the step's tokens, of some slots among few. What the step before has drawn was collected."""
 
-    def collect(self, step_id: int) -> StepResult:
-        """The step's results, once they are there."""
+    def collect(self, step_id: int, legal: Legal | None = None) -> StepResult:
+        """The step's results, once they are there; `legal` knows the masks of what is proposed to follow."""
 
     def shutdown(self) -> None:
         """Free the workers and their memory."""
@@ -127,9 +128,9 @@ class InProcessExecutor:
         """See `Executor`."""
         self.worker.sample(step_id, masks)
 
-    def collect(self, step_id: int) -> StepResult:
+    def collect(self, step_id: int, legal: Legal | None = None) -> StepResult:
         """See `Executor`."""
-        return self.worker.collect(step_id)
+        return self.worker.collect(step_id, legal)
 
     def shutdown(self) -> None:
         """Drop the worker: its weights and KV memory go with it."""

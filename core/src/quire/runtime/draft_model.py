@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from quire.contracts import AttentionBackend, DraftModel, Model, Sampler, SampleRows
+from quire.contracts import AttentionBackend, DraftModel, Model, SampleRows
 from quire.layers import Step
 from quire.ops.upload import upload
 from quire.plan import BlockCopy
 from quire.runtime.draft_batches import Chunk, Numbers, Round, chunks, spare_blocks
+from quire.runtime.guessing import Guessing
 from quire.runtime.kv_cache import KVCache
 from quire.runtime.slots import SlotTable
 
@@ -45,7 +46,7 @@ class PagedDraftModel(DraftModel):
         model: Model,
         backends: Sequence[AttentionBackend],
         group_of_layer: Sequence[int],
-        sampler: Sampler,
+        guessing: Guessing,
         device: str,
         *,
         weight_bytes: int,
@@ -57,7 +58,7 @@ class PagedDraftModel(DraftModel):
         Args:
             config: what was planned for it.
             model, backends, group_of_layer: as loaded.
-            sampler: the engine's, which knows the requests' parameters.
+            guessing: draws from what the model says.
             device: torch device string.
             weight_bytes: memory that its weights hold.
             max_num_seqs, max_num_batched_tokens: bounds of a step.
@@ -69,7 +70,7 @@ class PagedDraftModel(DraftModel):
         self._vocab_size = config.vocab_size
         self._own_vocab = int(config.model_config["vocab_size"])
         self._model, self._backends, self._group_of_layer = model, list(backends), list(group_of_layer)
-        self._sampler = sampler
+        self.guessing = guessing
         self._device = torch.device(device)
         self._max_num_seqs, self._max_rows = max_num_seqs, max_num_batched_tokens
 
@@ -104,6 +105,7 @@ class PagedDraftModel(DraftModel):
         """The requests' blocks are copied. Of K and V nothing is: what a block lacks is computed."""
 
     def begin(self, slots: Sequence[int]) -> torch.Tensor:
+        self.guessing.begin()
         asked = self._round = Round(self._table, self.group, slots, self._most, self._spare, self.lag)
         ends: list[int] = asked.rows.tolist()
         first = [self._first(place) for place in range(len(slots))]
@@ -131,7 +133,7 @@ class PagedDraftModel(DraftModel):
     def sample(self, logits: torch.Tensor) -> torch.Tensor:
         count = len(logits)
         rows = SampleRows(slots=self._round.slots[:count].tolist(), positions=self._next[:count].tolist())
-        return self._sampler.draw(self._sampler.process(logits, rows), rows)
+        return self.guessing.draw(logits, rows)
 
     # --- what is there
 

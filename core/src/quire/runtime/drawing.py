@@ -16,6 +16,7 @@ from quire.plan import TokenLogprobs, TokenMasks
 from quire.runtime.device import Device
 from quire.runtime.in_flight import Forward, InFlight, Sampled
 from quire.runtime.logprobs import GatheredLogprobs, gather
+from quire.runtime.masking import masked_logits
 from quire.runtime.processors import Processors
 from quire.runtime.slot_state import SlotState
 from quire.runtime.slots import SlotTable
@@ -168,24 +169,10 @@ class Drawing:
         """Ids and invalid, `[R]` each, by the sampler itself, from what processors and masks leave."""
         logits = self._processors.apply(logits, rows, before)
         if masks is not None:
-            logits = self._masked(logits, rows, masks)
+            # Log probabilities are of the logits without.
+            logits = masked_logits(self._kernels, logits, rows, masks)
         distribution = self._sampler.process(logits, rows, before)
         return self._sampler.draw(distribution, rows), distribution.invalid
-
-    def _masked(self, logits: torch.Tensor, rows: SampleRows, masks: TokenMasks) -> torch.Tensor:
-        """The logits with -inf where a row's slot must not go; log probabilities are of those without."""
-        starts, first = dict[int, int](), 0
-        for slot, count in zip(masks.slots, masks.counts, strict=True):
-            starts[slot] = first
-            first += count
-        ahead = rows.draft_counts or [0] * len(rows.slots)
-        places = [row for row, slot in enumerate(rows.slots) if slot in starts]
-        if not places:
-            return logits
-        of = [starts[rows.slots[row]] + ahead[row] for row in places]
-        bits = masks.bits if of == list(range(first)) else masks.bits[of]
-        on_device = upload(logits.device, torch.from_numpy(bits))[0]
-        return self._kernels.apply_token_bitmask(logits, on_device, places)
 
     def _fetch(
         self,

@@ -30,7 +30,9 @@ from quire.runtime.config import DraftConfig, WorkerConfig
 from quire.runtime.draft_head import PagedHead
 from quire.runtime.draft_model import PagedDraftModel
 from quire.runtime.dtypes import torch_dtype
+from quire.runtime.guessing import Guessing
 from quire.runtime.heap import large_blocks_returned
+from quire.runtime.processors import Processors
 from quire.weights.checkpoint import Checkpoint
 from quire.weights.loader import initialise_dummy, load, renamed_headers
 
@@ -73,7 +75,7 @@ class LoadedModel:
     network: LoadedNetwork
     kernels: Kernels
     sampler: Sampler
-    processors: list[LogitsProcessor]
+    processors: Processors
     speculator: Speculator | None
     draft: PagedDraftModel | None
 
@@ -103,7 +105,7 @@ def load_model(config: WorkerConfig, device: str) -> LoadedModel:
             options=plugins["sampler"].load_options(),
         )
     )
-    processors: list[LogitsProcessor] = [
+    active: list[LogitsProcessor] = [
         planned.load()(
             LogitsProcessorInit(
                 need=config.logits_processors,
@@ -116,9 +118,10 @@ def load_model(config: WorkerConfig, device: str) -> LoadedModel:
         for role, planned in plugins.plugins.items()
         if role.startswith(PROCESSOR_ROLE)
     ]
-    draft = None
+    processors, draft = Processors(active), None
     if config.draft is not None:
-        draft = _load_draft(config, config.draft, network.model, kernels, sampler, device)
+        guessing = Guessing(sampler, processors, kernels)
+        draft = _load_draft(config, config.draft, network.model, kernels, guessing, device)
     speculator = _open_speculator(config, device, draft)
     return LoadedModel(network, kernels, sampler, processors, speculator, draft)
 
@@ -134,7 +137,7 @@ def open_draft_backends(config: WorkerConfig, device: str) -> list[AttentionBack
 
 
 def _load_draft(
-    config: WorkerConfig, part: DraftConfig, served: Model, kernels: Kernels, sampler: Sampler, device: str
+    config: WorkerConfig, part: DraftConfig, served: Model, kernels: Kernels, guessing: Guessing, device: str
 ) -> PagedDraftModel:
     """The model that proposes to the served one."""
     loaded = _load_network(config, part, _DRAFT, kernels, device)
@@ -145,11 +148,11 @@ def _load_draft(
         "max_num_batched_tokens": config.max_num_batched_tokens,
     }
     if not isinstance(model, HeadModel):
-        return PagedDraftModel(part, model, backends, groups, sampler, device, **sizes)
+        return PagedDraftModel(part, model, backends, groups, guessing, device, **sizes)
     model.adopt(served)
     dtype, block_size = torch_dtype(config.dtype), config.block_size
     return PagedHead(
-        part, model, backends, groups, sampler, device, dtype=dtype, block_size=block_size, **sizes
+        part, model, backends, groups, guessing, device, dtype=dtype, block_size=block_size, **sizes
     )
 
 

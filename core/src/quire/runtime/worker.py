@@ -29,12 +29,12 @@ from quire.runtime.device import open_device
 from quire.runtime.draft_head import PagedHead
 from quire.runtime.drawing import Drawing, Drawn
 from quire.runtime.graphs import DecodeGraphs, GraphReport, can_capture
+from quire.runtime.guessing import Legal
 from quire.runtime.in_flight import Forward, InFlight
 from quire.runtime.kv_cache import KVCache
 from quire.runtime.loading import load_model
 from quire.runtime.logprobs import prompt_logprobs
 from quire.runtime.pages import Activity, Filling
-from quire.runtime.processors import Processors
 from quire.runtime.shortage import capture_too_large, out_of_memory, step_too_large
 from quire.runtime.slot_state import SlotState
 from quire.runtime.slots import UNKNOWN, SlotTable
@@ -64,7 +64,7 @@ class Worker:
         self.backends = loaded.network.backends
         self.group_of_layer = loaded.network.group_of_layer
         self.sampler = loaded.sampler
-        self.processors = Processors(loaded.processors)
+        self.processors = loaded.processors
         self.speculator = loaded.speculator
         self.draft = loaded.draft
         self.head = self.draft if isinstance(self.draft, PagedHead) else None
@@ -168,8 +168,8 @@ class Worker:
                     slots, positions = [slots[i] for i in plain], [positions[i] for i in plain]
                 self.slots.append(slots, positions, [UNKNOWN - slot for slot in slots])
 
-    def collect(self, step_id: int) -> StepResult:
-        """The step's results, once they have reached the host."""
+    def collect(self, step_id: int, legal: Legal | None = None) -> StepResult:
+        """The step's results, once they have reached the host; `legal` knows what may follow them."""
         step = self._in_flight.pop(step_id)
         plan, failed = step.plan, step.failed
         drawn: dict[int, Drawn] = {}
@@ -187,6 +187,9 @@ class Worker:
             for entries in prompts:
                 for slot, some in entries.items():
                     of_slot[slot].prompt_logprobs = some
+            if self.draft is not None:
+                said = {slot: one.token_ids for slot, one in drawn.items()}
+                self.draft.guessing.tell(said, self.slots.masked, legal)
             for slot, ids in self._propose(plan, failed).items():
                 of_slot[slot].draft_ids = ids
         if failed:

@@ -15,7 +15,7 @@ _WEIGHT = 1.0
 """What the mean over all counts for, in drafts."""
 _LONGEST_SILENCE = 8
 """The same for a sequence to which nothing comes to mind, which costs no rows."""
-_FIRST_GAP, _LONGEST_GAP = 4, 512
+_FIRST_GAP, _LONGEST_GAP = 4, 64
 """Tokens until a sequence whose drafts do not pay is tried again: doubled with each failure."""
 
 

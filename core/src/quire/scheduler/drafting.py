@@ -23,8 +23,10 @@ __all__ = ["DraftStats", "Drafting"]
 
 _SHARE = 0.005
 """Of the time of all steps, that speculation may cost."""
-_FIRST, _MOST = 1.0, 1.5
-"""Allowance at the start and at most, in plain steps."""
+_FIRST, _MOST = 1.0, 6.0
+"""Allowance at the start and at most, in plain steps: gains outlast a few pauses of the machine."""
+_DOUBTS = 2.0
+"""Standard errors of what a plain step takes by which it may be wrong."""
 _MARGIN = 0.03
 """Expected gain, as a share of a step, from which drafts are worth it."""
 _MEAN_WEIGHT = 20.0
@@ -33,8 +35,9 @@ _LIKELY = 0.3
 """Chance of the last token of a trial, at least, if it has more than one."""
 _GRAVEST = -1.5
 """What a step may count for at worst, in plain steps: more than that is a pause of the machine."""
-_REST = 8
-"""Steps without a thought after one in which nobody was worth asking: thinking costs, too."""
+_REST, _LONGEST_REST = 8, 64
+"""Steps without a thought after one in which nobody was worth asking, since thinking and timing cost, too.
+Doubled each time that it comes to nothing again; over when somebody comes or goes."""
 _REFRESH, _PAUSE = 64, 2
 """Steps with drafts after which so many go without, to see what a plain step takes by now."""
 
@@ -73,11 +76,18 @@ class Drafting:
         self._since_plain = 0
         self._rest = 0  # steps until it is thought over again
         self.keeping = Keeping()
+        self._next_rest = _REST
+        self._number = 0  # of sequences that it was thought over for
 
     @property
     def enabled(self) -> bool:
         """False if nothing is ever proposed."""
         return self._most > 0
+
+    @property
+    def resting(self) -> bool:
+        """True if it need not be told of plain steps at the moment."""
+        return self._rest > 0
 
     def ask(self, sequences: Many[Sequence]) -> list[int]:
         """Tokens to propose for each sequence once the step being planned has sampled for it; 0 for none.
@@ -88,11 +98,13 @@ class Drafting:
             sequences: all that sample in that step; their counts are those after it.
         """
         number = len(sequences)
-        if self._rest:
+        if self._rest and number == self._number:
             self._rest -= 1
             return [0] * number
         most = [self._bound(sequence) for sequence in sequences]
         if not any(most) or self._allowance <= 0 or self._cost.plain(number) is None:
+            if self._allowance <= 0:
+                self._decide_rest(number, False)
             return [0] * number
         self._since_plain += 1
         if self._since_plain > _REFRESH:
@@ -100,8 +112,18 @@ class Drafting:
                 self._since_plain = 0
             return [0] * number
         asked = self._choose(sequences, most, self._cost.of(number))
-        self._rest = 0 if any(asked) else _REST
+        self._decide_rest(number, any(asked))
         return asked
+
+    def _decide_rest(self, number: int, asking: bool) -> None:
+        """Rest if nobody is asked, and it is known well enough what a plain step takes."""
+        if number != self._number or asking:
+            self._next_rest = _REST
+        self._number, self._rest = number, 0
+        if not asking and self._cost.settled(number):
+            self._rest = self._next_rest
+            self._next_rest = min(2 * self._next_rest, _LONGEST_REST)
+            self._allowance = min(self._allowance + _SHARE * self._rest, _MOST)
 
     def _bound(self, sequence: Sequence) -> int:
         """The token after the last draft has to have its place, too; 0 for who is to be left alone."""
@@ -160,7 +182,12 @@ class Drafting:
         return asked
 
     def _exceeds(self, cost: Cost, rows: float, of_each: float) -> bool:
-        """Whether trials of so many rows per sequence may cost more than the allowance."""
+        """Whether trials of so many rows per sequence may cost more than the allowance.
+
+        What one draft costs is looked at whenever there is as much as at the start: it may be misjudged.
+        """
+        if self._allowance >= _FIRST and rows <= of_each:
+            return False
         return cost.at_worst(rows, rows) + self._skipped * of_each > self._allowance
 
     def answered(self, sequence: Sequence, found: bool) -> None:
@@ -198,8 +225,10 @@ class Drafting:
         if skipping:
             self._skipped = min(1.0, self._skipped + 0.1)
         if excess is not None and (drafts or asked or skipping):
-            # In plain steps: what the same tokens would have taken without, less what they took.
-            gain = emitted / (sequences + skipping) - 1 - excess
+            # In plain steps: what the same tokens would have taken without, less what they took. As what they
+            # would have taken is known but to an error, which may be the same for long, that is charged, too.
+            doubt = _DOUBTS * self._cost.doubt(sequences)
+            gain = emitted / (sequences + skipping) - 1 - excess - doubt
             grown += max(gain, _GRAVEST)
         self._allowance = min(grown, _MOST)
 

@@ -245,8 +245,9 @@ class Scheduler:
             )
         self._kv.release(plan.step_id)
         answers = result.slots
-        if seconds is not None and self._drafting.enabled:
-            tell_time(self._drafting, plan, rides, answers, skipping, seconds)
+        drafting = self._drafting
+        if seconds is not None and drafting.enabled and (plan.drafts or plan.propose or not drafting.resting):
+            tell_time(drafting, plan, rides, answers, skipping, seconds)
         outputs: list[StepOutput] = []
         for place, ride in enumerate(rides):
             sequence, slot, generation, _, num_drafts, samples = ride

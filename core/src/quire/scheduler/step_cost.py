@@ -13,12 +13,16 @@ from __future__ import annotations
 import math
 from collections import deque
 from dataclasses import dataclass, field
-from statistics import median
+from statistics import median, quantiles
 
 __all__ = ["Cost", "StepCost"]
 
 _RECENT = 15
 """Plain steps whose median is b(S)."""
+_FEW = 4
+"""Times from which on their median and their spread say something."""
+_MEDIAN_ERROR = 0.93
+"""A median's standard error, for normal numbers, is this times their quartiles' distance over sqrt(n)."""
 _FAR = 0.25
 """b(S) of another S counts if it is no farther off than this, as a share of S."""
 _PRIOR = (0.0, 0.5, 0.0)
@@ -101,17 +105,34 @@ class StepCost:
         return excess
 
     def plain(self, sequences: int) -> float | None:
-        """Seconds of a plain step; None if there was none of about as many sequences."""
-        times = self._plain.get(sequences)
-        if times is None:
-            near = min(self._plain, key=lambda other: (abs(other - sequences), other), default=None)
-            if near is None or abs(near - sequences) > max(1, _FAR * sequences):
-                return None
-            times = self._plain[near]
-            sequences = near
-        if (found := self._median.get(sequences)) is None:
-            found = self._median[sequences] = median(times)
+        """Seconds of a plain step; None if there were too few of about as many sequences."""
+        near = self._near(sequences)
+        if near is None:
+            return None
+        if (found := self._median.get(near)) is None:
+            found = self._median[near] = median(self._plain[near])
         return found
+
+    def doubt(self, sequences: int) -> float:
+        """Standard error of `plain`, as a share of it."""
+        near, middle = self._near(sequences), self.plain(sequences)
+        if near is None or middle is None:
+            return 0.0
+        first, _, third = quantiles(self._plain[near], n=4)
+        return _MEDIAN_ERROR * (third - first) / (middle * math.sqrt(len(self._plain[near])))
+
+    def settled(self, sequences: int) -> bool:
+        """Whether `plain` is of as many times as it will ever be."""
+        near = self._near(sequences)
+        return near is not None and len(self._plain[near]) == _RECENT
+
+    def _near(self, sequences: int) -> int | None:
+        """A number of sequences that some plain steps had, this one or one not far off."""
+        if len(self._plain.get(sequences, ())) >= _FEW:
+            return sequences
+        known = (number for number, times in self._plain.items() if len(times) >= _FEW)
+        near = min(known, key=lambda other: (abs(other - sequences), other), default=None)
+        return None if near is None or abs(near - sequences) > max(1, _FAR * sequences) else near
 
     def of(self, sequences: int) -> Cost:
         """What drafts cost, at this many sequences."""
