@@ -11,6 +11,7 @@ import dataclasses
 import gc
 import itertools
 import logging
+import math
 import os
 import signal
 import sys
@@ -42,6 +43,7 @@ from quire.request import StepOutput
 
 logger = logging.getLogger(__name__)
 
+_MORE, _LAST = int(zmq.NOBLOCK | zmq.SNDMORE), int(zmq.NOBLOCK)  # plain numbers: enums are slow to combine
 HEARTBEAT = 1.0
 """Seconds between signs of life to every client."""
 
@@ -96,11 +98,14 @@ class EngineServer:
         self._core = core
         self._info = info
         self._socket = socket
+        self._poller = zmq.Poller()
+        self._poller.register(socket, zmq.POLLIN)
         self._max_queue = max_queue
         self._clients: dict[bytes, _Client] = {}
         self._by_prefix: dict[str, _Client] = {}
         self._numbers = itertools.count()
         self._next_beat = 0.0
+        self._beat = b""  # the last heartbeat, as long as nothing has happened since; else empty
 
     def run(self) -> None:
         """Serve for ever; raises what makes the engine fail, after its clients were told."""
@@ -108,6 +113,7 @@ class EngineServer:
             while True:
                 self._receive()
                 if self._core.has_unfinished():
+                    self._beat = b""
                     self._sort(self._core.step())
                 self._send()
         except Exception as error:
@@ -118,9 +124,10 @@ class EngineServer:
 
     def _receive(self) -> None:
         """Take all messages that have come; if nothing is under way wait for one, or for the heartbeat."""
-        patience = 0 if self._core.has_unfinished() else max(0.0, self._next_beat - time.monotonic())
-        if not self._socket.poll(int(patience * 1000)):
+        patience = 0.0 if self._core.has_unfinished() else max(0.0, self._next_beat - time.monotonic())
+        if not self._poller.poll(math.ceil(patience * 1000)):
             return
+        self._beat = b""
         while True:
             try:
                 identity, data = self._socket.recv_multipart(zmq.NOBLOCK)
@@ -217,26 +224,31 @@ class EngineServer:
                     del client.open[own]
 
     def _send(self) -> None:
-        now = time.monotonic()
-        stats = None
-        if now >= self._next_beat:
-            self._next_beat = now + HEARTBEAT
-            stats = self._core.stats()
         for client in list(self._clients.values()):
-            if client.waits or stats is not None:
+            if client.waits:
                 news = News(
                     accepted=client.accepted,
                     refused=client.refused,
                     outputs=client.outputs,
                     done=client.done,
-                    stats=stats,
                 )
                 client.forget()
                 self._post(client, news)
+        now = time.monotonic()
+        if now >= self._next_beat:
+            self._next_beat = now + HEARTBEAT
+            # The figures of an idle engine are what they were: to gather them anew costs it some sleep.
+            self._beat = self._beat or encode(News(stats=self._core.stats()))
+            for client in list(self._clients.values()):
+                self._send_data(client, self._beat)
 
     def _post(self, client: _Client, news: News) -> None:
+        self._send_data(client, encode(news))
+
+    def _send_data(self, client: _Client, data: bytes) -> None:
         try:
-            self._socket.send_multipart((client.identity, encode(news)), zmq.NOBLOCK)
+            self._socket.send(client.identity, _MORE)
+            self._socket.send(data, _LAST)
         except zmq.ZMQError as error:
             if error.errno != zmq.EHOSTUNREACH:
                 raise
