@@ -219,7 +219,7 @@ def test_lots_are_the_references(key: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("top_k", [1, 2100, 4098, 9999])
 def test_a_race_of_slots_is_among_those_that_a_cut_keeps(top_k: int) -> None:
-    """Of equals the lowest ids, whatever chunk they lie in: the race is that of rows which were cut before."""
+    """Of equals the lowest ids, whatever chunk they lie in: the race is that of rows that were cut before."""
     rows, vocab = 6, 4099
     logits = torch.zeros(rows, vocab, device=DEVICE)
     logits[::2, 4000:] = 1.0
