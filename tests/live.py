@@ -95,7 +95,7 @@ class LiveServer:
     @property
     def engine(self) -> psutil.Process:
         """The engine process."""
-        (engine,) = self.children("quire.engine.process")
+        (engine,) = self.children("quire.engine.process.child")
         return engine
 
     def complete(self, prompt: str = "def f(", **body: Any) -> httpx.Response:

@@ -12,7 +12,7 @@ import torch
 
 from quire import LLM, EngineConfig, RequestOutput, SamplingParams
 from quire.contracts import DraftModel
-from quire.engine.forecast import forecast
+from quire.engine.planning.forecast import forecast
 from quire.errors import ConfigError, ModelNotFoundError
 from quire.runtime import worker as worker_module
 from quire.testing.drafting import always_draft

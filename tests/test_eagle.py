@@ -13,7 +13,7 @@ import torch
 
 from quire import LLM, BeamSearchParams, EngineConfig, SamplingParams
 from quire.contracts import DraftModel
-from quire.engine.forecast import forecast
+from quire.engine.planning.forecast import forecast
 from quire.errors import CheckpointError, UnsupportedModelError
 from quire.layers import Tap
 from quire.plan import SlotStart

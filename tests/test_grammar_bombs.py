@@ -13,8 +13,8 @@ import psutil
 import pytest
 
 from quire.contracts import GrammarNeed, GrammarSource
-from quire.engine.grammar_compiler import GrammarCompiler
-from quire.engine.grammar_plan import choose_grammars, grammar_plugins
+from quire.engine.grammars.compiler import GrammarCompiler
+from quire.engine.grammars.plan import choose_grammars, grammar_plugins
 from quire.engine.info import GrammarLimits
 from quire.errors import InvalidRequestError
 from quire.plugin_plan import PlanBuilder

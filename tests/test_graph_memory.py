@@ -10,8 +10,8 @@ import torch
 
 from quire import LLM, SamplingParams
 from quire.config import EngineConfig
-from quire.engine import forecast as forecast_module
-from quire.engine.forecast import forecast
+from quire.engine.planning import forecast as forecast_module
+from quire.engine.planning.forecast import forecast
 from quire.engine.units import size
 from quire.runtime import worker as worker_module
 from quire.runtime.device import Memory

@@ -37,7 +37,7 @@ import sys
 from pathlib import Path
 
 from quire.config import EngineConfig
-from quire.engine.planning import make_plan
+from quire.engine.planning.plan import make_plan
 from quire.runtime.device import open_device
 from quire.runtime.loading import load_model
 

@@ -14,8 +14,8 @@ from click.testing import CliRunner, Result
 from quire.cli._main import main
 from quire.config import EngineConfig
 from quire.contracts import ModelFiles, ModelRequest
-from quire.engine.forecast import Forecast, forecast
-from quire.engine.planning import make_plan
+from quire.engine.planning.forecast import Forecast, forecast
+from quire.engine.planning.plan import make_plan
 from quire.executors.in_process import InProcessExecutor
 from quire.weights.sources.hub import HubSource
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import msgspec
 
 from quire import EngineConfig
-from quire.engine.planning import make_plan
+from quire.engine.planning.plan import make_plan
 from quire.plan import SlotStart, StepPlan
 from quire.plugin_plan import PluginPlan
 from quire.request import EngineRequest

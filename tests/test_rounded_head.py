@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from quire import LLM, EngineConfig
-from quire.engine.forecast import forecast
+from quire.engine.planning.forecast import forecast
 from quire.errors import ConfigError
 from quire.layers import quantize_rows
 from quire_quant_awq.testing import pack_gemm, quantize

@@ -12,7 +12,7 @@ from tokenizers import decoders, models, pre_tokenizers
 
 from quire import EngineConfig
 from quire.engine.doctor import examine
-from quire.engine.planning import make_plan
+from quire.engine.planning.plan import make_plan
 from quire.errors import InvalidRequestError, PluginError
 from quire.text import load_tokenizer, render_chat
 from quire.text.template_files import read_chat_templates

@@ -11,7 +11,7 @@ import pytest
 from quire._config_speculation import Speculation
 from quire.config import EngineConfig
 from quire.engine.doctor import examine
-from quire.engine.planning import make_plan
+from quire.engine.planning.plan import make_plan
 from quire.errors import ConfigError, PluginError
 
 NGRAM = {"method": "ngram", "num_speculative_tokens": 5, "prompt_lookup_max": 4, "prompt_lookup_min": 2}

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from quire.config import EngineConfig
     from quire.engine.async_llm import AsyncLLM
     from quire.engine.info import EngineInfo, EngineStats
-    from quire.engine.launch import EngineProcess
     from quire.engine.llm import LLM
+    from quire.engine.process.launch import EngineProcess
     from quire.errors import QuireError
     from quire.outputs import CompletionOutput, Logprob, RequestOutput
     from quire.sampling import SamplingParams
@@ -55,7 +55,7 @@ _HOME = {
     "DraftStats": "quire.scheduler",
     "EngineConfig": "quire.config",
     "EngineInfo": "quire.engine.info",
-    "EngineProcess": "quire.engine.launch",
+    "EngineProcess": "quire.engine.process.launch",
     "EngineStats": "quire.engine.info",
     "GuidedDecodingParams": "quire.structured_outputs",
     "Logprob": "quire.outputs",

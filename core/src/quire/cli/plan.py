@@ -12,7 +12,7 @@ from quire.cli.config import effective, setting_lines
 from quire.cli.options import SettingsCommand, configuration, engine_options
 
 if TYPE_CHECKING:
-    from quire.engine.forecast import Forecast
+    from quire.engine.planning.forecast import Forecast
 
 __all__ = ["command"]
 
@@ -47,7 +47,7 @@ def command(model: str | None, memory: int | None, as_json: bool) -> None:
     is fetched. The exit code is 1 if it does not fit.
     """
     config = configuration(model)
-    from quire.engine.forecast import forecast  # imports torch
+    from quire.engine.planning.forecast import forecast  # imports torch
 
     found = forecast(config, memory=memory)
     if as_json:
@@ -64,7 +64,7 @@ def _given(found: Forecast) -> list[tuple[str, Any, str]]:
 
 
 def _as_json(found: Forecast) -> dict[str, Any]:
-    from quire.engine.forecast import HOW_ESTIMATED
+    from quire.engine.planning.forecast import HOW_ESTIMATED
 
     plan, budget = found.plan, found.budget
     return {
@@ -111,7 +111,7 @@ def _as_json(found: Forecast) -> dict[str, Any]:
 
 
 def _print(found: Forecast) -> None:
-    from quire.engine.forecast import HOW_ESTIMATED
+    from quire.engine.planning.forecast import HOW_ESTIMATED
     from quire.engine.units import size
 
     plan, budget = found.plan, found.budget

@@ -9,13 +9,13 @@ from quire.config import EngineConfig
 from quire.contracts import GrammarNeed, Vocabulary
 from quire.engine.client import EngineClient, InProcessClient
 from quire.engine.core import EngineCore
-from quire.engine.grammar_plan import load_grammars
-from quire.engine.grammar_runner import GrammarRunner
+from quire.engine.grammars.plan import load_grammars
+from quire.engine.grammars.runner import GrammarRunner
 from quire.engine.info import EngineInfo, GrammarLimits
 from quire.engine.inputs import InputProcessor
-from quire.engine.memory import MemoryBudget, divide
 from quire.engine.outputs import OutputProcessor
-from quire.engine.planning import EnginePlan, make_plan
+from quire.engine.planning.memory import MemoryBudget, divide
+from quire.engine.planning.plan import EnginePlan, make_plan
 from quire.engine.report import StartupReport, Stopwatch
 from quire.engine.thinking_runner import ThinkingReader, ThinkingRunner
 from quire.executors.in_process import InProcessExecutor

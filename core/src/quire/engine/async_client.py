@@ -1,6 +1,6 @@
 """How an event loop talks to an engine: one interface, wherever the engine runs.
 
-`ThreadedClient` runs it in a thread of this process; `quire.engine.remote.RemoteClient` speaks to an
+`ThreadedClient` runs it in a thread of this process; `quire.engine.process.remote.RemoteClient` speaks to an
 engine process.
 """
 

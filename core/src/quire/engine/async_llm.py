@@ -15,7 +15,7 @@ from quire.engine.async_client import AsyncEngineClient, Health, ThreadedClient
 from quire.engine.info import EngineInfo, EngineStats
 from quire.engine.inputs import InputProcessor, Prompt, chat_prompt
 from quire.engine.outputs import OutputProcessor
-from quire.engine.remote import RemoteClient
+from quire.engine.process.remote import RemoteClient
 from quire.errors import EngineError, InvalidRequestError, RequestFailedError
 from quire.outputs import RequestOutput
 from quire.request import CompiledGrammar, StepOutput

@@ -6,7 +6,7 @@ import time
 from dataclasses import replace
 from typing import NamedTuple
 
-from quire.engine.grammar_runner import GrammarRunner
+from quire.engine.grammars.runner import GrammarRunner
 from quire.engine.info import EngineStats, GrammarStats
 from quire.engine.step_meter import StepMeter
 from quire.engine.thinking_runner import ThinkingRunner

@@ -12,8 +12,8 @@ import quire
 from quire._config_speculation import Speculation
 from quire.config import EngineConfig
 from quire.contracts import AttentionNeed, KernelsNeed
-from quire.engine.forecast import estimate
-from quire.engine.planning import EnginePlan, make_plan
+from quire.engine.planning.forecast import estimate
+from quire.engine.planning.plan import EnginePlan, make_plan
 from quire.engine.units import size
 from quire.errors import QuireError
 from quire.plugins import OK, PluginRegistry, discover

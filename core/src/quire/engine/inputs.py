@@ -13,8 +13,8 @@ from typing import Any, TypeAlias
 from quire.contracts import ReasoningParser, ReasoningParserInit
 from quire.contracts.grammar import GrammarNeed
 from quire.engine.arguments import RequestArguments
-from quire.engine.grammar_compiler import CompileStats, GrammarCompiler
-from quire.engine.grammar_plan import grammar_plugins
+from quire.engine.grammars.compiler import CompileStats, GrammarCompiler
+from quire.engine.grammars.plan import grammar_plugins
 from quire.engine.info import EngineInfo
 from quire.errors import InvalidRequestError
 from quire.request import CompiledGrammar, EngineRequest, ThinkingBudget

@@ -12,7 +12,7 @@ from quire.beam_search import BeamSearchOutput, BeamSearchParams, BeamSearchSequ
 from quire.config import EngineConfig
 from quire.engine.assembly import start_engine
 from quire.engine.inputs import PreparedRequest, Prompt, chat_prompt
-from quire.engine.planning import EnginePlan
+from quire.engine.planning.plan import EnginePlan
 from quire.engine.report import StartupReport
 from quire.errors import InvalidRequestError, RequestFailedError
 from quire.outputs import CompletionOutput, RequestOutput

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from quire._config_speculation import Speculation
-from quire.engine.memory import MemoryBudget
+from quire.engine.planning.memory import MemoryBudget
 from quire.engine.units import size
 from quire.plugin_plan import PluginPlan
 from quire.runtime.dtypes import torch_dtype

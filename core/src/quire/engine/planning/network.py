@@ -10,7 +10,7 @@ from typing import Any
 
 from quire.config import EngineConfig
 from quire.contracts import AttentionNeed, Model, ModelFiles, ModelNeed, QuantizationNeed, TensorHeader
-from quire.engine.quantization_names import resolve_quantization
+from quire.engine.planning.quantization_names import resolve_quantization
 from quire.errors import PluginError, UnsupportedModelError
 from quire.layers import ModelFacts, describe
 from quire.plugin_plan import PlanBuilder

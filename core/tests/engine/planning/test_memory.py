@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from quire.engine.memory import MemoryBudget, divide
+from quire.engine.planning.memory import MemoryBudget, divide
 from quire.errors import CapacityError
 from quire.runtime.profile import MemoryProfile
 

@@ -24,11 +24,11 @@ from quire.contracts import (
     Speculator,
     SpeculatorNeed,
 )
-from quire.engine.draft_planning import DraftPlan, Served, plan_draft
-from quire.engine.grammar_plan import choose_grammars
-from quire.engine.network_planning import choose_attention, choose_network, kv_dtype, quantization_need
-from quire.engine.parser_planning import choose_parsers
-from quire.engine.processor_planning import choose_processors, processor_need
+from quire.engine.grammars.plan import choose_grammars
+from quire.engine.planning.draft import DraftPlan, Served, plan_draft
+from quire.engine.planning.network import choose_attention, choose_network, kv_dtype, quantization_need
+from quire.engine.planning.parsers import choose_parsers
+from quire.engine.planning.processors import choose_processors, processor_need
 from quire.errors import CheckpointError, ConfigError
 from quire.layers import ModelFacts
 from quire.plugin_plan import PlanBuilder, PluginPlan

@@ -20,7 +20,7 @@ import msgspec
 
 from quire._confined import ConfinedProcess, DiedError, OverdueError
 from quire.contracts.grammar import GrammarNeed, GrammarSource, Vocabulary
-from quire.engine.grammar_worker import Answer, Start
+from quire.engine.grammars.worker import Answer, Start
 from quire.engine.info import GrammarLimits
 from quire.errors import EngineError, InvalidRequestError, OverloadedError
 from quire.plugin_plan import PlannedPlugin
@@ -28,7 +28,7 @@ from quire.request import CompiledGrammar
 
 __all__ = ["CompileStats", "GrammarCompiler"]
 
-_COMMAND = [sys.executable, "-P", "-m", "quire.engine.grammar_worker"]
+_COMMAND = [sys.executable, "-P", "-m", "quire.engine.grammars.worker"]
 _START_SECONDS = 120.0  # its libraries may be large, and the machine busy
 _REFUSED_BYTES = 1 << 10  # what a remembered refusal counts in the cache
 

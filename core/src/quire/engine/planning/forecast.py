@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from quire.config import EngineConfig
-from quire.engine.memory import MemoryBudget, divide
-from quire.engine.planning import EnginePlan, make_plan
+from quire.engine.planning.memory import MemoryBudget, divide
+from quire.engine.planning.plan import EnginePlan, make_plan
 from quire.errors import CapacityError, CheckpointError
 from quire.layers import ModelFacts
 from quire.plugins import PluginRegistry

@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quire.contracts.grammar import Grammar, Matcher
+from quire.engine.grammars.legal_tokens import accept_all, only_ids, pack_ids
 from quire.engine.info import GrammarStats
-from quire.engine.legal_tokens import accept_all, only_ids, pack_ids
 from quire.plan import StepPlan, TokenMasks
 from quire.request import CompiledGrammar, EngineRequest, StepOutput
 

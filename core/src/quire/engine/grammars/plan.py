@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from quire.contracts.grammar import Grammar, GrammarNeed, Vocabulary
-from quire.engine.grammar_worker import load_grammar
+from quire.engine.grammars.worker import load_grammar
 from quire.errors import PluginError
 from quire.plugin_plan import PlanBuilder, PlannedPlugin, PluginPlan
 

@@ -1,4 +1,4 @@
-"""The engine in a process of its own: `python -m quire.engine.process`.
+"""The engine in a process of its own: `python -m quire.engine.process.child`.
 
 Told what to do by a `Launch` on standard input, it loads the model, binds a ZMQ ROUTER socket,
 reports, and then runs steps and answers its clients until its standard input ends: that is its
@@ -24,7 +24,7 @@ import zmq
 
 from quire.engine.core import EngineCore
 from quire.engine.info import EngineInfo
-from quire.engine.wire import (
+from quire.engine.process.wire import (
     Abort,
     Add,
     Call,

@@ -18,8 +18,8 @@ from quire.contracts.grammar import (
     Matcher,
     Vocabulary,
 )
-from quire.engine.grammar_runner import GrammarRunner
-from quire.engine.legal_tokens import only_ids, pack_ids
+from quire.engine.grammars.legal_tokens import only_ids, pack_ids
+from quire.engine.grammars.runner import GrammarRunner
 from quire.plan import SlotStart, StepPlan
 from quire.request import CompiledGrammar, EngineRequest, StepOutput
 from quire.sampling import SamplingParams

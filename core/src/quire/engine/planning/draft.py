@@ -15,7 +15,7 @@ from quire.contracts import (
     ServedModel,
     Speculator,
 )
-from quire.engine.network_planning import choose_attention, choose_network, quantization_need
+from quire.engine.planning.network import choose_attention, choose_network, quantization_need
 from quire.errors import CheckpointError, ConfigError, ModelNotFoundError
 from quire.layers import ModelFacts
 from quire.plugin_plan import PlanBuilder

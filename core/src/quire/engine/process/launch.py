@@ -17,7 +17,7 @@ from typing import BinaryIO
 from quire import errors
 from quire.config import EngineConfig
 from quire.engine.info import EngineInfo
-from quire.engine.wire import Launch, Report, decoder, encode
+from quire.engine.process.wire import Launch, Report, decoder, encode
 from quire.errors import EngineError, QuireError
 
 _read: Callable[[bytes], Report] = decoder(Report)
@@ -46,7 +46,7 @@ class EngineProcess:
         self.endpoint = endpoint
         reading, writing = os.pipe()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "quire.engine.process", str(writing)],
+            [sys.executable, "-m", "quire.engine.process.child", str(writing)],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             pass_fds=(writing,),

@@ -21,7 +21,7 @@ from zmq.utils.monitor import parse_monitor_message
 
 from quire.engine.async_client import Deliver, Health, Lost
 from quire.engine.info import EngineInfo, EngineStats
-from quire.engine.wire import Abort, Add, Call, FromClient, Hello, News, Refusal, decoder, encode
+from quire.engine.process.wire import Abort, Add, Call, FromClient, Hello, News, Refusal, decoder, encode
 from quire.errors import EngineError, InvalidRequestError, OverloadedError
 from quire.request import EngineRequest
 

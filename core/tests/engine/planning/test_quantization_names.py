@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from quire.contracts import QuantizationSpec
-from quire.engine.quantization_names import _INSTEAD, _SAME, NamedQuantization, resolve_quantization
+from quire.engine.planning.quantization_names import _INSTEAD, _SAME, NamedQuantization, resolve_quantization
 from quire.errors import PluginError, UnsupportedModelError
 from quire.plugins import Found, PluginRegistry
 

@@ -1,0 +1,1 @@
+"""Outputs that must have a form: compiled apart, followed beside the steps."""

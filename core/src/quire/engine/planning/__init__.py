@@ -1,0 +1,1 @@
+"""Before anything is loaded: which plugins serve an engine, and what it will take."""
