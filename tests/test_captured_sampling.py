@@ -12,6 +12,7 @@ from quire import LLM, RequestOutput, SamplingParams
 from quire.contracts import SampleRows
 from quire.plan import TokenMasks
 from quire.runtime.worker import Worker
+from quire.testing.drafting import always_draft
 from quire.testing.model import Reference
 from quire_sampler_standard.captured import DrawBySlot
 from quire_sampler_standard.sampler import StandardSampler
@@ -119,6 +120,39 @@ def test_plain_rows_are_never_drawn_afterwards(
     afterwards.clear()
     run(llm, PROMPTS[:4], SamplingParams(seed=1, **LONG, **kind))
     assert afterwards == [4]  # the prompts' step
+
+
+@pytest.mark.parametrize("ahead", [0, 2])
+def test_beside_a_draft_model_steps_without_drafts_draw_themselves(
+    ahead: int,
+    checkpoint: Checkpoint,
+    open_llm: OpenLLM,
+    monkeypatch: pytest.MonkeyPatch,
+    afterwards: list[int],
+) -> None:
+    """By the race that the sampler runs after the others: whoever is asked for drafts, and when."""
+    model = checkpoint("llama")
+    params = [
+        SamplingParams(seed=i, temperature=1.3, top_p=(1.0, 0.9)[i % 2], max_tokens=20, ignore_eos=True)
+        for i in range(4)
+    ]
+    speculation = {"model": str(model.directory), "num_speculative_tokens": 2}
+
+    def opened() -> LLM:
+        llm = open_llm(model, speculative_config=speculation, **SETTINGS)
+        core = llm._engine.client.core  # type: ignore[attr-defined]
+        # At every third length: steps with drafts and steps without take turns.
+        always_draft(core.scheduler, ahead, lambda one: ahead > 0 and len(one.token_ids) % 3 == 0)
+        afterwards.clear()
+        return llm
+
+    expected = said(run(opened(), PROMPTS[:4], params))
+    device = play_graphs(monkeypatch)
+    llm = opened()
+    assert said(run(llm, PROMPTS[:4], params)) == expected
+    assert device.replays
+    if not ahead:
+        assert afterwards == [4]  # the prompts' step
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ _STEP = 0x9E3779B1  # odd, so that ids stay apart; near the golden ratio, so tha
 
 
 def exponentials(keys: torch.Tensor, width: int) -> torch.Tensor:
-    """Independent numbers of mean 1, never 0, of 32 random bits each.
+    """Independent numbers of mean 1, never 0 and always finite, of 32 random bits each.
 
     Args:
         keys: `[R, 2]` int64, each below 2**32.
@@ -33,7 +33,8 @@ def exponentials(keys: torch.Tensor, width: int) -> torch.Tensor:
     _mix(bits.bitwise_and_(_MASK))
     _mix(bits.bitwise_xor_(high))
     # 1 - u instead of u, since it is small numbers that win: fp32 tells those apart to the last bit.
-    return bits.float().add_(0.5).mul_(-(2.0**-32)).log1p_().neg_()
+    # The greatest bits would round to u = 1, and who is alone in a race would then never arrive.
+    return bits.float().add_(0.5).mul_(-(2.0**-32)).clamp_(min=2.0**-24 - 1).log1p_().neg_()
 
 
 def _mix(bits: torch.Tensor) -> None:

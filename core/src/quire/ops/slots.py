@@ -14,7 +14,7 @@ from typing import ClassVar
 
 import torch
 
-from quire.ops.philox import uniforms
+from quire.ops.philox import uniforms, words
 from quire.ops.sampling import SamplingOps
 
 
@@ -82,17 +82,24 @@ class SlotOps(SamplingOps):
         lengths.copy_(torch.cat((lengths, lengths[:1])).scatter_add_(0, place, longer)[:-1])
 
     def sample_slots(
-        self, logits: torch.Tensor, slots: torch.Tensor, positions: torch.Tensor, shapes: SlotShapes
+        self,
+        logits: torch.Tensor,
+        slots: torch.Tensor,
+        positions: torch.Tensor,
+        shapes: SlotShapes,
+        *,
+        coupled: bool = False,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """One token per row: temperature, min-p, top-k, top-p, then a draw, or the argmax of a greedy slot.
 
-        The uniform number is that of `quire.ops.philox` for the slot's seed and the row's position.
+        The draw's numbers are those of `quire.ops.philox` for the slot's seed and the row's position.
 
         Args:
             logits: `[R, V]`, any float dtype.
             slots: `[R]` int64.
             positions: `[R]` int64, of the token being sampled.
             shapes: parameters by slot.
+            coupled: draw as `draw_coupled` instead of as `draw_from`.
 
         Returns:
             ids `[R]` int64, and `[R]` bool: True where a row had NaN or nothing above -inf; its id is any
@@ -116,7 +123,11 @@ class SlotOps(SamplingOps):
             work = self.apply_top_k_top_p(work, top_k, top_p)
 
         seeds = shapes.seed[place].cpu().numpy().view("uint64")
-        drawn = self.draw_from(work, torch.from_numpy(uniforms(seeds, positions.cpu().numpy())))
+        places = positions.cpu().numpy()
+        if coupled:
+            drawn = self.draw_coupled(work, torch.from_numpy(words(seeds, places)))
+        else:
+            drawn = self.draw_from(work, torch.from_numpy(uniforms(seeds, places)))
         ids = torch.where(shapes.greedy[place], best, drawn)
         filling = ~seated.to(logits.device)
         return ids.masked_fill(filling, 0), invalid & ~filling

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -39,6 +40,20 @@ class CapturedDrawChecks:
         for row, slot in enumerate(slots):
             assert steps.run([slot], logits[row : row + 1])[0] == [expected[row]]
         assert steps.run(slots, logits)[0] == expected  # again: nothing has changed
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+    def test_captured_steps_draw_coupled_what_the_sampler_does(
+        self, bench: Bench, dtype: torch.dtype
+    ) -> None:
+        bench, choose = replace(bench, coupled=True), random.Random(17)
+        seats = [shaped_seat(choose, outputs=[4] * n) for n in range(SLOTS - 1)]
+        seats.append(Seat(SamplingParams(), seed=3))
+        steps, slots = CapturedSteps(bench, seats), list(range(SLOTS))
+        for turn in range(2):
+            logits = random_logits(SLOTS, 90 + turn).to(dtype)
+            _, expected = bench.run(steps.sampler, seats, logits)
+            assert steps.run(slots, logits) == (expected, [False] * SLOTS)
+            assert steps.run([SLOTS - 1], logits[-1:])[0] == expected[-1:]
 
     def test_some_rows_are_drawn_in_captured_steps(self, bench: Bench) -> None:
         """Or none need be declared; and what a row may be drawn by does not depend on its neighbours."""

@@ -21,6 +21,7 @@ import torch
 from quire.contracts import KernelsInit, KernelsNeed
 from quire.ops import Kernels, dequantize
 from quire.testing.batch_invariance import BatchInvarianceChecks
+from quire.testing.coupled_draws import CoupledDrawChecks
 from quire.testing.decoder_layer import DecoderLayerChecks
 from quire.testing.quantized_weights import WNA16, by_definition, quantized
 from quire.testing.slots import SlotChecks
@@ -34,7 +35,9 @@ LEADING = [(0,), (1,), (5,), (2, 3), (0, 4), (33,)]
 """Shapes in front of the feature axis; empty ones included."""
 
 
-class KernelsSuite(DecoderLayerChecks, BatchInvarianceChecks, SlotChecks, W8A8Checks, Wna16Checks):
+class KernelsSuite(
+    DecoderLayerChecks, BatchInvarianceChecks, CoupledDrawChecks, SlotChecks, W8A8Checks, Wna16Checks
+):
     """Subclass with a `kernels_class` fixture; override `device` and `dtypes` where they differ.
 
     Kernels that return something from `decoder_layer` override `attention_class` too, with the backend whose

@@ -89,15 +89,23 @@ class Seat:
 
 @dataclass
 class Bench:
-    """Seats requests in a new sampler and runs single steps."""
+    """Seats requests in a new sampler and runs single steps.
+
+    Attributes:
+        sampler_class, kernels, device: what is tested, on what.
+        coupled: of the need that samplers are made for.
+    """
 
     sampler_class: type[Sampler]
     kernels: Kernels
     device: str
+    coupled: bool = False
 
     def sampler(self, seats: Sequence[Seat], vocab: int = VOCAB) -> Sampler:
         """A sampler with `seats` in slots 0, 1, ..."""
-        need = SamplerNeed(device=torch.device(self.device).type, dtype="float32", vocab_size=vocab)
+        need = SamplerNeed(
+            device=torch.device(self.device).type, dtype="float32", vocab_size=vocab, coupled=self.coupled
+        )
         init = SamplerInit(
             need=need,
             device=self.device,

@@ -37,17 +37,24 @@ class SlotChecks:
         assert last_ids.tolist() == [9, 101, 102, 103, 104, 7, 106]
         assert lengths.tolist() == [2, 2, 3, 4, 5, 7, 7]
 
+    @pytest.mark.parametrize("coupled", [False, True], ids=["inverted", "coupled"])
     @pytest.mark.parametrize("cuts", CUTS)
     def test_slots_sample_as_processors_one_by_one(
-        self, kernels: Kernels, reference: Kernels, device: str, each_dtype: list[torch.dtype], cuts: str
+        self,
+        kernels: Kernels,
+        reference: Kernels,
+        device: str,
+        each_dtype: list[torch.dtype],
+        cuts: str,
+        coupled: bool,
     ) -> None:
         shapes = random_shapes(device, *CUTS[cuts])
         slots = torch.tensor([3, 0, FILLING, 6, 2, 1, 5, 4, 3], device=device)
         positions = torch.tensor([9, 1, 4, 1 << 33, 0, 7, 7, 3, 10], device=device)
         for dtype in each_dtype:
             logits = (3 * torch.randn(len(slots), VOCAB)).to(device, dtype)
-            ids, invalid = kernels.sample_slots(logits, slots, positions, shapes)
-            expected, bad = reference.sample_slots(logits, slots, positions, shapes)
+            ids, invalid = kernels.sample_slots(logits, slots, positions, shapes, coupled=coupled)
+            expected, bad = reference.sample_slots(logits, slots, positions, shapes, coupled=coupled)
             assert ids.tolist() == expected.tolist()
             assert invalid.tolist() == bad.tolist() == [False] * len(slots)
             assert (ids.dtype, invalid.dtype) == (torch.int64, torch.bool)
@@ -63,14 +70,15 @@ class SlotChecks:
             own, _ = kernels.sample_slots(logits[one], slots[one], positions[one], shapes)
             assert own.tolist() == ids[one].tolist()
 
-    def test_a_slots_bad_logits_are_its_own(self, kernels: Kernels, device: str) -> None:
+    @pytest.mark.parametrize("coupled", [False, True], ids=["inverted", "coupled"])
+    def test_a_slots_bad_logits_are_its_own(self, kernels: Kernels, device: str, coupled: bool) -> None:
         shapes = replace(random_shapes(device, True, True), greedy=torch.arange(SLOTS, device=device) == 6)
         slots = positions = torch.arange(SLOTS, device=device)
         clean = torch.randn(SLOTS, VOCAB, device=device)
         dirty = clean.clone()
         dirty[0, 9], dirty[1], dirty[2], dirty[3, 11] = torch.nan, torch.nan, -torch.inf, torch.inf
-        expected, _ = kernels.sample_slots(clean, slots, positions, shapes)
-        ids, invalid = kernels.sample_slots(dirty, slots, positions, shapes)
+        expected, _ = kernels.sample_slots(clean, slots, positions, shapes, coupled=coupled)
+        ids, invalid = kernels.sample_slots(dirty, slots, positions, shapes, coupled=coupled)
         assert invalid.tolist() == [True, True, True, False, False, False, False]
         assert ids[3] == 11
         assert ids[4:].tolist() == expected[4:].tolist()

@@ -129,11 +129,13 @@ def _sample(kernels: TritonKernels, dtype: torch.dtype, rows: int, vocab: int) -
     kernels.apply_token_bitmask(logits, masks, list(range(rows)))
     kernels.apply_token_bitmask(logits, masks[:-1], list(range(rows - 1)))
     kernels.draw_from(logits, numbers)
+    kernels.draw_coupled(logits, torch.zeros(rows, 2, dtype=torch.int64))
     kernels.apply_temperature(logits, by)
     kernels.log_softmax_gather(logits, ids, 5)
     for top_k, top_p in ((None, None), (some, None), (None, part), (some, part)):
         shapes = SlotShapes(greedy=ids == 0, temperature=by, margin=least, top_k=top_k, top_p=top_p, seed=ids)
-        kernels.sample_slots(logits, ids, ids, shapes)
+        for coupled in (False, True):
+            kernels.sample_slots(logits, ids, ids, shapes, coupled=coupled)
     if dtype == torch.float32:
         for top_k, top_p in ((some, part * 2), (some * vocab, part), (some, part)):
             kernels.apply_top_k_top_p(logits, top_k, top_p)

@@ -143,18 +143,20 @@ def test_bad_rows_stay_alone(ours: Kernels, rows: int, vocab: int) -> None:
 
 @each_dtype
 @each_size
+@pytest.mark.parametrize("coupled", [False, True], ids=["inverted", "coupled"])
 def test_slots_sample_as_the_reference(
-    ours: Kernels, reference: Kernels, dtype: torch.dtype, rows: int, vocab: int
+    ours: Kernels, reference: Kernels, dtype: torch.dtype, rows: int, vocab: int, coupled: bool
 ) -> None:
     logits, shapes = _logits(rows, vocab, dtype), _shapes(rows)
     slots, positions = torch.arange(rows, device=DEVICE).flip(0), torch.arange(rows, device=DEVICE)
-    ids, _ = ours.sample_slots(logits, slots, positions, shapes)
-    expected, _ = reference.sample_slots(logits, slots, positions, shapes)
-    # Where a number falls on the edge between two tokens, rounding may take either.
+    ids, _ = ours.sample_slots(logits, slots, positions, shapes, coupled=coupled)
+    expected, _ = reference.sample_slots(logits, slots, positions, shapes, coupled=coupled)
+    # Where a number falls on the edge between two tokens, or two arrive at once, rounding may take either.
     assert int((ids != expected).sum()) <= rows // 50
 
 
-def test_a_step_of_slots_is_captured_and_replayed(ours: Kernels) -> None:
+@pytest.mark.parametrize("coupled", [False, True], ids=["inverted", "coupled"])
+def test_a_step_of_slots_is_captured_and_replayed(ours: Kernels, coupled: bool) -> None:
     rows, vocab = 6, 50257 if ON_GPU else 700
     last_ids, lengths = torch.arange(8, device=DEVICE), torch.ones(8, dtype=torch.int64, device=DEVICE)
     slots = torch.tensor([5, 2, -1, 0, 7, -1], device=DEVICE)
@@ -162,7 +164,7 @@ def test_a_step_of_slots_is_captured_and_replayed(ours: Kernels) -> None:
 
     def step() -> torch.Tensor:
         _, positions = ours.take_inputs(last_ids, lengths, slots)
-        ids, _ = ours.sample_slots(logits, slots, positions + 1, shapes)
+        ids, _ = ours.sample_slots(logits, slots, positions + 1, shapes, coupled=coupled)
         ours.record_sampled(last_ids, lengths, slots, ids)
         return ids
 

@@ -14,12 +14,15 @@ from hypothesis import strategies as st
 
 from quire.contracts import KernelsInit, KernelsNeed
 from quire.ops import Kernels
-from quire.ops.philox import uniforms
+from quire.ops.coupling import exponentials
+from quire.ops.philox import uniforms, words
+from quire.ops.slots import SlotShapes
 from quire.sampling import SamplingParams
 from quire.testing.sampler_reference import reference_logits
 from quire_kernels_triton.draw import uniform
 from quire_kernels_triton.kernels import TritonKernels
 from quire_kernels_triton.order import mass_scale
+from quire_kernels_triton.race import lots_of
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 INIT = KernelsInit(need=KernelsNeed(device=DEVICE, dtype="float32"), device=DEVICE)
@@ -197,3 +200,41 @@ def test_uniforms_are_those_of_the_host() -> None:
         torch.from_numpy(seeds.view(np.int64)).to(DEVICE), torch.from_numpy(positions).to(DEVICE), out
     )
     assert out.tolist() == uniforms(seeds, positions).tolist()
+
+
+@triton.jit
+def _lots_kernel(keys, out, WIDTH: tl.constexpr):  # type: ignore[no-untyped-def]
+    column = tl.arange(0, WIDTH)
+    first, second = tl.load(keys).to(tl.uint32), tl.load(keys + 1).to(tl.uint32)
+    tl.store(out + column, lots_of(column, first, second))
+
+
+@pytest.mark.parametrize("key", [(0, 0), (2**32 - 1, 2**32 - 1), (0x9E3779B1, 77)])
+def test_lots_are_the_references(key: tuple[int, int]) -> None:
+    keys, width = torch.tensor([key]), 1 << 18  # enough for small lots and great ones
+    out = torch.empty(1, width, device=DEVICE)
+    _lots_kernel[(1,)](keys.to(DEVICE), out, WIDTH=width)
+    torch.testing.assert_close(out.cpu(), exponentials(keys, width), rtol=4e-7, atol=0)
+
+
+@pytest.mark.parametrize("top_k", [1, 2100, 4098, 9999])
+def test_a_race_of_slots_is_among_those_that_a_cut_keeps(top_k: int) -> None:
+    """Of equals the lowest ids, whatever chunk they lie in: the race is that of rows that were cut before."""
+    rows, vocab = 6, 4099
+    logits = torch.zeros(rows, vocab, device=DEVICE)
+    logits[::2, 4000:] = 1.0
+    slots = torch.arange(rows, device=DEVICE)
+    shapes = SlotShapes(
+        greedy=slots < 0,
+        temperature=torch.full((rows,), 0.7, device=DEVICE),
+        margin=torch.full((rows,), -torch.inf, device=DEVICE),
+        top_k=torch.full((rows,), top_k, device=DEVICE),
+        top_p=None,
+        seed=slots * 1000,
+    )
+    ids, _ = OURS.sample_slots(logits, slots, slots + 3, shapes, coupled=True)
+    shaped = OURS.apply_temperature(logits, torch.full((rows,), 0.7))
+    cut = OURS.apply_top_k_top_p(shaped, torch.full((rows,), top_k), _doubles(*[1.0] * rows))
+    keys = torch.from_numpy(words(np.arange(rows, dtype=np.uint64) * 1000, np.arange(rows) + 3))
+    assert ids.tolist() == OURS.draw_coupled(cut, keys).tolist()
+    assert bool(cut.gather(1, ids.unsqueeze(1)).isfinite().all())

@@ -139,7 +139,6 @@ def test_coupled_draws_depend_on_seed_and_position_alone() -> None:
         like = logits[3:4] + 0.05 * torch.randn(VOCAB, generator=torch.Generator().manual_seed(position))
         agreed += int(sampler.draw(sampler.process(like, one), one) == drawn[3])
     assert agreed > 180
-    assert isinstance(sampler.captured_draw(), str)
 
 
 @pytest.mark.parametrize("slot", [-1, 1])

@@ -143,12 +143,19 @@ def draw_kernel(  # type: ignore[no-untyped-def]
 @triton.jit
 def uniform(seed, position):  # type: ignore[no-untyped-def]
     """The number in [0, 1) that `quire.ops.philox` gives for drawing a token, fp64 with 53 random bits."""
+    upper, lower = draw_words(seed, position)
+    bits = ((upper.to(tl.uint64) << 32) | lower.to(tl.uint64)) >> 11
+    return bits.to(tl.int64).to(tl.float64) * 1.1102230246251565e-16
+
+
+@triton.jit
+def draw_words(seed, position):  # type: ignore[no-untyped-def]
+    """The two words that `quire.ops.philox` gives for drawing a token, uint32 each."""
     low = (position & 0xFFFFFFFF).to(tl.uint32)
     high = (position >> 32).to(tl.uint32)
     zero = low * 0
-    upper, lower, _, _ = tl.philox(seed, low, high, zero, zero)
-    bits = ((upper.to(tl.uint64) << 32) | lower.to(tl.uint64)) >> 11
-    return bits.to(tl.int64).to(tl.float64) * 1.1102230246251565e-16
+    first, second, _, _ = tl.philox(seed, low, high, zero, zero)
+    return first, second
 
 
 def chunk_sums(

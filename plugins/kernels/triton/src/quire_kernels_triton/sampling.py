@@ -16,7 +16,7 @@ from quire.ops.upload import upload
 from quire_kernels_triton.availability import INSTALLED
 
 if TYPE_CHECKING or INSTALLED:
-    from quire_kernels_triton import cut, draw, edits, logprobs, masks, peak, slots
+    from quire_kernels_triton import cut, draw, edits, logprobs, masks, peak, race, slots
     from quire_kernels_triton.shape import RowShapes
 
 
@@ -93,6 +93,12 @@ class TritonSamplingOps(LogprobOps, SlotOps, MaskOps):
         _, peaks, _ = peak.peak(logits)
         return draw.draw(logits, peaks, RowShapes(), None, *upload(logits.device, uniforms))
 
+    def draw_coupled(self, logits: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+        """As the reference, but where two tokens arrive at the same time up to rounding."""
+        if not peak.takes(logits):
+            return super().draw_coupled(logits, keys)
+        return race.race(logits, *upload(logits.device, keys.contiguous()))
+
     def log_softmax_gather(
         self, logits: torch.Tensor, ids: torch.Tensor, k: int
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -106,11 +112,17 @@ class TritonSamplingOps(LogprobOps, SlotOps, MaskOps):
         return chosen, rank, top, top_ids
 
     def sample_slots(
-        self, logits: torch.Tensor, slots: torch.Tensor, positions: torch.Tensor, shapes: SlotShapes
+        self,
+        logits: torch.Tensor,
+        slots: torch.Tensor,
+        positions: torch.Tensor,
+        shapes: SlotShapes,
+        *,
+        coupled: bool = False,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """As the reference, with nothing of the logits' size written in between."""
         if not peak.takes(logits):
-            return super().sample_slots(logits, slots, positions, shapes)
+            return super().sample_slots(logits, slots, positions, shapes, coupled=coupled)
         best, peaks, _ = peak.peak(logits)
         own = RowShapes(
             slots=slots,
@@ -122,7 +134,8 @@ class TritonSamplingOps(LogprobOps, SlotOps, MaskOps):
         cuts = None
         if shapes.top_k is not None or shapes.top_p is not None:
             cuts = cut.cuts(logits, peaks, own)
-        return draw.draw_by_slot(logits, (best, peaks), own, cuts, (shapes.seed, positions), shapes.greedy)
+        by_slot = race.race_by_slot if coupled else draw.draw_by_slot
+        return by_slot(logits, (best, peaks), own, cuts, (shapes.seed, positions), shapes.greedy)
 
     def take_inputs(
         self, last_ids: torch.Tensor, lengths: torch.Tensor, slots_: torch.Tensor

@@ -32,15 +32,16 @@ class DrawBySlot(CapturedDraw):
 
     forms = 3
 
-    def __init__(self, kernels: Kernels, table: SlotTable, device: str) -> None:
+    def __init__(self, kernels: Kernels, table: SlotTable, device: str, *, coupled: bool) -> None:
         """Take memory on the device.
 
         Args:
             kernels: whose sampling can be captured.
             table: the sampler's; only read.
             device: torch device string.
+            coupled: whether draws are, see `SamplerNeed`.
         """
-        self._kernels, self._table = kernels, table
+        self._kernels, self._table, self._coupled = kernels, table, coupled
         self._version = table.version
         # One memory for all of them: they are brought up to date by one copy, of some kilobytes.
         columns = self._columns()
@@ -77,7 +78,7 @@ class DrawBySlot(CapturedDraw):
             best, _, invalid = self._kernels.peak(logits)
             return best, invalid
         shapes = self._cut if form == CUT else self._uncut
-        return self._kernels.sample_slots(logits, slots, positions, shapes)
+        return self._kernels.sample_slots(logits, slots, positions, shapes, coupled=self._coupled)
 
     def _columns(self) -> tuple[torch.Tensor, ...]:
         """What `SlotShapes` holds, on the host."""

@@ -86,11 +86,9 @@ class StandardSampler(Sampler):
 
     def captured_draw(self) -> CapturedDraw | str:
         kernels = self.init.kernels
-        if self.init.need.coupled:
-            return "coupled draws are not captured"
         if not kernels.captures_sampling:
             return f"{type(kernels).__name__} cannot draw inside a graph"
-        return DrawBySlot(kernels, self._slots, self.init.device)
+        return DrawBySlot(kernels, self._slots, self.init.device, coupled=self.init.need.coupled)
 
     def add(
         self,
