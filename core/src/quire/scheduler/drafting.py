@@ -23,7 +23,7 @@ __all__ = ["DraftStats", "Drafting"]
 
 _SHARE = 0.005
 """Of the time of all steps, that speculation may cost."""
-_FIRST, _MOST = 1.0, 6.0
+_FIRST, _MOST = 4.0, 6.0
 """Allowance at the start and at most, in plain steps: gains outlast a few pauses of the machine."""
 _DOUBTS = 2.0
 """Standard errors of what a plain step takes by which it may be wrong."""
@@ -135,7 +135,7 @@ class Drafting:
     def _choose(self, sequences: Many[Sequence], most: list[int], cost: Cost) -> list[int]:
         """All whose drafts are worth their rows, if together they are worth a step with drafts."""
         number = len(sequences)
-        row, ask = (max(0.0, weight) for weight in cost.weights[1:])
+        row, ask = cost.weights[1:]
         mean = self._right / self._tried
         asked, gain, rows = [0] * number, 0.0, 0.0
         for place, sequence in enumerate(sequences):
@@ -206,7 +206,14 @@ class Drafting:
         sequence.acceptance.verified(len(sequence.token_ids), num_drafts, num_accepted)
 
     def timed(
-        self, sequences: int, skipping: int, drafts: int, asked: int, emitted: int, seconds: float
+        self,
+        sequences: int,
+        skipping: int,
+        drafts: int,
+        asked: int,
+        emitted: int,
+        behind: int,
+        seconds: float,
     ) -> None:
         """A step without any of a prompt took so long.
 
@@ -216,9 +223,12 @@ class Drafting:
             drafts: verified in it.
             asked: most that were to be proposed in it.
             emitted: tokens that came of it.
+            behind: most tokens that one of those asked had had since it was last asked.
             seconds: its time.
         """
-        excess = self._cost.learn(sequences, drafts, asked, seconds)
+        # To catch up with a prompt, or after a rest, is paid for, but says nothing of what the next ask takes.
+        steady = behind <= self._most + 1
+        excess = self._cost.learn(sequences, drafts, asked, seconds, steady=steady)
         grown = self._allowance + _SHARE
         if asked:
             self._skipped *= 0.9

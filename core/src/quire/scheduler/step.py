@@ -156,4 +156,8 @@ def tell_time(
     if plan.num_tokens - drafts == len(rides) and all(ride.samples for ride in rides):
         asked = sum(count for _, count in plan.propose)
         emitted = sum(len(answer.token_ids) for answer in answers)
-        drafting.timed(len(rides), skipping, drafts, asked, emitted, seconds)
+        ready = {slot for slot, _ in plan.propose}
+        behind = max(
+            (len(r.sequence.token_ids) - r.sequence.acceptance.known for r in rides if r.slot in ready), default=0
+        )
+        drafting.timed(len(rides), skipping, drafts, asked, emitted, behind, seconds)

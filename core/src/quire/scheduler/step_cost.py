@@ -55,7 +55,7 @@ class Cost:
     def of(self, drafts: float, asked: float) -> float:
         """Expected, for a number of drafts and of those asked for, each per sequence."""
         fixed, row, ask = self.weights
-        return max(0.0, fixed) + max(0.0, row) * drafts + max(0.0, ask) * asked
+        return fixed + row * drafts + ask * asked
 
     def at_worst(self, drafts: float, asked: float) -> float:
         """The same, a standard deviation worse."""
@@ -73,7 +73,8 @@ class Cost:
         surprise = excess - sum(w * f for w, f in zip(self.weights, x, strict=True))
         surprise = min(max(surprise, -bound), bound)
         for i in range(3):
-            self.weights[i] += px[i] / variance * surprise
+            # None is below zero: else one that is too high would be made up for by another, and both stay.
+            self.weights[i] = max(0.0, self.weights[i] + px[i] / variance * surprise)
             for j in range(3):
                 self.covariance[i][j] -= px[i] * px[j] / variance
 
@@ -90,8 +91,16 @@ class StepCost:
         self._median: dict[int, float] = {}
         self._costs: dict[int, Cost] = {}
 
-    def learn(self, sequences: int, drafts: int, asked: int, seconds: float) -> float | None:
-        """Take in a step's time; its excess over a plain one, None if that is not known."""
+    def learn(
+        self, sequences: int, drafts: int, asked: int, seconds: float, *, steady: bool = True
+    ) -> float | None:
+        """Take in a step's time; its excess over a plain one, None if that is not known.
+
+        Args:
+            sequences, drafts, asked: what it had.
+            seconds: its time.
+            steady: it had no drafts, or its time says what the next ones cost.
+        """
         if not drafts and not asked:
             times = self._plain.setdefault(sequences, deque(maxlen=_RECENT))
             times.append(seconds)
@@ -101,7 +110,8 @@ class StepCost:
         if plain is None:
             return None
         excess = seconds / plain - 1
-        self.of(sequences).learn(drafts / sequences, asked / sequences, excess)
+        if steady:
+            self.of(sequences).learn(drafts / sequences, asked / sequences, excess)
         return excess
 
     def plain(self, sequences: int) -> float | None:
