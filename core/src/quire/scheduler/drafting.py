@@ -226,7 +226,7 @@ class Drafting:
             behind: most tokens that one of those asked had had since it was last asked.
             seconds: its time.
         """
-        # To catch up with a prompt, or after a rest, is paid for, but says nothing of what the next ask takes.
+        # To catch up, with a prompt or after a rest, is paid for, but does not say what the next ask takes.
         steady = behind <= self._most + 1
         excess = self._cost.learn(sequences, drafts, asked, seconds, steady=steady)
         grown = self._allowance + _SHARE

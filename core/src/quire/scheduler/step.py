@@ -157,7 +157,6 @@ def tell_time(
         asked = sum(count for _, count in plan.propose)
         emitted = sum(len(answer.token_ids) for answer in answers)
         ready = {slot for slot, _ in plan.propose}
-        behind = max(
-            (len(r.sequence.token_ids) - r.sequence.acceptance.known for r in rides if r.slot in ready), default=0
-        )
+        asking = [ride.sequence for ride in rides if ride.slot in ready]
+        behind = max((len(one.token_ids) - one.acceptance.known for one in asking), default=0)
         drafting.timed(len(rides), skipping, drafts, asked, emitted, behind, seconds)
