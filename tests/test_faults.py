@@ -184,7 +184,7 @@ def test_a_failing_detokenizer_ends_its_request_only(llm: LLM, monkeypatch: pyte
 def test_an_engine_failure_reaches_the_caller_and_leaves_no_request(llm: LLM) -> None:
     worker = worker_of(llm)
     with (
-        replaced(worker, "collect", lambda original: lambda step_id: 1 / 0),
+        replaced(worker, "collect", lambda original: lambda step_id, legal=None: 1 / 0),
         pytest.raises(ZeroDivisionError),
     ):
         run(llm)
