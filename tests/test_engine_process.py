@@ -24,7 +24,6 @@ from quire.errors import EngineError, InvalidRequestError, ModelNotFoundError, O
 from quire.testing.model import Reference
 
 from .conftest import random_prompt
-from .idle import at_rest
 
 Checkpoint = Callable[[str], Reference]
 SHORT = SamplingParams(max_tokens=8, temperature=1.0, seed=3, ignore_eos=True)
@@ -282,8 +281,9 @@ def test_an_idle_engine_uses_no_processor(checkpoint: Checkpoint) -> None:
     async def body() -> None:
         async with running(config(checkpoint)) as process, await AsyncLLM.connect(process.endpoint) as llm:
             await collect(llm, 5, SHORT)
-            idle = await asyncio.to_thread(at_rest, [psutil.Process(process.pid)], 0.01)
-            assert idle.share < 0.01, idle
-            assert idle.wakes < 10 * idle.seconds, idle
+            engine = psutil.Process(process.pid)
+            before, start = sum(engine.cpu_times()[:2]), time.monotonic()
+            await asyncio.sleep(3)
+            assert sum(engine.cpu_times()[:2]) - before < 0.01 * (time.monotonic() - start) + 0.02
 
     run(body)
