@@ -133,3 +133,19 @@ def random_prompt(length: int, seed: int) -> list[int]:
     generator = torch.Generator().manual_seed(seed)
     ids: list[int] = torch.randint(2, 258, (length,), generator=generator).tolist()
     return ids
+
+
+@pytest.fixture(scope="session")
+def nearly(
+    checkpoint: Callable[[str], Reference], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Path]:
+    """A checkpoint that is some noise away from that of a family: it guesses right every now and then."""
+    made: dict[str, Path] = {}
+
+    def make(family: str) -> Path:
+        if family not in made:
+            made[family] = tmp_path_factory.mktemp(f"{family}-noisy")
+            save_noisy(checkpoint(family).directory, made[family])
+        return made[family]
+
+    return make

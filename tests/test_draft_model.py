@@ -18,7 +18,7 @@ from quire.runtime import worker as worker_module
 from quire.testing.drafting import always_draft
 from quire.testing.model import Reference, assert_logits_equal, save_random_checkpoint
 
-from .conftest import BASE, FAMILIES, save_byte_tokenizer, save_noisy
+from .conftest import BASE, FAMILIES, save_byte_tokenizer
 from .played_device import PlayedDevice
 from .test_verification import KINDS, NEW, assert_same, generate
 
@@ -55,20 +55,6 @@ def alone(llm: LLM, kinds: Sequence[dict[str, Any]] = KINDS) -> list[RequestOutp
 
 def with_draft(directory: Path, ahead: int = 3) -> dict[str, Any]:
     return {"speculative_config": {"model": str(directory), "num_speculative_tokens": ahead}}
-
-
-@pytest.fixture(scope="session")
-def nearly(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """A checkpoint that is some noise away from that of a family: it guesses right every now and then."""
-    made: dict[str, Path] = {}
-
-    def make(family: str) -> Path:
-        if family not in made:
-            made[family] = tmp_path_factory.mktemp(f"{family}-noisy")
-            save_noisy(checkpoint(family).directory, made[family])
-        return made[family]
-
-    return make
 
 
 _known: dict[tuple[Path, tuple[int, ...]], torch.Tensor] = {}

@@ -20,7 +20,7 @@ from quire import LLM, SamplingParams, StructuredOutputsParams
 from quire.testing.drafting import always_draft
 from quire.testing.model import TOLERANCE, Reference
 
-from .conftest import random_prompt, save_noisy
+from .conftest import random_prompt
 from .eagle_heads import ReferenceHead, save_head
 
 Checkpoint = Callable[[str], Reference]
@@ -210,29 +210,15 @@ def test_most_greedy_tokens_are_beyond_doubt(family: str, plain: Callable[[str],
 
 
 @pytest.fixture(scope="module")
-def noisy(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """A draft model for a family: it is some noise away from it, and is right every now and then."""
-    made: dict[str, Path] = {}
-
-    def make(family: str) -> Path:
-        if family not in made:
-            made[family] = tmp_path_factory.mktemp(f"{family}-drafts")
-            save_noisy(checkpoint(family).directory, made[family])
-        return made[family]
-
-    return make
-
-
-@pytest.fixture(scope="module")
 def unasked(
-    checkpoint: Checkpoint, noisy: Callable[[str], Path], plain: Callable[[str], Plain]
+    checkpoint: Checkpoint, nearly: Callable[[str], Path], plain: Callable[[str], Plain]
 ) -> Callable[[str], Plain]:
     """What the plain engine makes of all requests if it has a draft model that nobody asks."""
     made: dict[str, Plain] = {}
 
     def make(family: str) -> Plain:
         if family not in made:
-            values = settings(kv_cache_memory_bytes="16MiB", **beside(noisy(family)))
+            values = settings(kv_cache_memory_bytes="16MiB", **beside(nearly(family)))
             with LLM(str(checkpoint(family).directory), show_progress=False, **values) as llm:
                 always_draft(llm._engine.client.core.scheduler, 3, lambda _: False)  # type: ignore[attr-defined]
                 memory = llm.startup_report.memory
@@ -275,7 +261,7 @@ def test_no_feature_beside_a_draft_model_does(
     narrow: bool,
     checkpoint: Checkpoint,
     open_llm: OpenLLM,
-    noisy: Callable[[str], Path],
+    nearly: Callable[[str], Path],
     unasked: Callable[[str], Plain],
 ) -> None:
     expected, block_size = unasked(family), 4 if narrow else 16
@@ -288,7 +274,7 @@ def test_no_feature_beside_a_draft_model_does(
             block_size=block_size,
             scheduling_policy="priority" if caching == chunked else "fcfs",
             kv_cache_memory_bytes=(room + block_size) * expected.bytes_per_token,
-            **beside(noisy(family)),
+            **beside(nearly(family)),
         ),
     )
     always_draft(llm._engine.client.core.scheduler, 3)  # type: ignore[attr-defined]
