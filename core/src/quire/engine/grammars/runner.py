@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,9 +18,10 @@ from numpy.typing import NDArray
 
 from quire.contracts.grammar import Grammar, Matcher
 from quire.engine.grammars.legal_tokens import accept_all, only_ids, pack_ids
+from quire.engine.grammars.templates import Templates
 from quire.engine.info import GrammarStats
 from quire.plan import StepPlan, TokenMasks
-from quire.request import CompiledGrammar, EngineRequest, StepOutput
+from quire.request import EngineRequest, StepOutput
 
 __all__ = ["GrammarRunner"]
 
@@ -29,10 +29,6 @@ logger = logging.getLogger(__name__)
 
 _MOST_FORCED = 64
 """Tokens that one step may append: what follows them has to be computed in one go."""
-
-_KEPT, _KEPT_BYTES = 256, 1 << 26
-"""Artefacts whose matchers are kept for requests to come. Their number says more than their bytes where an
-artefact is a text and all that follows from it lies in its matcher."""
 
 Key = tuple[str, int]
 
@@ -79,14 +75,6 @@ class _Output:
     after: NDArray[np.int32] | None = None
 
 
-@dataclass(slots=True)
-class _Kept:
-    """Matchers that have not begun, by what they were made of; the oldest go first."""
-
-    templates: OrderedDict[CompiledGrammar, Future[Matcher]] = field(default_factory=OrderedDict)
-    nbytes: int = 0
-
-
 class GrammarRunner:
     """A matcher per live completion, and a row of a bitmask for each."""
 
@@ -112,8 +100,7 @@ class GrammarRunner:
         self._end_row = pack_ids(end_ids, self._width)
         self._scratch: NDArray[np.int32] = np.zeros((1, self._width), dtype=np.int32)
         self._offered: list[_Output] = []
-        self._kept = _Kept()
-        self._thread: ThreadPoolExecutor | None = None
+        self._templates = Templates(self._loaded)
         self._seconds, self._num_masks = 0.0, 0
 
     def add(self, request: EngineRequest) -> None:
@@ -123,7 +110,7 @@ class GrammarRunner:
         params = request.params
         self._requests[request.request_id] = _Request(
             backend=request.grammar.backend,
-            template=self._template(request.grammar),
+            template=self._templates.of(request.grammar),
             left=max(params.n, params.best_of or 1),
             jumps=params.logprobs is None,
         )
@@ -251,8 +238,7 @@ class GrammarRunner:
 
     def shutdown(self) -> None:
         """Let go of the thread."""
-        if self._thread is not None:
-            self._thread.shutdown(wait=False, cancel_futures=True)
+        self._templates.shutdown()
 
     def _with_drafts(
         self, slots: list[int], outputs: list[_Output], drafts: dict[int, list[int]]
@@ -376,22 +362,6 @@ class GrammarRunner:
         request.left -= 1
         if not request.left:
             del self._requests[key[0]]
-
-    def _template(self, grammar: CompiledGrammar) -> Future[Matcher]:
-        """A matcher of it that has not begun, made in a thread."""
-        kept = self._kept
-        template = kept.templates.get(grammar)
-        if template is not None and not (template.done() and template.exception()):
-            kept.templates.move_to_end(grammar)
-            return template
-        if self._thread is None:
-            self._thread = ThreadPoolExecutor(1, thread_name_prefix="quire-matchers")
-        template = self._thread.submit(lambda: self._loaded(grammar.backend).matcher(grammar.data))
-        kept.templates[grammar] = template
-        kept.nbytes += len(grammar.data)
-        while len(kept.templates) > _KEPT or (kept.nbytes > _KEPT_BYTES and len(kept.templates) > 1):
-            kept.nbytes -= len(kept.templates.popitem(last=False)[0].data)
-        return template
 
     def _loaded(self, backend: str) -> Grammar:
         if self._backends is None:
