@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from quire import LLM, SamplingParams
+from quire.testing.drafting import always_draft
 from quire.testing.model import Reference
 
 from .played_device import play_graphs
@@ -99,6 +100,18 @@ def test_what_graphs_draw_is_what_the_sampler_draws(on_gpu: Callable[..., LLM]) 
     expected = tokens(on_gpu("llama", enforce_eager=True, **FAST), asked, params)
     assert tokens(captured, asked, params) == expected
     assert tokens(captured, asked, params) == expected  # in slots that others have had
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral"])
+def test_drafts_in_graphs_change_no_token(family: str, on_gpu: Callable[..., LLM]) -> None:
+    """Rows of a request as requests of one row, at several depths, beside such without drafts."""
+    asked = prompts(6, 60, seed=7)
+    expected = tokens(on_gpu(family, enforce_eager=True, **FAST), asked, greedy(30))
+    ngram = {"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_min": 1}
+    llm = on_gpu(family, speculative_config=ngram, **FAST)
+    always_draft(llm._engine.client.core.scheduler, 3, lambda one: one.slot != 1)  # type: ignore[attr-defined]
+    assert tokens(llm, asked, greedy(30)) == expected
+    assert llm.get_metrics().drafts.num_draft_tokens > 0
 
 
 def test_the_largest_blocks_and_smallest(on_gpu: Callable[..., LLM]) -> None:

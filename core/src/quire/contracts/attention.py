@@ -171,6 +171,8 @@ class AttentionBackend(ABC):
           the request's rows, and past its last block. `slot_mapping` -1 means "write nothing for this row".
         * What is read from the null block or past a request's end gets no weight.
         * Empty batches (T == 0) return empty outputs.
+        * If it takes part in captured steps: the K and V of all rows are written before any row attends, for
+          several requests of one batch may be rows of the same sequence, over the same blocks.
 
     May rely on:
         * What is read from the null block or past a request's end is finite, so a weight of zero

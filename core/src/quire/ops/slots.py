@@ -51,7 +51,12 @@ class SlotOps(SamplingOps):
     captures_sampling: ClassVar[bool] = False
 
     def take_inputs(
-        self, last_ids: torch.Tensor, lengths: torch.Tensor, slots: torch.Tensor
+        self,
+        last_ids: torch.Tensor,
+        lengths: torch.Tensor,
+        slots: torch.Tensor,
+        given_ids: torch.Tensor,
+        given_positions: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The token that each row continues with, and its position.
 
@@ -59,12 +64,17 @@ class SlotOps(SamplingOps):
             last_ids: `[S]` int64, each slot's last token.
             lengths: `[S]` int64, tokens of each slot.
             slots: `[R]` int64.
+            given_ids: `[R]` int64, a row's token whatever its slot's last one is; negative for that one.
+            given_positions: `[R]` int64, the position of a row whose token is given.
 
         Returns:
-            `last_ids[slots]` and `lengths[slots] - 1`, `[R]` int64 each; 0 and 0 for a negative slot.
+            `last_ids[slots]` and `lengths[slots] - 1`, or what is given, `[R]` int64 each; 0 and 0 for a
+            negative slot.
         """
-        seated, place = slots >= 0, slots.clamp(min=0)
-        return torch.where(seated, last_ids[place], 0), torch.where(seated, lengths[place] - 1, 0)
+        seated, given, place = slots >= 0, given_ids >= 0, slots.clamp(min=0)
+        ids = torch.where(given, given_ids, last_ids[place])
+        positions = torch.where(given, given_positions, lengths[place] - 1)
+        return torch.where(seated, ids, 0), torch.where(seated, positions, 0)
 
     def record_sampled(
         self, last_ids: torch.Tensor, lengths: torch.Tensor, slots: torch.Tensor, ids: torch.Tensor

@@ -1,6 +1,7 @@
 """Decode steps captured as graphs: replayed, a step costs the host two calls, whatever the model's depth.
 
 Each graph computes a fixed number of rows, one a request; a batch is filled up to the next of these numbers.
+Rows of drafts, and of tokens that were appended, are given to it as requests of their own (`spread`).
 The first of a step's two takes its tokens by slot, where the last step left them, and leaves logits; the
 second draws from these, and leaves tokens for the next step. They are two because what is drawn how changes
 with the requests: a second graph is a few launches, so that there may be one for each form of drawing, and a
@@ -118,6 +119,9 @@ class DecodeGraphs:
         # Rows and results of all sizes lie here: each is read before the next step writes.
         self._slots = torch.full((sizes[-1],), -1, dtype=torch.int64, device=device.name)
         self._seated: torch.Tensor | None = None  # what `_slots` was copied from
+        self._given_ids = torch.full_like(self._slots, -1)
+        self._given_positions = torch.zeros_like(self._slots)
+        self._gives = False
         self._ends = torch.zeros_like(self._slots)  # positions of the tokens that are drawn
         self._logits = torch.empty(sizes[-1], row.shape[-1], dtype=row.dtype, device=device.name)
         self._ids = torch.empty(sizes[-1], dtype=torch.int64, device=device.name)
@@ -131,14 +135,27 @@ class DecodeGraphs:
         """Rows to fill a batch of as many requests, a row each, up to."""
         return self._sizes[bisect_left(self._sizes, requests)]
 
-    def run(self, batch: Batch) -> torch.Tensor:
+    @property
+    def most(self) -> int:
+        """Rows of the largest."""
+        return self._sizes[-1]
+
+    def run(self, batch: Batch, gives: bool = False) -> torch.Tensor:
         """Logits of a decode step, `[B, V]`; valid until the next one is run.
 
         Args:
-            batch: filled up to a captured size. Each row continues with its slot's last token.
+            batch: filled up to a captured size, in requests of one row.
+            gives: rows continue with the batch's `token_ids`, where these are not negative; all others with
+                their slots' last tokens.
         """
         size = batch.slots.shape[0]
         step = self._captured[size]
+        if gives:
+            self._given_ids[:size].copy_(batch.token_ids)
+            self._given_positions[:size].copy_(batch.positions)
+        elif self._gives:
+            self._given_ids.fill_(-1)
+        self._gives = gives
         if self._seated is not batch.slots:  # the same tensor as long as the same requests decode
             self._slots[:size].copy_(batch.slots)
             self._seated = batch.slots
@@ -168,6 +185,7 @@ class DecodeGraphs:
     def _capture(self, size: int) -> _Captured:
         state, slots = self._state, self._slots[:size]
         ends, logits = self._ends[:size], self._logits[:size]
+        given = self._given_ids[:size], self._given_positions[:size]
         metadata = []
         for backend in self._backends:
             planned = backend.plan(self._empty(size))
@@ -176,7 +194,7 @@ class DecodeGraphs:
         step = Step(metadata=tuple(metadata), kv=self._kv)
 
         def model() -> None:
-            token_ids, positions = self._kernels.take_inputs(state.last_ids, state.lengths, slots)
+            token_ids, positions = self._kernels.take_inputs(state.last_ids, state.lengths, slots, *given)
             hidden = self._model.forward(self._model.embed(token_ids), positions, step)
             logits.copy_(self._model.logits(hidden))
             torch.add(positions, 1, out=ends)

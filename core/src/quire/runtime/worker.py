@@ -38,6 +38,7 @@ from quire.runtime.pages import Activity, Filling
 from quire.runtime.shortage import capture_too_large, out_of_memory, step_too_large
 from quire.runtime.slot_state import SlotState
 from quire.runtime.slots import UNKNOWN, SlotTable
+from quire.runtime.spread import can_spread, spread
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -143,10 +144,18 @@ class Worker:
         def run(some: list[int]) -> Forward:
             numbers = [counts[slot] for slot in some]
             # In parts they run uncaptured: a graph's results lie where the next one's will. It has no states.
-            if self.graphs and not head and len(some) == len(slots) and max(numbers) == 1:
-                batch, rows = self._batches.build(some, numbers, self.graphs.size_for(len(some)))
-                if rows.whole:  # all go on from their last token: no chunk of a prompt is among them
-                    return self._replay(self.graphs, batch, rows)
+            if self.graphs and not head and len(some) == len(slots) and sum(numbers) <= self.graphs.most:
+                size = self.graphs.size_for(sum(numbers))
+                if max(numbers) == 1:
+                    batch, rows = self._batches.build(some, numbers, size)
+                    if rows.whole:  # all go on from their last token: no chunk of a prompt is among them
+                        return self._replay(self.graphs, batch, rows)
+                elif can_spread(self.slots, some, numbers, drafts):
+                    groups, device = len(self.backends), self.device.name
+                    batch, rows = spread(
+                        self.slots, some, numbers, drafts, size, num_groups=groups, device=device
+                    )
+                    return self._replay_given(self.graphs, batch, rows)
             return self._forward(*self._batches.build(some, numbers, drafts=drafts), head)
 
         step.forwards = self._isolate(slots, run, step.failed)
@@ -310,6 +319,11 @@ class Worker:
         if edited or not self.slots.masked.isdisjoint(rows.sampled):  # or: what is legal is not known yet
             return Forward(rows, logits, {})
         return Forward(rows, logits, {}, graphs.draw(SampleRows(slots=rows.sampled, positions=rows.lengths)))
+
+    def _replay_given(self, graphs: DecodeGraphs, batch: Batch, rows: Rows) -> Forward:
+        """The same of rows that are given, several of some requests: these are drawn after the graph."""
+        logits = graphs.run(batch, gives=True)[: sum(rows.counts)]  # [T, V]
+        return Forward(rows, logits if rows.whole else logits[batch.logits_rows], {})  # [R, V]
 
     def _prompt_logprobs(self, hidden: torch.Tensor, rows: Rows) -> dict[int, list[TokenLogprobs]]:
         """Entries of the prompt positions that this step's rows predict, by slot."""

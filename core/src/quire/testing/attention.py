@@ -20,7 +20,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from quire.contracts import AttentionBackend
+from quire.contracts import AttentionBackend, GraphSupport
 from quire.testing.attention_invariance import AttentionInvarianceChecks
 from quire.testing.attention_rig import AttentionRig, Request, Shape
 
@@ -179,6 +179,28 @@ class AttentionSuite(AttentionInvarianceChecks):
         outs = rig.run([again, second], [1, 8])
         rig.close(outs[0], rig.expected(first, 39, 40))
         rig.close(outs[1], rig.expected(second, 32, 40))
+
+    @pytest.mark.parametrize("name", ["plain", "window", "block-1"])
+    def test_rows_may_be_requests_of_their_own(
+        self, backend_class: type[AttentionBackend], device: str, name: str
+    ) -> None:
+        """Several rows of a request, each given as a request of one row: as captured steps compute drafts."""
+        if backend_class.graph_support is GraphSupport.NONE:
+            pytest.skip("takes no part in captured steps")
+        rig = AttentionRig(backend_class, SHAPES[name], device=device, dtype=self.dtypes[0], num_blocks=100)
+        sequences, counts = [rig.add(40), rig.add(21), rig.add(6)], [5, 1, 3]
+        rig.run(sequences, [33, 20, 2])
+        rows = [
+            replace(sequence, computed=sequence.computed + ahead)
+            for sequence, count in zip(sequences, counts, strict=True)
+            for ahead in range(count)
+        ]
+        outs = torch.cat(rig.run(rows, [1] * len(rows)))
+        expected = [
+            rig.expected(sequence, sequence.computed, sequence.computed + count)
+            for sequence, count in zip(sequences, counts, strict=True)
+        ]
+        rig.close(outs, torch.cat(expected))
 
     def test_an_empty_batch_is_empty(self, rig: AttentionRig) -> None:
         assert rig.run([], []) == []

@@ -23,11 +23,14 @@ class SlotChecks:
     def test_inputs_are_those_of_the_slots(self, kernels: Kernels, device: str) -> None:
         last_ids = torch.arange(100, 100 + SLOTS, device=device)
         lengths = torch.arange(1, 1 + SLOTS, device=device)
-        slots = torch.tensor([5, FILLING, 0, 6], device=device)
-        ids, positions = kernels.take_inputs(last_ids, lengths, slots)
-        assert ids.tolist() == [105, 0, 100, 106]
-        assert positions.tolist() == [5, 0, 0, 6]
-        assert kernels.take_inputs(last_ids, lengths, slots[:0])[0].shape == (0,)
+        slots = torch.tensor([5, FILLING, 0, 6, 0, 0], device=device)
+        given_ids = torch.tensor([-1, 30, -1, -1, 0, 31], device=device)
+        given_positions = torch.tensor([8, 9, 8, 8, 1, 2], device=device)
+        given = given_ids, given_positions
+        ids, positions = kernels.take_inputs(last_ids, lengths, slots, *given)
+        assert ids.tolist() == [105, 0, 100, 106, 0, 31]
+        assert positions.tolist() == [5, 0, 0, 6, 1, 2]
+        assert kernels.take_inputs(last_ids, lengths, *(one[:0] for one in (slots, *given)))[0].shape == (0,)
 
     def test_sampled_ids_are_recorded_in_place(self, kernels: Kernels, device: str) -> None:
         last_ids = torch.arange(100, 100 + SLOTS, device=device)

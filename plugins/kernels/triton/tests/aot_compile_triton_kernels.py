@@ -141,7 +141,7 @@ def _sample(kernels: TritonKernels, dtype: torch.dtype, rows: int, vocab: int) -
             kernels.apply_top_k_top_p(logits, top_k, top_p)
         kernels.apply_min_p(logits, part)
         kernels.apply_penalties(logits, ids, ids, by, by, by, by)
-        kernels.take_inputs(ids, ids, ids)
+        kernels.take_inputs(ids, ids, ids, ids, ids)
         kernels.record_sampled(ids, ids, ids, ids)
 
 

@@ -60,11 +60,12 @@ def test_slots_go_on_by_themselves(kinds: list[int]) -> None:
     last_ids[: len(kinds)], lengths[: len(kinds)] = PROMPT[-1], len(PROMPT)
     order = list(range(len(kinds)))[::-1]
     slots = torch.tensor([*order, -1, -1], device=DEVICE)  # two for nobody
+    nothing = torch.full_like(slots, -1)  # is given: rows go on from their slots' last tokens
     drawn = []
     for step in range(STEPS):
         form = draw.prepare(SampleRows(order, [len(PROMPT) + step] * len(order)))
         assert form is not None
-        ids, positions = ours.take_inputs(last_ids, lengths, slots)
+        ids, positions = ours.take_inputs(last_ids, lengths, slots, nothing, nothing)
         chosen, invalid = draw.draw(model(ids, positions), slots, positions + 1, form)
         ours.record_sampled(last_ids, lengths, slots, chosen)
         assert not invalid[: len(order)].any()

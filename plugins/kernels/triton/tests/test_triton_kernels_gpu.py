@@ -160,10 +160,11 @@ def test_a_step_of_slots_is_captured_and_replayed(ours: Kernels, coupled: bool) 
     rows, vocab = 6, 50257 if ON_GPU else 700
     last_ids, lengths = torch.arange(8, device=DEVICE), torch.ones(8, dtype=torch.int64, device=DEVICE)
     slots = torch.tensor([5, 2, -1, 0, 7, -1], device=DEVICE)
+    nothing = torch.full_like(slots, -1)
     logits, shapes = _logits(rows, vocab, torch.bfloat16), _shapes(8)
 
     def step() -> torch.Tensor:
-        _, positions = ours.take_inputs(last_ids, lengths, slots)
+        _, positions = ours.take_inputs(last_ids, lengths, slots, nothing, nothing)
         ids, _ = ours.sample_slots(logits, slots, positions + 1, shapes, coupled=coupled)
         ours.record_sampled(last_ids, lengths, slots, ids)
         return ids

@@ -138,10 +138,15 @@ class TritonSamplingOps(LogprobOps, SlotOps, MaskOps):
         return by_slot(logits, (best, peaks), own, cuts, (shapes.seed, positions), shapes.greedy)
 
     def take_inputs(
-        self, last_ids: torch.Tensor, lengths: torch.Tensor, slots_: torch.Tensor
+        self,
+        last_ids: torch.Tensor,
+        lengths: torch.Tensor,
+        slots_: torch.Tensor,
+        given_ids: torch.Tensor,
+        given_positions: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """As the reference, in one launch."""
-        return slots.take(last_ids, lengths, slots_)
+        return slots.take(last_ids, lengths, slots_, given_ids, given_positions)
 
     def record_sampled(
         self, last_ids: torch.Tensor, lengths: torch.Tensor, slots_: torch.Tensor, ids: torch.Tensor

@@ -15,15 +15,18 @@ ROWS = 128
 
 @triton.jit
 def take_kernel(  # type: ignore[no-untyped-def]
-    last_ids, lengths, slots, ids, positions, rows, ROWS: tl.constexpr
+    last_ids, lengths, slots, given_ids, given_positions, ids, positions, rows, ROWS: tl.constexpr
 ):
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     slot = tl.load(slots + row, mask=row < rows, other=-1).to(tl.int64)
     seated = slot >= 0
-    token = tl.load(last_ids + slot, mask=seated, other=0)
-    length = tl.load(lengths + slot, mask=seated, other=1)
+    token = tl.load(given_ids + row, mask=seated, other=0)
+    position = tl.load(given_positions + row, mask=seated, other=0)
+    from_slot = seated & (token < 0)
+    token = tl.where(from_slot, tl.load(last_ids + slot, mask=from_slot, other=0), token)
+    position = tl.where(from_slot, tl.load(lengths + slot, mask=from_slot, other=1) - 1, position)
     tl.store(ids + row, token, mask=row < rows)
-    tl.store(positions + row, length - 1, mask=row < rows)
+    tl.store(positions + row, position, mask=row < rows)
 
 
 @triton.jit
@@ -40,13 +43,26 @@ def record_kernel(  # type: ignore[no-untyped-def]
 
 
 def take(
-    last_ids: torch.Tensor, lengths: torch.Tensor, slots: torch.Tensor
+    last_ids: torch.Tensor,
+    lengths: torch.Tensor,
+    slots: torch.Tensor,
+    given_ids: torch.Tensor,
+    given_positions: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Each row's last token and its position."""
+    """Each row's token and its position: what is given, or its slot's last."""
     ids, positions = (torch.empty(slots.shape, dtype=x.dtype, device=x.device) for x in (last_ids, lengths))
     kernel: Any = take_kernel
     kernel[(triton.cdiv(len(slots), ROWS),)](
-        last_ids, lengths, slots, ids, positions, len(slots), ROWS=ROWS, **launch_options(4)
+        last_ids,
+        lengths,
+        slots,
+        given_ids,
+        given_positions,
+        ids,
+        positions,
+        len(slots),
+        ROWS=ROWS,
+        **launch_options(4),
     )
     return ids, positions
 
