@@ -106,9 +106,11 @@ class FakeExecutor:
             for offset in range(self.block_size):
                 kv[copy.dst, offset] = kv.get((copy.src, offset), -1)
         assert len(set(plan.slots)) == len(plan.slots)
-        for slot, ids in plan.appended:
+        for slot, position, ids in plan.appended:
             assert slot in plan.slots
-            self.slots[slot].token_ids += ids
+            known = self.slots[slot].token_ids
+            assert known[position:] == ids[: len(known) - position], "it was certain, and came otherwise"
+            known[position:] = ids
         drafts, propose = dict(plan.drafts), dict(plan.propose)
         assert {*drafts, *propose} <= set(plan.slots)
         rows = zip(plan.slots, plan.generations, plan.counts, strict=True)
@@ -260,13 +262,15 @@ class Harness:
     def abort(self, request_id: str, index: int | None = None) -> list[StepOutput]:
         return self._record(self.scheduler.abort(request_id, index))
 
-    def append(self, request_id: str, index: int, most: int) -> None:
+    def append(self, request_id: str, index: int, most: int, *, certain: bool = False) -> None:
         """Let a completion go on with up to `most` tokens that it would have sampled, if it may."""
         asked, done = self.requests[request_id], self.tokens(request_id, index)
         if not done:
             return
         tokens = alone(asked, index, self.settings)[0][len(done) : len(done) + most]
-        if tokens and (output := self.scheduler.append(request_id, index, tokens)) is not None:
+        if not tokens:
+            return
+        if (output := self.scheduler.append(request_id, index, tokens, certain=certain)) is not None:
             self._record([output])
         self.check()
 

@@ -155,9 +155,10 @@ class Life(RuleBasedStateMachine):
             self.harness.collect()
 
     @precondition(lambda self: self.harness.requests)
-    @rule(data=st.data(), index=st.integers(0, 3), most=st.integers(1, 4))
-    def append(self, data: st.DataObject, index: int, most: int) -> None:
-        self.harness.append(data.draw(st.sampled_from(sorted(self.harness.requests))), index, most)
+    @rule(data=st.data(), index=st.integers(0, 3), most=st.integers(1, 4), certain=st.booleans())
+    def append(self, data: st.DataObject, index: int, most: int, certain: bool) -> None:
+        name = data.draw(st.sampled_from(sorted(self.harness.requests)))
+        self.harness.append(name, index, most, certain=certain)
 
     @precondition(lambda self: self.harness.requests)
     @rule(data=st.data())
