@@ -89,8 +89,9 @@ class StepPlan:
         new_blocks: (slot, per KV group the block ids appended), only for slots that got some,
             and never for slots in `starts`.
         copies: block copies.
-        appended: (slot, ids): tokens of a slot that the worker did not draw, such as those that a grammar
-            leaves no choice about. They are the slot's as if it had drawn them.
+        appended: (slot, position, ids): tokens of a slot, from `position` on, that the worker need not draw,
+            such as those that a grammar leaves no choice about. They are the slot's as if it had drawn them.
+            The first may be such as it has drawn, in a step whose results are not in yet: then just these.
         drafts: (slot, ids): tokens proposed to follow all that is known of a slot; its count covers them.
         propose: (slot, k): propose up to k tokens, at least 1, to follow what this step samples for the slot.
         keep_states: keep of all rows of this step what a speculator may read of the model's hidden states. A
@@ -105,7 +106,7 @@ class StepPlan:
     counts: list[int] = field(default_factory=list)
     new_blocks: list[tuple[int, tuple[list[int], ...]]] = field(default_factory=list)
     copies: list[BlockCopy] = field(default_factory=list)
-    appended: list[tuple[int, list[int]]] = field(default_factory=list)
+    appended: list[tuple[int, int, list[int]]] = field(default_factory=list)
     drafts: list[tuple[int, list[int]]] = field(default_factory=list)
     propose: list[tuple[int, int]] = field(default_factory=list)
     keep_states: bool = False

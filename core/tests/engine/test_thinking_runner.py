@@ -2,62 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, cast
-
-from quire.contracts import Content, Event, ReasoningParser
-from quire.engine.thinking_runner import ThinkingReader, ThinkingRunner
+from quire.engine.thinking_runner import ThinkingRunner
 from quire.request import EngineRequest, StepOutput, ThinkingBudget
 from quire.sampling import SamplingParams
-from quire.text.tokenizer import Tokenizer
+
+from .played_thinking import bracket_reader
 
 END = tuple(map(ord, ":-)"))
 
 
-class CharTokenizer:
-    """Id n is character n."""
-
-    decoder_state: ClassVar[dict[str, Any]] = {"type": "ByteLevel"}
-    special_ids: frozenset[int] = frozenset()
-
-    def piece(self, token_id: int) -> str:
-        return chr(token_id)
-
-    def decode(self, ids: list[int], skip_special_tokens: bool = True) -> str:
-        return "".join(map(chr, ids))
-
-
-class Played(ReasoningParser):
-    """Thinks from "(" to ")"; breaks at "!"; other text is content once it has thought."""
-
-    def __init__(self, *arguments: object) -> None:
-        self._state = "before"
-
-    def feed(self, text: str) -> list[Event]:
-        found: list[Event] = []
-        for char in text:
-            if char == "!":
-                raise RuntimeError("on purpose")
-            if char in "()":
-                self._state = "inside" if char == "(" else "after"
-            elif self._state == "after":
-                found.append(Content(char))
-        return found
-
-    def finish(self) -> list[Event]:
-        return []
-
-    @property
-    def inside(self) -> bool:
-        return self._state == "inside"
-
-    @property
-    def end(self) -> str:
-        return ")"
-
-
 def follow(tokens: int, *, opened: bool = False, n: int = 1) -> ThinkingRunner:
-    reader = ThinkingReader(cast(Tokenizer, CharTokenizer()), Played)
-    runner = ThinkingRunner(lambda: reader)
+    runner = ThinkingRunner(bracket_reader)
     budget = ThinkingBudget(tokens=tokens, open=opened, end_ids=END, prompt="")
     params = SamplingParams(n=n, max_tokens=99)
     runner.add(EngineRequest(request_id="r", prompt_ids=[48], params=params, seed=0, thinking=budget))

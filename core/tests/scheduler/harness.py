@@ -1,25 +1,22 @@
-"""A pure-Python worker that follows plans to the letter, and a driver that checks all books after each step.
-
-The worker models KV content: what is written at a position is a hash of the adapter and of all tokens up
-to it, so reading the cache tells at once if a block holds anything but the KV of exactly that prefix.
-"""
+"""A driver of a scheduler and a fake worker that checks all books after each step."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from zlib import crc32
 
-from quire.plan import SlotResult, SlotStart, StepPlan, StepResult, TokenLogprobs
+from quire.errors import EngineError
+from quire.plan import StepPlan, StepResult
 from quire.request import EngineRequest, StepOutput
 from quire.sampling import SamplingParams
 from quire.scheduler import Scheduler, SchedulerConfig
-from quire.scheduler.state import completion_seed, num_completions
+from quire.scheduler.state import Sequence, completion_seed, num_completions
 from quire.testing.drafting import always_draft
 
 from .beam_reference import searched
-from .fake_model import VOCAB, log_probabilities, next_token
+from .fake_model import next_token
+from .fake_worker import FakeExecutor
 
 
 def config(**changes: object) -> SchedulerConfig:
@@ -53,147 +50,6 @@ def request(
         seed=seed,
         **top,  # type: ignore[arg-type]
     )
-
-
-@dataclass
-class FakeSlot:
-    start: SlotStart
-    adapter: int
-    token_ids: list[int]
-    computed: int
-    blocks: list[list[int]]
-    hashes: list[int] = field(default_factory=list)
-
-    def prefix_hash(self, position: int) -> int:
-        """Hash of the tokens up to and including `position`."""
-        while len(self.hashes) <= position:
-            parent = self.hashes[-1] if self.hashes else self.adapter
-            self.hashes.append(hash((parent, self.token_ids[len(self.hashes)])))
-        return self.hashes[position]
-
-
-class FakeExecutor:
-    """Executes plans as plan.py says; `wrong` tells at which positions its proposals are mistaken."""
-
-    def __init__(
-        self,
-        block_size: int,
-        num_groups: int,
-        adapter_of: Callable[[str], str | None] = lambda _: None,
-        wrong: Callable[[int], bool] = lambda _: False,
-        windows: tuple[int | None, ...] = (),
-    ) -> None:
-        self.block_size = block_size
-        self.windows = windows or (None,) * num_groups
-        self.slots: dict[int, FakeSlot] = {}
-        self.kv: list[dict[tuple[int, int], int]] = [{} for _ in range(num_groups)]
-        self.failing: set[str] = set()
-        self.seen: set[tuple[int, int]] = set()
-        self._adapter_of = adapter_of
-        self._wrong = wrong
-
-    def execute(self, plan: StepPlan) -> StepResult:
-        for slot in plan.ended:
-            del self.slots[slot]
-        for start in plan.starts:
-            self._seat(start)
-        for slot, added in plan.new_blocks:
-            assert all(start.slot != slot for start in plan.starts)
-            for blocks, new in zip(self.slots[slot].blocks, added, strict=True):
-                blocks.extend(new)
-        for copy in plan.copies:
-            kv = self.kv[copy.group]
-            for offset in range(self.block_size):
-                kv[copy.dst, offset] = kv.get((copy.src, offset), -1)
-        assert len(set(plan.slots)) == len(plan.slots)
-        for slot, ids in plan.appended:
-            assert slot in plan.slots
-            self.slots[slot].token_ids += ids
-        drafts, propose = dict(plan.drafts), dict(plan.propose)
-        assert {*drafts, *propose} <= set(plan.slots)
-        rows = zip(plan.slots, plan.generations, plan.counts, strict=True)
-        return StepResult(
-            plan.step_id,
-            [self._compute(*row, drafts.get(row[0], []), propose.get(row[0], 0)) for row in rows],
-        )
-
-    def _seat(self, start: SlotStart) -> None:
-        assert start.slot not in self.slots, "the slot is taken"
-        assert (start.slot, start.generation) not in self.seen, "generations never repeat"
-        self.seen.add((start.slot, start.generation))
-        adapter = crc32((self._adapter_of(start.request_id) or "").encode())
-        blocks = [list(ids) for ids in start.block_ids]
-        self.slots[start.slot] = FakeSlot(start, adapter, list(start.token_ids), start.num_computed, blocks)
-
-    def _compute(self, slot: int, generation: int, count: int, drafts: list[int], propose: int) -> SlotResult:
-        seat = self.slots[slot]
-        if seat.start.request_id in self.failing:
-            return SlotResult(slot, generation, error="NaN")
-        known = len(seat.token_ids)
-        seat.token_ids += drafts
-        first, seat.computed = seat.computed, seat.computed + count
-        assert seat.start.generation == generation
-        assert count >= 1
-        assert seat.computed <= len(seat.token_ids)
-        for kv, blocks, window in zip(self.kv, seat.blocks, self.windows, strict=True):
-            for position in range(0 if window is None else max(0, first - window + 1), seat.computed):
-                block, offset = divmod(position, self.block_size)
-                assert blocks[block] != 0
-                where = (blocks[block], offset)
-                if position >= first:
-                    kv[where] = seat.prefix_hash(position)
-                assert kv.get(where) == seat.prefix_hash(position), "attention would read foreign KV"
-        result = SlotResult(slot, generation)
-        wanted = seat.start.prompt_logprobs_from
-        if wanted is not None:
-            last = min(seat.computed, seat.start.num_prompt - 1)
-            result.prompt_logprobs = [
-                TokenLogprobs([seat.token_ids[p]], [-float(p)], 1)
-                for p in range(max(wanted, first + 1), last + 1)
-            ]
-        if seat.computed == len(seat.token_ids):
-            for draft in [*drafts, None]:
-                drawn = self._next(seat, known + len(result.token_ids))
-                result.token_ids.append(drawn)
-                if drawn != draft:
-                    break
-            self._settle(seat, known, result.token_ids)
-            result.logprobs = [TokenLogprobs([t], [-1.0], 1) for t in result.token_ids]
-            if seat.start.params.use_beam_search:
-                result.logprobs = [self._likely(seat, known - 1)]
-            known = len(seat.token_ids)
-            for _ in range(propose):
-                right = self._next(seat, len(seat.token_ids))
-                guess = (right + self._wrong(len(seat.token_ids))) % VOCAB
-                result.draft_ids.append(guess)
-                seat.token_ids.append(guess)
-            self._settle(seat, known, [])
-        else:
-            assert not drafts
-            assert not propose
-        return result
-
-    @staticmethod
-    def _likely(seat: FakeSlot, position: int) -> TokenLogprobs:
-        """What may follow a position, most likely first, the drawn token before them."""
-        values = log_probabilities(seat.prefix_hash(position))
-        order = sorted(range(VOCAB), key=lambda token: -values[token])
-        ids = [order[0], *order[: seat.start.params.logprobs]]
-        return TokenLogprobs(ids, [values[token] for token in ids], 1)
-
-    @classmethod
-    def _next(cls, seat: FakeSlot, position: int) -> int:
-        if seat.start.params.use_beam_search:
-            return cls._likely(seat, position - 1).token_ids[0]
-        return next_token(seat.start.seed, seat.prefix_hash(position - 1), position)
-
-    @staticmethod
-    def _settle(seat: FakeSlot, known: int, sampled: list[int]) -> None:
-        """Forget what follows the known tokens, and append what was sampled; the last has no KV yet."""
-        del seat.token_ids[known:]
-        del seat.hashes[known:]
-        seat.token_ids += sampled
-        seat.computed = min(seat.computed, len(seat.token_ids) - 1)
 
 
 def pool_room(settings: SchedulerConfig) -> int:
@@ -239,7 +95,7 @@ class Harness:
         self.lag = lag
         self.now = 0.0
         self.scheduler = Scheduler(settings, clock=lambda: self.now)
-        always_draft(self.scheduler, settings.num_speculative_tokens)
+        always_draft(self.scheduler, settings.num_speculative_tokens, lambda _: self.asking)
         self.requests: dict[str, EngineRequest] = {}
         self.worker = FakeExecutor(
             settings.block_size,
@@ -251,7 +107,9 @@ class Harness:
         self.under_way: list[tuple[StepPlan, StepResult]] = []
         self.outputs: dict[tuple[str, int], list[StepOutput]] = defaultdict(list)
         self.plans: list[StepPlan] = []
+        self.asking = True
         self._generations: dict[int, int] = defaultdict(int)
+        self._reached: dict[Sequence, int] = {}  # lengths that were reached otherwise than by sampling
 
     def add(self, asked: EngineRequest) -> None:
         self.scheduler.add(asked)
@@ -260,21 +118,56 @@ class Harness:
     def abort(self, request_id: str, index: int | None = None) -> list[StepOutput]:
         return self._record(self.scheduler.abort(request_id, index))
 
-    def append(self, request_id: str, index: int, most: int) -> None:
+    def append(self, request_id: str, index: int, most: int, *, certain: bool = False) -> None:
         """Let a completion go on with up to `most` tokens that it would have sampled, if it may."""
         asked, done = self.requests[request_id], self.tokens(request_id, index)
         if not done:
             return
         tokens = alone(asked, index, self.settings)[0][len(done) : len(done) + most]
-        if tokens and (output := self.scheduler.append(request_id, index, tokens)) is not None:
+        if not tokens:
+            return
+        if (output := self.scheduler.append(request_id, index, tokens, certain=certain)) is not None:
             self._record([output])
+            self._reach(request_id, index)
         self.check()
+
+    def pause(self, request_id: str, index: int, after: int | None) -> None:
+        """Have a completion wait at so many tokens of output; None for never."""
+        self._reach(request_id, index)
+        self.scheduler.pause(request_id, index, after)
+        self.check()
+
+    def _reach(self, request_id: str, index: int) -> None:
+        """A completion may have its present length, and all that is under way for it, whatever its limit."""
+        if (sequence := self.scheduler._find(request_id, index)) is not None:
+            seat = (sequence.slot, sequence.generation)
+            drafts = sum(
+                len(dict(plan.drafts).get(sequence.slot, ()))
+                for plan, _ in self.under_way
+                if seat in zip(plan.slots, plan.generations, strict=True)
+            )
+            self._reached[sequence] = len(sequence.token_ids) + sequence.num_pending + drafts
+
+    def _lift(self) -> bool:
+        """Let those that wait at their limit go on; whether there were any."""
+        roster = self.scheduler._roster
+        waiting = [one for one in [*roster.running, *roster.waiting] if one.pause is not None]
+        stuck = [one for one in waiting if len(one.token_ids) >= one.limit]
+        for sequence in stuck:
+            sequence.pause = None
+        return bool(stuck)
 
     def plan(self) -> StepPlan:
         """Plan and execute a step, without taking in its result."""
         live = self.scheduler.has_unfinished()
-        seated = {sequence: sequence.generation for sequence in self.scheduler._roster.running}
-        plan = self.scheduler.schedule()
+        while True:
+            seated = {sequence: sequence.generation for sequence in self.scheduler._roster.running}
+            try:
+                plan = self.scheduler.schedule()
+                break
+            except EngineError:
+                if not self._lift():  # else it is as it should be: nobody may go on
+                    raise
         for sequence in self.scheduler._roster.running:
             assert seated.get(sequence, sequence.generation) == sequence.generation, "preempted for nothing"
         self.now += 1.0
@@ -288,7 +181,9 @@ class Harness:
 
     def collect(self) -> list[StepOutput]:
         """Take in the oldest result."""
-        outputs = self._record(self.scheduler.update(*self.under_way.pop(0)))
+        plan, result = self.under_way.pop(0)
+        self.worker.collect(plan)
+        outputs = self._record(self.scheduler.update(plan, result))
         self.check()
         return outputs
 
@@ -322,6 +217,9 @@ class Harness:
             assert queue == sorted(queue, key=lambda sequence: sequence.rank)
         for sequence in roster.waiting:
             assert sequence.num_computed == 0 or self.scheduler._kv.has_table(sequence)
+        for sequence in [*roster.running, *roster.waiting]:
+            length = len(sequence.token_ids) + sequence.num_pending
+            assert length <= max(sequence.limit, self._reached.get(sequence, 0)), "more than was allowed"
 
     def check_finished(self) -> None:
         """Every completion that was neither aborted nor failed is what it would have been alone."""

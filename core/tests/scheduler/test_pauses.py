@@ -44,7 +44,7 @@ def test_a_budget_is_a_pause_from_the_start_in_every_completion() -> None:
     for index in range(2):
         assert sum(len(output.token_ids) for output in harness.outputs["r", index]) == 3
     with pytest.raises(EngineError, match="No progress"):
-        harness.step()
+        harness.scheduler.schedule()
 
 
 def test_who_is_gone_is_not_paused() -> None:

@@ -135,7 +135,7 @@ def test_appended_tokens_are_an_output_and_computed_with_the_next() -> None:
     harness.check_finished()
     assert [len(output.token_ids) for output in harness.outputs["r", 0]] == [1, 2, 1, 2, 1, 1]
     assert [plan.num_tokens for plan in harness.plans[:4]] == [3, 3, 3, 1]
-    assert [len(ids) for plan in harness.plans for _, ids in plan.appended] == [2, 2]
+    assert [len(ids) for plan in harness.plans for _, _, ids in plan.appended] == [2, 2]
     assert harness.scheduler.stats().num_forced_tokens == 4
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from quire.errors import InvalidRequestError
-from quire.request import EngineRequest
+from quire.request import EngineRequest, ThinkingBudget
 
 from .fake_model import EOS, VOCAB
 from .harness import Harness, config, pool_room, request
@@ -93,6 +93,7 @@ class Life(RuleBasedStateMachine):
     @rule(
         batch=st.lists(st.tuples(prompts, lengths, st.integers(-1, 2)), min_size=1, max_size=4),
         params=sampling | searching,
+        free=st.none() | st.integers(0, 4),
         seed=st.integers(0, 3),
         salt=st.sampled_from([None, "", "a"]),
         adapter=st.sampled_from([None, "x"]),
@@ -101,12 +102,15 @@ class Life(RuleBasedStateMachine):
         self,
         batch: list[tuple[list[int], int, int]],
         params: dict[str, object],
+        free: int | None,
         seed: int,
         salt: str | None,
         adapter: str | None,
     ) -> None:
         # Beams that take turns compute everything again each time.
         longest = 5 if "use_beam_search" in params else 14
+        if free is not None and "use_beam_search" not in params:  # all completions wait from the start
+            params = {**params, "thinking": ThinkingBudget(tokens=free, open=True, end_ids=(1,), prompt="")}
         for prompt, max_tokens, priority in batch:
             self._try_add(
                 request(
@@ -155,9 +159,21 @@ class Life(RuleBasedStateMachine):
             self.harness.collect()
 
     @precondition(lambda self: self.harness.requests)
-    @rule(data=st.data(), index=st.integers(0, 3), most=st.integers(1, 4))
-    def append(self, data: st.DataObject, index: int, most: int) -> None:
-        self.harness.append(data.draw(st.sampled_from(sorted(self.harness.requests))), index, most)
+    @rule(data=st.data(), index=st.integers(0, 3), most=st.integers(1, 4), certain=st.booleans())
+    def append(self, data: st.DataObject, index: int, most: int, certain: bool) -> None:
+        name = data.draw(st.sampled_from(sorted(self.harness.requests)))
+        self.harness.append(name, index, most, certain=certain)
+
+    @precondition(lambda self: self.harness.requests)
+    @rule(data=st.data(), index=st.integers(0, 3), after=st.none() | st.integers(0, 10))
+    def pause(self, data: st.DataObject, index: int, after: int | None) -> None:
+        name = data.draw(st.sampled_from(sorted(self.harness.requests)))
+        if not self.harness.requests[name].params.use_beam_search:
+            self.harness.pause(name, index, after)
+
+    @rule(asking=st.booleans())
+    def ask(self, asking: bool) -> None:
+        self.harness.asking = asking
 
     @precondition(lambda self: self.harness.requests)
     @rule(data=st.data())

@@ -58,6 +58,7 @@ class EngineCore:
         self.thinking = thinking
         self._meter = StepMeter()
         self._begun: _Begun | None = None
+        self._moved: dict[tuple[str, int], None] = {}  # completions that may have to go on in one way
         self._last_end = 0.0
 
     def add(self, request: EngineRequest) -> None:
@@ -85,7 +86,9 @@ class EngineCore:
     def step(self) -> list[StepOutput]:
         """Begin a step of whoever is due. The news is of the step before, where the executor overlaps."""
         start = time.perf_counter()
-        outputs = self._go_on([])  # those that think no more from their first token on
+        outputs = self._end_thinking()  # those that think no more from their first token on, and others
+        self._tell(outputs)
+        outputs += self._jump()
         plan = self.scheduler.schedule()
         with self.executor.stepping:
             self.executor.submit(plan)
@@ -95,7 +98,8 @@ class EngineCore:
             self._begun = _Begun(plan, start)
             if not (self.executor.overlaps and plan.slots):
                 outputs += self._finish()
-        return outputs
+        # The step under way has its masks: where they leave one token, it is certain what it draws.
+        return outputs + self._jump()
 
     def _finish(self) -> list[StepOutput]:
         """Take in the results of the step that has begun, if one has."""
@@ -109,7 +113,10 @@ class EngineCore:
         self._meter.count(plan, result, seconds)
         self._last_end = now
         outputs = self.scheduler.update(plan, result, seconds)
-        return outputs + self._go_on(outputs)
+        self._tell(outputs)
+        ended = self._end_thinking()
+        self._tell(ended)
+        return outputs + ended
 
     def _masks(self, plan: StepPlan) -> TokenMasks | None:
         """What the plan's slots may sample."""
@@ -118,29 +125,30 @@ class EngineCore:
         self.grammars.seat(plan)
         return self.grammars.masks(plan)
 
-    def _tell(self, outputs: list[StepOutput]) -> list[tuple[str, int]]:
-        """Let those who follow outputs take in the news; returns the completions whose grammar goes on."""
+    def _tell(self, outputs: list[StepOutput]) -> None:
+        """Let those who follow outputs take in the news."""
         if self.thinking is not None:
             for (request_id, index), after in self.thinking.advance(outputs):
                 self.scheduler.pause(request_id, index, after)
-        return [] if self.grammars is None else self.grammars.advance(outputs)
+        if self.grammars is not None:
+            self._moved |= dict.fromkeys(self.grammars.advance(outputs))
 
-    def _go_on(self, outputs: list[StepOutput]) -> list[StepOutput]:
-        """Take in the news, and append what nobody need draw: more news."""
-        moved = self._tell(outputs)
-        more = self._end_thinking()
-        if more:
-            gone = {(output.request_id, output.index) for output in more if output.finish_reason is not None}
-            moved = [key for key in dict.fromkeys([*moved, *self._tell(more)]) if key not in gone]
-        if self.grammars is not None and moved:
-            appended = [
-                self.scheduler.append(request_id, index, ids)
-                for (request_id, index), ids in self.grammars.forced(moved)
-            ]
-            forced = [output for output in appended if output is not None]
-            self._tell(forced)
-            more += forced
-        return more
+    def _jump(self) -> list[StepOutput]:
+        """Append what nobody need draw, since a grammar leaves no choice: the news of it.
+
+        A step under way may draw the first of it. That step has had its mask before those who follow outputs
+        go on to what comes after.
+        """
+        if self.grammars is None or not self._moved:
+            return []
+        appended = [
+            self.scheduler.append(request_id, index, ids, certain=True)
+            for (request_id, index), ids in self.grammars.forced(self._moved)
+        ]
+        forced = [output for output in appended if output is not None]
+        self._tell(forced)
+        self._moved = {}  # all that is forced was offered
+        return forced
 
     def _end_thinking(self) -> list[StepOutput]:
         """End the thinking of those who have spent their budget: the news of it.

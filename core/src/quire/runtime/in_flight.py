@@ -50,9 +50,15 @@ class Sampled:
 
 @dataclass(slots=True)
 class InFlight:
-    """A step between its joints."""
+    """A step between its joints.
+
+    Attributes:
+        appended: slots and tokens of theirs that nobody draws; the sampler is yet to be told. They may follow
+            what the step before has drawn, and it is told in order.
+    """
 
     plan: StepPlan
+    appended: list[tuple[int, list[int]]] = field(default_factory=list)
     forwards: list[Forward] = field(default_factory=list)
     sampled: list[Sampled] = field(default_factory=list)
     failed: dict[int, str] = field(default_factory=dict)

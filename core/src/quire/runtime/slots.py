@@ -137,11 +137,12 @@ class SlotTable:
             of[slot] = count
 
     def append(self, slots: Sequence[int], positions: Sequence[int], tokens: Sequence[int]) -> None:
-        """The last token of slot `slots[i]` is `tokens[i]`, at `positions[i]`."""
+        """Slot `slots[i]` has token `tokens[i]` at `positions[i]`, the last one unless it has more."""
         ids, lengths = self.token_ids_view, self.num_tokens_view
         for slot, position, token in zip(slots, positions, tokens, strict=True):
             ids[slot, position] = token
-            lengths[slot] = position + 1
+            if lengths[slot] <= position:
+                lengths[slot] = position + 1
 
     def extend_tokens(self, slot: int, position: int, tokens: Sequence[int]) -> None:
         """The last tokens of a slot are `tokens`, from `position` on; the very last is not computed yet."""

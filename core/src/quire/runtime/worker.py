@@ -136,7 +136,7 @@ class Worker:
         self._activity.begin()
         step = InFlight(plan)
         self._in_flight[plan.step_id] = step
-        self._apply(plan, step.failed)
+        self._apply(step)
         counts, drafts = dict(zip(plan.slots, plan.counts, strict=True)), dict(plan.drafts)
         slots = [slot for slot in plan.slots if slot not in step.failed]
         head = self.head if plan.keep_states else None
@@ -165,6 +165,9 @@ class Worker:
     def sample(self, step_id: int, masks: TokenMasks | None = None) -> None:
         """Draw a token for every request that reached its last known one, among those its mask leaves."""
         step = self._in_flight[step_id]
+        for slot, ids in step.appended:
+            told = partial(self._drawing.record, ids=ids, counts=[len(ids)])
+            self._isolate([slot], told, step.failed)
         for forward in step.forwards:
             step.sampled += self._isolate(
                 forward.rows.sampled, partial(self._drawing.sample, forward, masks), step.failed
@@ -222,7 +225,8 @@ class Worker:
             ),
         )
 
-    def _apply(self, plan: StepPlan, failed: dict[int, str]) -> None:
+    def _apply(self, step: InFlight) -> None:
+        plan, failed = step.plan, step.failed
         assert self.kv is not None, "allocate() comes before the first step"
         for slot in plan.ended:
             if slot in self.slots.info:
@@ -246,8 +250,9 @@ class Worker:
         if self._state is not None and plan.starts:
             self._state.seat(plan.starts)
         self.slots.extend(plan)
-        for slot, ids in plan.appended:
-            self._append(slot, ids, failed)
+        for slot, position, ids in plan.appended:
+            if new := self._append(slot, position, ids):
+                step.appended.append((slot, new))
         for slot, ids in plan.drafts:
             self.slots.draft(slot, ids)
         own = len(self.backends)  # of a draft model's own group it copies what it cannot compute
@@ -255,15 +260,15 @@ class Worker:
         if self.draft is not None and plan.copies:
             self.draft.copy(plan.copies)
 
-    def _append(self, slot: int, ids: list[int], failed: dict[int, str]) -> None:
-        """Take in tokens of a slot that were not drawn here."""
-        position = int(self.slots.num_tokens[slot])
-        self._isolate([slot], lambda some: self._drawing.record(some, ids, [len(ids)]), failed)
+    def _append(self, slot: int, position: int, ids: list[int]) -> list[int]:
+        """Take in tokens of a slot, from `position` on; returns those that are not drawn here."""
+        new = ids[int(self.slots.num_tokens[slot]) - position :]
         self.slots.extend_tokens(slot, position, ids)
-        if self._state is not None:
+        if self._state is not None and new:
             last = torch.tensor(ids[-1:])
             end = position + len(ids) - 1
             self._state.record([slot], [end], upload(self._state.last_ids.device, last)[0])
+        return new
 
     def _propose(self, plan: StepPlan, failed: dict[int, str]) -> dict[int, list[int]]:
         """Drafts of those that were asked for some, by slot. For want of them nobody fails."""

@@ -8,9 +8,10 @@ Knows the queues and the blocks. Must never know results, stopping rules, or how
 
 Why nothing starves or livelocks: the order of sequences is total and fixed, a victim ranks after the
 one it gives way to, waiting sequences start in order, and admission has checked that each fits the pool
-alone. So the first in order always progresses, and then the next is first. Only one kind of sequence lets
-others pass: one whose prefix a running sequence is computing at the moment. Whatever that computes, or
-should it be preempted, the wait ends, and the sequence is still the first.
+alone. So the first in order always progresses, and then the next is first. Two kinds of sequences let
+others pass: one whose prefix a running sequence is computing at the moment (whatever that computes, or
+should it be preempted, the wait ends, and the sequence is still the first), and one at a length at which it
+is to be told how it goes on, which whoever has it wait does before the next step.
 
 Beams wait for each other, and hold blocks and a slot meanwhile. Those that do give way to whoever has use for
 them as long as a beam of the same request has no slot, and to the beams of their request in any case. What
@@ -109,13 +110,15 @@ class Planner:
     def _schedule_waiting(self, step: StepDraft) -> None:
         """In order, waiting sequences start; the first that cannot ends the round.
 
+        Those that wait for something else than room let the others pass: beams with their results, and those
+        that are to be told how they go on.
         A victim, and whoever ranks after it, does not start in the same step. Nor does one that shares a
         prefix with a sequence that is computing it: requests that come together compute it once.
         """
         waiting, place = self._roster.waiting, 0
         coming = self._coming()
         while place < len(waiting) and step.admits(sequence := waiting[place]):
-            if sequence.idle or self._shares(sequence, coming):
+            if not sequence.num_missing or self._shares(sequence, coming):
                 place += 1
             elif self._start(sequence, step):
                 coming.update(self._to_commit(sequence))

@@ -23,7 +23,7 @@ from quire.scheduler.policy import make_policy
 from quire.scheduler.roster import Roster
 from quire.scheduler.state import RequestState, Sequence, num_completions
 from quire.scheduler.stats import SchedulerStats
-from quire.scheduler.step import Ride, StepDraft, tell_time
+from quire.scheduler.step import Ride, StepDraft, explain, surprises, tell_time
 from quire.scheduler.stopping import append_tokens
 
 __all__ = ["Scheduler"]
@@ -174,7 +174,9 @@ class Scheduler:
             "or a transfer that never ended."
         )
 
-    def append(self, request_id: str, index: int, token_ids: list[int]) -> StepOutput | None:
+    def append(
+        self, request_id: str, index: int, token_ids: list[int], *, certain: bool = False
+    ) -> StepOutput | None:
         """Let a completion go on with tokens that nobody need sample: they cost no step of their own.
 
         The stopping rules hold for them, as for sampled ones. Where log probabilities are asked for, theirs
@@ -183,16 +185,22 @@ class Scheduler:
         Args:
             request_id, index: which completion.
             token_ids: at least one.
+            certain: no others are legal, so that what a step under way samples for it is the first of them.
 
         Returns:
-            The news of it; None if nothing was appended, for the completion is not live or a step under way
-            samples for it, or it is a beam search, whose beams are nobody's to continue.
+            The news of it; None if nothing was appended, for the completion is not live, or a step under way
+            samples for it what is not `certain` or has drafts, or it is a beam search, whose beams are
+            nobody's to continue.
         """
         sequence = self._find(request_id, index)
-        if sequence is None or sequence.beam is not None or sequence.num_pending:
+        if sequence is None or sequence.beam is not None:
             return None
+        if drawn := sequence.num_pending:
+            if not certain or sequence.speculating or len(token_ids) < drawn:
+                return None
+            sequence.num_pending, sequence.foreseen = 0, sequence.foreseen + drawn
         taken, stop = append_tokens(sequence, token_ids)
-        self._num_forced += taken
+        self._num_forced += max(taken - drawn, 0)
         sequence.drafts = []
         if sequence.slot >= 0:
             sequence.forced += taken
@@ -257,8 +265,10 @@ class Scheduler:
             if answer is None or answer.slot != slot or answer.generation != generation:
                 raise EngineError(f"Result of step {plan.step_id} lacks slot {slot} where its plan has it.")
             most = num_drafts + 1 if samples else 0
-            if answer.error is not None or not samples <= len(answer.token_ids) <= most:
-                outputs += self._end_request(sequence.state, "error", self._error(ride, answer))
+            ids = answer.token_ids
+            wrong = answer.error is not None or not samples <= len(ids) <= most
+            if wrong or (sequence.foreseen and surprises(ride, ids)):
+                outputs += self._end_request(sequence.state, "error", explain(ride, answer))
             elif (output := self._accept(ride, answer)) is not None:
                 outputs.append(output)
             if samples and sequence.beam is not None:
@@ -285,20 +295,14 @@ class Scheduler:
             outputs.append(output)
         return outputs
 
-    @staticmethod
-    def _error(ride: Ride, answer: SlotResult) -> str:
-        """Why a completion failed."""
-        if answer.error is not None:
-            return answer.error
-        expected = f"1 to {ride.num_drafts + 1}" if ride.num_drafts else str(int(ride.samples))
-        return f"The worker returned {len(answer.token_ids)} token ids; the plan asked for {expected}."
-
     def _accept(self, ride: Ride, answer: SlotResult) -> StepOutput | None:
         """Append a result to its sequence, fork, end; the news of it, if any."""
         sequence, _, _, count, num_drafts, samples = ride
         before = sequence.num_confirmed
         taken, stop = 0, None
-        if samples:
+        if samples and sequence.foreseen:
+            sequence.foreseen -= 1
+        elif samples:
             sequence.num_pending -= 1
             if num_drafts:
                 accepted = len(answer.token_ids) - 1

@@ -4,9 +4,9 @@ Plain mutable records; who may run, and when, is decided elsewhere.
 
 Lengths under overlap: a step can be planned before the results of the last one are in. `num_computed`
 runs ahead with the plans, `num_confirmed` follows with the results, and `num_pending` counts the
-sampled tokens still under way, so `len(token_ids) + num_pending` is an upper bound of the length. A sequence
-that has drafts, or waits for some, is not planned again before its results are in: how many tokens it will
-have then is not known.
+sampled tokens still under way, so `len(token_ids) + num_pending` is an upper bound of the length. Those that
+are certain beforehand are in `token_ids`, and not pending (`foreseen`). A sequence that has drafts, or waits
+for some, is not planned again before its results are in: how many tokens it will have then is not known.
 """
 
 from __future__ import annotations
@@ -81,7 +81,8 @@ class Sequence:
         acceptance: how well its drafts do.
         beam: what it is in its request's beam search, if that is one.
         pause: length at which it waits to be told how it goes on; None for never.
-        forced: the last so many of `token_ids` were not sampled by the worker, which has yet to be told.
+        forced: the last so many of `token_ids` the worker has yet to be told; it need not sample them.
+        foreseen: results under way whose tokens are in `token_ids` already.
         num_prompt_logprobs: prompt positions already reported.
         num_cached_tokens: prompt tokens found in the prefix cache at its first start.
         num_preemptions: times it lost its blocks while running.
@@ -106,6 +107,7 @@ class Sequence:
     beam: Beam | None = None
     pause: int | None = None
     forced: int = 0
+    foreseen: int = 0
     num_prompt_logprobs: int = 0
     num_cached_tokens: int = 0
     num_preemptions: int = 0
@@ -150,6 +152,6 @@ class Sequence:
 
     def forget_computed(self) -> None:
         """Back to nothing computed, when its blocks are gone; results under way become stale."""
-        self.num_computed = self.num_confirmed = self.num_pending = self.forced = 0
+        self.num_computed = self.num_confirmed = self.num_pending = self.forced = self.foreseen = 0
         self.speculating = self.asked = False
         self.drafts = []

@@ -10,7 +10,7 @@ from quire.plan import BlockCopy, SlotResult, SlotStart, StepPlan
 from quire.scheduler.drafting import Drafting
 from quire.scheduler.state import Sequence
 
-__all__ = ["Ride", "StepDraft", "tell_time"]
+__all__ = ["Ride", "StepDraft", "explain", "surprises", "tell_time"]
 
 
 class Ride(NamedTuple):
@@ -91,7 +91,8 @@ class StepDraft:
             slot, generation = sequence.slot, sequence.generation
             sequence.num_computed += count
             if sequence.forced:
-                appended.append((slot, sequence.token_ids[-sequence.forced :]))
+                position = len(sequence.token_ids) - sequence.forced
+                appended.append((slot, position, sequence.token_ids[position:]))
                 sequence.forced = 0
             if speculation:
                 ahead = self.drafts.get(sequence, [])
@@ -137,6 +138,24 @@ class StepDraft:
     def admits(self, sequence: Sequence) -> bool:
         """True if a waiting sequence may start without taking what one before it lacked."""
         return self.budget > 0 and (self.bar is None or sequence.rank < self.bar)
+
+
+def surprises(ride: Ride, token_ids: list[int]) -> bool:
+    """Whether a step sampled another token than the one that was certain to come."""
+    sequence = ride.sequence
+    if not (ride.samples and sequence.foreseen):
+        return False
+    return token_ids[0] != sequence.token_ids[sequence.num_confirmed + ride.num_tokens]
+
+
+def explain(ride: Ride, answer: SlotResult) -> str:
+    """Why a completion failed."""
+    if answer.error is not None:
+        return answer.error
+    if len(answer.token_ids) == 1 and surprises(ride, answer.token_ids):
+        return f"The worker sampled token {answer.token_ids[0]} where another one alone was legal."
+    expected = f"1 to {ride.num_drafts + 1}" if ride.num_drafts else str(int(ride.samples))
+    return f"The worker returned {len(answer.token_ids)} token ids; the plan asked for {expected}."
 
 
 def tell_time(

@@ -3,89 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quire.contracts.grammar import (
-    Grammar,
-    GrammarInit,
-    GrammarNeed,
-    GrammarSource,
-    Matcher,
-    Vocabulary,
-)
 from quire.engine.grammars.legal_tokens import only_ids, pack_ids
 from quire.engine.grammars.runner import GrammarRunner
 from quire.plan import SlotStart, StepPlan
 from quire.request import CompiledGrammar, EngineRequest, StepOutput
 from quire.sampling import SamplingParams
 
-if TYPE_CHECKING:
-    from quire.contracts.grammar import Bitmask
-
-END, VOCAB = 1, 70
-
-Words = tuple[tuple[int, ...], ...]
-
-
-class Trie(Matcher):
-    """Follows one of some sequences of tokens."""
-
-    def __init__(self, words: Words, taken: tuple[int, ...] = ()) -> None:
-        self.words, self.taken = words, taken
-
-    def legal(self) -> set[int]:
-        size = len(self.taken)
-        ahead = [word[size:] for word in self.words if word[:size] == self.taken]
-        return {rest[0] if rest else END for rest in ahead}
-
-    def accept(self, token_id: int) -> bool:
-        if self.is_terminated() or token_id not in self.legal():
-            return False
-        self.taken += (token_id,)
-        return True
-
-    def rollback(self, count: int) -> None:
-        self.taken = self.taken[: len(self.taken) - count]
-
-    def fork(self) -> Matcher:
-        return Trie(self.words, self.taken)
-
-    def is_terminated(self) -> bool:
-        return self.taken[-1:] == (END,)
-
-
-class Tries(Grammar):
-    """A backend whose artefacts name lists of sequences."""
-
-    def __init__(self, init: GrammarInit, words: Mapping[bytes, Words]) -> None:
-        super().__init__(init)
-        self.words = words
-
-    def compile(self, source: GrammarSource) -> bytes:
-        raise NotImplementedError
-
-    def matcher(self, artefact: bytes) -> Matcher:
-        return Trie(self.words[artefact])
-
-    def fill(self, matchers: Sequence[Matcher], rows: Sequence[int], bitmask: Bitmask) -> None:
-        for matcher, row in zip(matchers, rows, strict=True):
-            assert isinstance(matcher, Trie)
-            assert not matcher.is_terminated()
-            bitmask[row] = pack_ids(matcher.legal(), bitmask.shape[1])
+from .tries import END, VOCAB, Trie, Words, runner_of
 
 
 def _runner(of: Mapping[str, Words], logprobs: int | None = None) -> GrammarRunner:
     """A runner with a request for each name, in slots 0, 1 and so on."""
-    need = GrammarNeed(device="cpu", dtype="float32", vocab_size=VOCAB)
-    vocabulary = Vocabulary(tokens=[b"x"] * VOCAB, vocab_size=VOCAB, end_ids=(END,), tokenizer="")
-    init = GrammarInit(need=need, vocabulary=vocabulary)
-    backend = Tries(init, {name.encode(): words for name, words in of.items()})
-    runner = GrammarRunner(lambda: {"tries": backend}, VOCAB, (END,), rows=1)
+    runner = runner_of(of)
     params = SamplingParams(logprobs=logprobs)
     for name in of:
         runner.add(
