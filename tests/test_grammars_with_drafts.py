@@ -92,6 +92,33 @@ def test_drafts_change_no_token(open_tiny: OpenLLM) -> None:
         assert (accepted > 0) == (wrong is not WRONG[-1])
 
 
+@pytest.mark.parametrize("proposer", ["tiny", "oracle"])
+def test_behind_its_end_an_output_goes_on_with_end_tokens(open_tiny: OpenLLM, proposer: str) -> None:
+    """With `ignore_eos`: no matcher follows these, and no draft leads out of them."""
+    form = StructuredOutputsParams(choice=["yes", "perhaps"])
+    params = [
+        SamplingParams(seed=seed, max_tokens=24, ignore_eos=True, temperature=heat, structured_outputs=form)
+        for seed, heat in ((1, 1.0), (2, 1.0), (3, 0.0))
+    ]
+    config = {"model": "tiny", "num_speculative_tokens": 3} if proposer == "tiny" else None
+    llm = open_tiny(speculative_config=config)
+
+    def run() -> list[RequestOutput]:
+        return llm.generate(["Well? "] * len(params), params, use_tqdm=False)
+
+    if proposer == "tiny":
+        always_draft(scheduler_of(llm), 3, lambda _: False)
+    plain = run()
+    assert all(one.outputs[0].text in ("yes", "perhaps") for one in plain)
+    assert all(len(one.outputs[0].token_ids) == 24 for one in plain)
+    if proposer == "tiny":
+        always_draft(scheduler_of(llm), 3)
+    else:
+        speculate(llm, Near(plain, WRONG[0]), 3)
+    assert_same(run(), plain)
+    assert scheduler_of(llm).stats().drafts.num_accepted_tokens > 10
+
+
 def test_on_a_device_that_works_by_itself_too(open_tiny: OpenLLM, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those with drafts wait for their results; the steps of the others overlap."""
     plain = generate(open_tiny())

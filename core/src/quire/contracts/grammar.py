@@ -115,7 +115,7 @@ class Matcher(ABC):
 
     @abstractmethod
     def rollback(self, count: int) -> None:
-        """Take back the last `count` accepted tokens, an end token too."""
+        """Take back the last `count` accepted tokens, an end token too. Of none, nothing changes."""
 
     @abstractmethod
     def fork(self) -> Matcher:

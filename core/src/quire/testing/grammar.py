@@ -207,6 +207,7 @@ class GrammarSuite:
         assert bench.legal(matcher) == list(bench.vocabulary.end_ids)
         assert not matcher.is_terminated()
         assert matcher.accept(END)
+        matcher.rollback(0)
         assert matcher.is_terminated()
         assert not matcher.accept(END)
         matcher.rollback(1)

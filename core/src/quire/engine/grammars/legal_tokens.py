@@ -5,7 +5,7 @@ Knows no request.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,13 +15,26 @@ from quire.contracts.grammar import Matcher
 __all__ = ["accept_all", "only_ids", "pack_ids"]
 
 
-def accept_all(matcher: Matcher, ids: Sequence[int]) -> bool:
-    """Go on by all of these; False, and nothing has changed, if one of them is not legal."""
-    for count, token in enumerate(ids):
-        if not matcher.accept(token):
-            matcher.rollback(count)
-            return False
-    return True
+def accept_all(matcher: Matcher, ids: Sequence[int], end_ids: Collection[int]) -> int | None:
+    """Go on by all of these: how many the matcher has taken, to be rolled back.
+
+    After its end an output has no form: where it goes on all the same, it does with end tokens, which no
+    matcher takes.
+
+    Returns:
+        None, and nothing has changed, if one of them is not legal.
+    """
+    taken = 0
+    for token in ids:
+        if matcher.is_terminated():
+            legal = token in end_ids
+        else:
+            legal = matcher.accept(token)
+            taken += legal
+        if not legal:
+            matcher.rollback(taken)
+            return None
+    return taken
 
 
 def pack_ids(ids: Iterable[int], width: int) -> NDArray[np.int32]:

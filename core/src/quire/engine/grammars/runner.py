@@ -97,7 +97,8 @@ class GrammarRunner:
         self._width = (vocab_size + 31) // 32
         self._bits: NDArray[np.int32] = np.zeros((rows, self._width), dtype=np.int32)
         self._free = list(range(rows))
-        self._end_row = pack_ids(end_ids, self._width)
+        self._end_ids = frozenset(end_ids)
+        self._end_row = pack_ids(self._end_ids, self._width)
         self._scratch: NDArray[np.int32] = np.zeros((1, self._width), dtype=np.int32)
         self._offered: list[_Output] = []
         self._templates = Templates(self._loaded)
@@ -221,8 +222,11 @@ class GrammarRunner:
             if key is None or key[0] not in self._requests:
                 continue
             output = self._output(key)
-            if output.matcher is not None and accept_all(output.matcher, tokens):
-                found.append((slot, output, len(tokens)))
+            if output.matcher is None:
+                continue
+            taken = accept_all(output.matcher, tokens, self._end_ids)
+            if taken is not None:
+                found.append((slot, output, taken))
         bits = np.empty((len(found), self._width), dtype=np.int32)
         for row, (_, output, count) in enumerate(found):
             assert output.matcher is not None
@@ -251,12 +255,13 @@ class GrammarRunner:
             bits[place] = self._bits[output.row]
             taken = 0
             for row, token in enumerate(drafts.get(slot, ()), place + 1):
-                if output.matcher is None or not output.matcher.accept(token):
+                more = None if output.matcher is None else accept_all(output.matcher, [token], self._end_ids)
+                if output.matcher is None or more is None:
                     bits[row : place + count] = -1  # it is refused before: what stands here is not asked
                     break
-                taken += 1
+                taken += more
                 self._write(output.backend, output.matcher, row, bits)
-            if taken and output.matcher is not None:
+            if output.matcher is not None:
                 output.matcher.rollback(taken)
             place += count
         return TokenMasks(slots, counts, bits)

@@ -109,6 +109,8 @@ class _Matcher(Matcher):
         return bool(self.own.try_consume_tokens([token_id]) == 1)
 
     def rollback(self, count: int) -> None:
+        if not count:
+            return
         count -= self.ended  # llguidance never hears of the end
         self.ended = False
         if count:
