@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from quire.plan import SlotStart
 from quire.runtime.batching import BatchBuilder
 from quire.runtime.slots import SlotTable
-from quire.runtime.spread import can_spread, spread
+from quire.runtime.spread import MOST_ROWS, can_spread, spread
 from quire.sampling import SamplingParams
 
 BLOCK, PROMPT = 4, 3
@@ -98,8 +98,13 @@ def test_a_window_hides_what_each_row_does_not_see() -> None:
 
 @pytest.mark.parametrize(
     ("length", "computed", "count", "params"),
-    [(PROMPT, 1, 2, {}), (9, 4, 3, {}), (9, 7, 2, {"prompt_logprobs": 1})],
-    ids=["a prompt", "amid what is known", "log probabilities of a prompt"],
+    [
+        (PROMPT, 1, 2, {}),
+        (9, 4, 3, {}),
+        (24, 24 - MOST_ROWS - 1, MOST_ROWS + 1, {}),
+        (9, 7, 2, {"prompt_logprobs": 1}),
+    ],
+    ids=["a prompt", "amid what is known", "many rows", "log probabilities of a prompt"],
 )
 def test_others_are_not_spread(length: int, computed: int, count: int, params: dict[str, Any]) -> None:
     table = SlotTable(2, 32, BLOCK, (None,))
