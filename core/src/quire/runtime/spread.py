@@ -26,7 +26,7 @@ MOST_ROWS = 16
 def can_spread(
     table: SlotTable, slots: Sequence[int], counts: Sequence[int], drafts: Mapping[int, Sequence[int]]
 ) -> bool:
-    """Whether each request decodes, and computes all that is known of it, in few rows; none is in a prompt."""
+    """Whether each decodes, and computes all that is known of it, in few rows: none is amid its prompt."""
     if max(counts) > MOST_ROWS or not table.with_prompt_logprobs.isdisjoint(slots):
         return False
     known, computed, prompt = table.num_tokens_view, table.computed_view, table.num_prompt.data
