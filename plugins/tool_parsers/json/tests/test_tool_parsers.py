@@ -75,8 +75,8 @@ CASES: list[tuple[type[ToolParser], str, list[Event]]] = [
     ),
     (
         Llama3Parser,
-        'Yes <|python_tag|>{"name": "f", "parameters": {"a": 1}}; <|python_tag|>{"name": "f"}<|python_tag|>{}',
-        [Content("Yes"), *F, *NO_ARGUMENTS, Content("<|python_tag|>{}")],
+        'So <|python_tag|>{"name": "f", "parameters": {"a": 1}}; <|python_tag|>{"name": "f"}<|python_tag|>{}',
+        [Content("So"), *F, *NO_ARGUMENTS, Content("<|python_tag|>{}")],
     ),
     (
         Llama3Parser,
