@@ -14,16 +14,15 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterator
 from typing import BinaryIO
 
 import msgspec
-import uvicorn
 
 from quire import AsyncLLM
 from quire_server.api_launch import LISTENING, ApiLaunch
 from quire_server.app import build_app
 from quire_server.config import ServeConfig
+from quire_server.http.calm_server import CalmServer
 from quire_server.http.logging import configure_logging
 from quire_server.http.protocol import uvicorn_config
 from quire_server.metrics import ServerMetrics
@@ -33,15 +32,6 @@ logger = logging.getLogger(__name__)
 
 _CLOSING_SECONDS = 5.0
 """For connections to be closed once all generations have ended."""
-
-
-class _Server(uvicorn.Server):
-    """uvicorn without its signal handlers: it would stop listening before the requests have ended."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Leave the signals alone."""
-        yield
 
 
 async def serve(launch: ApiLaunch, listener: socket.socket, report: BinaryIO) -> None:
@@ -60,7 +50,7 @@ async def serve(launch: ApiLaunch, listener: socket.socket, report: BinaryIO) ->
         front_ends = [route.load()(service, route.load_options()) for route in launch.routes]
         config = uvicorn_config(settings, build_app(service, front_ends))
         config.timeout_graceful_shutdown = int(_CLOSING_SECONDS)
-        server = _Server(config)
+        server = CalmServer(config)
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         while not server.started and not serving.done():
             await asyncio.sleep(0.01)
@@ -69,7 +59,7 @@ async def serve(launch: ApiLaunch, listener: socket.socket, report: BinaryIO) ->
         await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()
         await _drain(service, settings.drain_timeout)
-        server.should_exit = True
+        server.stop()
         await serving
 
 

@@ -105,14 +105,6 @@ def test_what_is_no_call_is_text(client: TestClient, engine: FakeEngine) -> None
     assert text.count("event: content_block_start") == text.count("event: content_block_stop") == 2
 
 
-@pytest.mark.parametrize("ask", [whole, streamed])
-@pytest.mark.parametrize("choice", [{"type": "none"}, {"type": "auto", "disable_parallel_tool_use": True}])
-def test_choices(client: TestClient, engine: FakeEngine, ask: Any, choice: dict[str, Any]) -> None:
-    engine.answer = f"{ROME}\n{ROME}"
-    blocks = ask(client, tool_choice=choice)["content"]
-    assert [block["type"] for block in blocks] == ["text" if choice["type"] == "none" else "tool_use"]
-
-
 def test_the_template_is_given_tools_uses_and_results(client: TestClient, engine: FakeEngine) -> None:
     turns = [
         {"role": "user", "content": "Rome?"},
@@ -163,34 +155,6 @@ def test_tokens_are_counted_with_tools(client: TestClient, engine: FakeEngine) -
     body = {name: value for name, value in ASK.items() if name != "max_tokens"}
     assert client.post(f"{PATH}/count_tokens", json=body).status_code == 200
     assert engine.chats[-1]["tools"]
-
-
-@pytest.mark.parametrize(
-    ("choice", "one"),
-    [
-        ({"type": "any"}, False),
-        ({"type": "any", "disable_parallel_tool_use": True}, True),
-        ({"type": "tool", "name": "get_weather"}, True),
-    ],
-)
-def test_forced_calls_are_held_by_a_grammar(
-    client: TestClient, engine: FakeEngine, choice: dict[str, Any], one: bool
-) -> None:
-    engine.answer = ROME
-    assert whole(client, tool_choice=choice)["stop_reason"] == "tool_use"
-    form = engine.params[-1].structured_outputs
-    assert form is not None
-    calls = json.loads(form.structural_tag)["format"]
-    assert (calls["at_least_one"], calls["stop_after_first"]) == (True, one)
-    assert calls["tags"][0]["content"]["json_schema"] == SCHEMA
-
-
-def test_strict_tools_are_held_by_a_grammar(client: TestClient, engine: FakeEngine) -> None:
-    engine.answer = ROME
-    whole(client, tools=[{**ASK["tools"][0], "strict": True}])
-    form = engine.params[-1].structured_outputs
-    assert form is not None
-    assert json.loads(form.structural_tag)["format"]["type"] == "triggered_tags"
 
 
 def test_a_backend_that_cannot_hold_calls_is_told_of(client: TestClient, engine: FakeEngine) -> None:

@@ -157,20 +157,6 @@ def test_items_are_refused_by_their_place(client: TestClient, item: dict[str, An
     assert answer.json()["error"]["param"] == param
 
 
-@pytest.mark.parametrize(
-    ("choice", "one"), [("required", False), ({"type": "function", "name": "get_weather"}, True)]
-)
-def test_forced_calls_are_held_by_a_grammar(
-    client: TestClient, engine: FakeEngine, choice: Any, one: bool
-) -> None:
-    engine.answer = ROME
-    assert [item["type"] for item in whole(client, tool_choice=choice)["output"]] == ["function_call"]
-    form = engine.params[-1].structured_outputs
-    assert form is not None
-    calls = json.loads(form.structural_tag)["format"]
-    assert (calls["at_least_one"], calls["stop_after_first"]) == (True, one)
-
-
 def test_strict_tools_and_a_form_exclude_each_other(client: TestClient, engine: FakeEngine) -> None:
     engine.answer = ROME
     strict = {"tools": [{**TOOL, "strict": True}]}

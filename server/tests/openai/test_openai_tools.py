@@ -20,7 +20,6 @@ WEATHER: dict[str, Any] = {
         "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
     },
 }
-F = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
 ASK: dict[str, Any] = {
     "messages": [{"role": "user", "content": "Rome?"}],
     "tools": [WEATHER],
@@ -113,22 +112,6 @@ def test_what_is_no_call_is_content(client: TestClient, engine: FakeEngine, ask:
 def test_a_call_without_other_words_has_no_content(client: TestClient, engine: FakeEngine) -> None:
     engine.answer = ROME
     assert whole(client)["message"]["content"] is None
-
-
-@pytest.mark.parametrize("ask", [whole, streamed])
-def test_one_call_where_parallel_ones_are_not_wanted(
-    client: TestClient, engine: FakeEngine, ask: Any
-) -> None:
-    engine.answer = f"{ROME}\n{BERN}"
-    assert called(ask(client, parallel_tool_calls=False)) == [("get_weather", {"city": "Rome"})]
-
-
-@pytest.mark.parametrize("ask", [whole, streamed])
-def test_an_answer_that_is_cut_has_no_call(client: TestClient, engine: FakeEngine, ask: Any) -> None:
-    engine.answer = ROME
-    choice = ask(client, max_tokens=len(ROME) - 30)
-    assert choice["finish_reason"] == "length"
-    assert choice["message"]["content"] == ROME[:-30]
 
 
 @pytest.mark.parametrize("ask", [whole, streamed])
@@ -273,35 +256,6 @@ def test_a_choice_that_is_not_left_to_the_model(client: TestClient, engine: Fake
     assert answer.status_code == 400
     assert "enable_auto_tool_choice" in answer.json()["error"]["message"]
     assert whole(client, tool_choice="none")["finish_reason"]
-
-
-@pytest.mark.parametrize(
-    ("choice", "names"),
-    [
-        ("required", ["get_weather", "f"]),
-        ({"type": "function", "function": {"name": "f"}}, ["f"]),
-    ],
-)
-def test_forced_calls_are_held_by_a_grammar(
-    client: TestClient, engine: FakeEngine, choice: Any, names: list[str]
-) -> None:
-    engine.answer = ROME
-    assert called(whole(client, tools=[WEATHER, F], tool_choice=choice))
-    form = engine.params[-1].structured_outputs
-    assert form is not None
-    calls = json.loads(form.structural_tag)["format"]
-    assert [json.dumps(name) in tag["begin"] for name, tag in zip(names, calls["tags"], strict=True)]
-    assert (calls["type"], calls["at_least_one"]) == ("tags_with_separator", True)
-
-
-def test_strict_tools_are_held_by_a_grammar(client: TestClient, engine: FakeEngine) -> None:
-    strict = {"type": "function", "function": {**WEATHER["function"], "strict": True}}
-    whole(client, tools=[strict], max_tokens=4)
-    form = engine.params[-1].structured_outputs
-    assert form is not None
-    assert json.loads(form.structural_tag)["format"]["type"] == "triggered_tags"
-    whole(client, max_tokens=4)
-    assert engine.params[-1].structured_outputs is None
 
 
 def test_a_form_leaves_thinking_that_is_open_free(client: TestClient, engine: FakeEngine) -> None:

@@ -3,6 +3,7 @@
 Where both the engine and a request have a name (`seed`), it is the request's, and the engine's is
 `--engine-seed`; a name that a command's section shares with either is `--SECTION-NAME`. A flag that is
 given leaves its value in the click context: a sampling parameter under its name, a setting under its path.
+What stands between dots behind a flag is `_dotted`'s.
 """
 
 from __future__ import annotations
@@ -13,23 +14,24 @@ import inspect
 import re
 import types
 import typing
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, Literal
 
 import click
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
 from quire._config_sources import KeyPath, decode
-from quire._config_types import Bytes, field_shape, shapes_of
+from quire._config_types import Bytes, PluginKey, field_shape, parse_bytes, shapes_of
+from quire.cli._dotted import HINT, merge_texts, rewrite
+from quire.cli._setting_option import SectionOption, SettingOption
 from quire.config import EngineConfig
 from quire.sampling import SamplingParams
 
 __all__ = [
     "ENGINE",
-    "EVERYTHING",
     "FILE",
     "SAMPLING",
-    "SectionOption",
     "SettingsCommand",
     "engine_flags",
     "keep",
@@ -38,7 +40,6 @@ __all__ = [
 ]
 
 ENGINE, SAMPLING, FILE = "Engine options", "Sampling options", "Configuration file"
-EVERYTHING = "quire.help_all"
 _RARE_GRAMMAR: frozenset[KeyPath] = frozenset(
     ("structured_outputs", name) for name in ("compile_timeout", "max_source_bytes", "cache_bytes")
 )
@@ -74,42 +75,28 @@ _RARE: frozenset[KeyPath] = frozenset(
     )
 ) | {("plugins", "allow"), ("plugins", "options"), ("plugins", "routes"), *_RARE_GRAMMAR}
 _METAVARS = {"mapping": "JSON", "biases": "JSON", "switch": "TRUE|FALSE|WORD"}
+_MAPPINGS = {"mapping", "biases"}
 _NO_VALUES = {"structured_outputs", "guided_decoding"}
 """Sampling parameters that no flag can hold: a form is given by flags of its own."""
 _RARE_SAMPLING = {"use_beam_search", "length_penalty", "early_stopping"}
 
 
-class SettingOption(click.Option):
-    """A flag made from a setting; help lists it under its section."""
+class SettingsCommand(click.Command):
+    """A command whose help has its own options first, then those made from settings, by section.
 
-    def __init__(self, names: list[str], *, section: str, rare: bool, **rest: Any) -> None:
-        super().__init__(names, **rest)
-        self.section = section
-        self.rare = rare
-
-    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
-        """The rare ones are in `--help-all` only."""
-        return None if self.rare and not ctx.meta.get(EVERYTHING) else super().get_help_record(ctx)
-
-
-class SectionOption(SettingOption):
-    """A flag made from a field of a command's section of the configuration.
-
-    Attributes:
-        section_name: the section's key in the configuration file.
-        section_model: what validates the section.
+    Nested settings may be written with dots, see `_dotted`.
     """
 
-    def __init__(
-        self, names: list[str], *, section_name: str, section_model: type[BaseModel], **rest: Any
-    ) -> None:
-        super().__init__(names, **rest)
-        self.section_name = section_name
-        self.section_model = section_model
-
-
-class SettingsCommand(click.Command):
-    """A command whose help has its own options first, then those made from settings, by section."""
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Reads the arguments, dotted ones as the flags that they stand for."""
+        options = [param for param in self.get_params(ctx) if isinstance(param, click.Option)]
+        try:
+            args = rewrite(args, options)
+        except click.UsageError as error:
+            error.ctx = ctx
+            if not ctx.resilient_parsing:  # a shell that completes has half a line
+                raise
+        return super().parse_args(ctx, args)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Writes the sections of options."""
@@ -125,6 +112,8 @@ class SettingsCommand(click.Command):
             if records:
                 with formatter.section(title):
                     formatter.write_dl(records)
+                    if title == ENGINE:
+                        formatter.write_text(HINT)
 
 
 def engine_flags() -> Iterator[click.Option]:
@@ -140,11 +129,13 @@ def engine_flags() -> Iterator[click.Option]:
         name = f"engine_{name}" if name in taken else name
         yield _flag(
             name,
-            _click_type(field.annotation) if shape == "scalar" else shape,
+            _click_type(field) if shape == "scalar" else shape,
             (ENGINE, path),
             section=ENGINE,
             text=field.description or "",
             rare=path in _RARE,
+            dotted=None if len(path) == 1 else "--" + ".".join(str(key) for key in path).replace("_", "-"),
+            key_words=_key_words(field.annotation) if shape == "mapping" else 0,
         )
 
 
@@ -178,7 +169,7 @@ def section_flags(
         taken |= {*other.opts, *other.secondary_opts}
     for name, field in model.model_fields.items():
         shape = field_shape(field.annotation)
-        kind = {"scalar": _click_type(field.annotation), "list": "strings"}.get(shape, shape)
+        kind = {"scalar": _click_type(field), "list": "strings"}.get(shape, shape)
         word = name[:-1] if shape == "list" and name.endswith("s") and not name.endswith("ss") else name
         prefix = "" if "--" + word.replace("_", "-") not in taken else f"{section}_"
         yield _flag(
@@ -200,6 +191,8 @@ def _flag(
     section: str,
     text: str,
     rare: bool,
+    dotted: str | None = None,
+    key_words: int = 1,
     make: Callable[..., SettingOption] = SettingOption,
 ) -> click.Option:
     """An option that leaves nothing in the context unless it is given.
@@ -207,6 +200,8 @@ def _flag(
     Args:
         kind: a click type, "flag", "strings" (may be repeated), or what `_read` knows.
         place: store in the context's meta, and key in it.
+        dotted: its other spelling, None if it has none.
+        key_words: as `SettingOption` has it; only a mapping has keys.
     """
     flag = "--" + name.replace("_", "-")
     text = text.replace("`", "").replace("null", "none")
@@ -219,7 +214,7 @@ def _flag(
         text = f"{text.rstrip('.')}. May be given several times.".removeprefix(". ")
     elif isinstance(kind, str):
         read = _read(kind)
-        extra = {"metavar": _METAVARS.get(kind, "A,B,...")}
+        extra = {"metavar": _METAVARS.get(kind, "A,B,..."), "multiple": kind in _MAPPINGS}
     return make(
         [flag, f"_{name}"],
         section=section,
@@ -227,6 +222,8 @@ def _flag(
         callback=keep(*place, read),
         help=text,
         rare=rare,
+        dotted=dotted,
+        key_words=key_words if kind in _MAPPINGS else 0,
         **extra,
     )
 
@@ -249,34 +246,45 @@ def keep(
     return callback
 
 
-def _read(kind: str) -> Callable[[str], Any]:
-    """What turns a flag's text into its value; raises ValueError or TypeError."""
+def _read(kind: str) -> Callable[[Any], Any]:
+    """What turns a flag's text, a mapping's texts, into its value; raises ValueError or TypeError."""
 
     def ints(text: str) -> list[int]:
         return [int(part) for part in decode("list", text)]
 
-    def biases(text: str) -> dict[int, float]:
-        return {int(key): float(bias) for key, bias in decode("mapping", text).items()}
+    def biases(texts: Sequence[str]) -> dict[int, float]:
+        return {int(key): float(bias) for key, bias in merge_texts(texts).items()}
 
-    readers: dict[str, Callable[[str], Any]] = {
+    readers: dict[str, Callable[[Any], Any]] = {
         "ints": ints,
         "biases": biases,
         "list": functools.partial(decode, "list"),
-        "mapping": functools.partial(decode, "mapping"),
+        "mapping": merge_texts,
         "switch": lambda text: {"true": True, "false": False}.get(text, text),
     }
     return readers[kind]
 
 
-def _click_type(annotation: Any) -> Any:
+def _click_type(field: FieldInfo) -> Any:
     """Numbers and choices fail as usage errors; all else, "2GiB" too, is for the configuration to judge."""
-    arms = [arm for arm in _arms(annotation) if arm is not types.NoneType]
+    arms = [arm for arm in _arms(field.annotation) if arm is not types.NoneType]
+    in_bytes = Bytes in typing.get_args(field.annotation) or any(
+        getattr(check, "func", None) is parse_bytes for check in field.metadata
+    )
     if len(arms) == 1:
         if typing.get_origin(arms[0]) is Literal:
             return click.Choice(list(typing.get_args(arms[0])))
-        if arms[0] in (int, float) and Bytes not in typing.get_args(annotation):
+        if arms[0] in (int, float) and not in_bytes:
             return click.INT if arms[0] is int else click.FLOAT
     return click.STRING
+
+
+def _key_words(annotation: Any) -> int:
+    """Words between dots that make a key of a mapping: a plugin's has two, `kind.name`."""
+    for arm in _arms(annotation):
+        if typing.get_origin(arm) is dict and typing.get_args(arm)[0] == PluginKey:
+            return 2
+    return 1
 
 
 def _arms(annotation: Any) -> Iterator[Any]:
@@ -295,7 +303,7 @@ def _sampling_type(hint: Any) -> Any:
     arms = [arm for arm in _arms(hint) if arm is not types.NoneType]
     for arm in arms:
         if typing.get_origin(arm) is dict:
-            return "biases"
+            return "biases" if typing.get_args(arm)[0] is int else "mapping"
         if typing.get_args(arm) == (int,):
             return "ints"
         if typing.get_args(arm) == (str,):

@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 
 import click
 
-from quire.cli._flags import SAMPLING, SettingOption, keep
+from quire.cli._flags import SAMPLING, keep
+from quire.cli._setting_option import SettingOption
 from quire.structured_outputs import StructuredOutputsParams
 
 __all__ = ["form_options", "given_form"]

@@ -61,7 +61,7 @@ def _allowed(arguments: Sequence[str], environ: Mapping[str, str]) -> list[str] 
 
     A file that cannot be read is left to the command to complain about.
     """
-    flag = _option(arguments, "--plugins-allow")
+    flag = _option(arguments, "--plugins-allow", "--plugins.allow")
     if flag is not None:
         return decode("list", flag)  # type: ignore[no-any-return]
     allow = allowed_in_environment(environ)
@@ -76,14 +76,15 @@ def _allowed(arguments: Sequence[str], environ: Mapping[str, str]) -> list[str] 
         return None
 
 
-def _option(arguments: Sequence[str], name: str) -> str | None:
-    """The last value of an option, written `--name value` or `--name=value`."""
+def _option(arguments: Sequence[str], *names: str) -> str | None:
+    """The last value of an option with one of these names, written `--name value` or `--name=value`."""
     value = None
     for index, argument in enumerate(arguments):
         if argument == "--":
             break
-        if argument.startswith(f"{name}="):
-            value = argument.removeprefix(f"{name}=")
-        elif argument == name and index + 1 < len(arguments):
+        name, equals, text = argument.partition("=")
+        if name in names and equals:
+            value = text
+        elif name in names and index + 1 < len(arguments):
             value = arguments[index + 1]
     return value

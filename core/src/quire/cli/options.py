@@ -25,10 +25,8 @@ from pydantic import BaseModel
 from quire._config_file import read_file
 from quire.cli._flags import (
     ENGINE,
-    EVERYTHING,
     FILE,
     SAMPLING,
-    SectionOption,
     SettingsCommand,
     engine_flags,
     keep,
@@ -36,6 +34,7 @@ from quire.cli._flags import (
     section_flags,
 )
 from quire.cli._frame import current_registry
+from quire.cli._setting_option import EVERYTHING, SectionOption
 from quire.config import EngineConfig
 from quire.plugin_plan import import_target
 from quire.plugins import OK

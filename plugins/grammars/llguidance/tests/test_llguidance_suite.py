@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from quire.contracts import Grammar, GrammarInit, GrammarNeed, GrammarSource
+from quire.errors import InvalidRequestError
 from quire.testing.grammar import GrammarSuite
-from quire.testing.grammar_bench import END, WIDTH, small_tokenizer
+from quire.testing.grammar_bench import END, WIDTH, GrammarBench, small_tokenizer
 from quire.text.vocabulary import make_vocabulary
 from quire_grammar_llguidance.backend import LLGuidance
 
@@ -69,3 +70,26 @@ def test_decimals_of_a_range_come_to_an_end(
 
     assert [number for number in legal if not fits(number)] == []
     assert [number for number in illegal if fits(number)] == []
+
+
+DIGITS = {"type": "regex", "pattern": "[0-9]+"}
+
+
+def _dispatch(**more: Any) -> GrammarSource:
+    form = {"type": "dispatch", "rules": [["#", DIGITS], ["$", {"type": "any_text"}]], **more}
+    return GrammarSource(form="structural_tag", text=json.dumps({"format": form}))
+
+
+def test_behind_a_pattern_stands_what_belongs_to_it() -> None:
+    bench = GrammarBench(LLGuidance)
+    for loop in (True, False):
+        artefact = bench.grammar.compile(_dispatch(loop=loop))
+        assert all(bench.takes(artefact, text) for text in ("", "text", "a #12", "#1", "a $ b"))
+        assert not any(bench.takes(artefact, text) for text in ("a #x", "#"))
+        assert bench.takes(artefact, "a #1 b #2") is loop
+
+
+@pytest.mark.parametrize("more", [{"excludes": ["x"]}, {"rules": [["#"]]}, {"rules": []}])
+def test_a_dispatch_that_cannot_be_held_is_refused(more: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequestError, match="structural_tag cannot be used"):
+        GrammarBench(LLGuidance).grammar.compile(_dispatch(**more))

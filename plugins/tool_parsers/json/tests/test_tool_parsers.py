@@ -68,6 +68,23 @@ CASES: list[tuple[type[ToolParser], str, list[Event]]] = [
     ),
     (Llama3Parser, '<|python_tag|>{"name": "f", "parameters": {"a": 1}}', F),
     (Llama3Parser, '\n{"name": "f", "parameters": {"a": 1}}; {"name": "f"}', [*F, *NO_ARGUMENTS]),
+    (
+        Llama3Parser,
+        '<|python_tag|>{"name": "f", "parameters": {"a": 1}};{"name": "f"}\n{"name": "f"} ; ',
+        [*F, *NO_ARGUMENTS, *NO_ARGUMENTS],
+    ),
+    (
+        Llama3Parser,
+        'So <|python_tag|>{"name": "f", "parameters": {"a": 1}}; <|python_tag|>{"name": "f"}<|python_tag|>{}',
+        [Content("So"), *F, *NO_ARGUMENTS, Content("<|python_tag|>{}")],
+    ),
+    (
+        Llama3Parser,
+        '{"name": "f"}; <|python_tag|>{"name": "h"}',
+        [*NO_ARGUMENTS, Content('; <|python_tag|>{"name": "h"}')],
+    ),
+    (Llama3Parser, '{"name": "f"} ; <|python and', [*NO_ARGUMENTS, Content(" ; <|python and")]),
+    (Llama3Parser, '{"name": "f"};; x', [*NO_ARGUMENTS, Content(";; x")]),
     (Llama3Parser, '{"name": "Rome", "area": 1285}', [Content('{"name": "Rome", "area": 1285}')]),
     (Llama3Parser, 'It is {"name": "f"}', [Content('It is {"name": "f"}')]),
     (

@@ -50,23 +50,22 @@ def strict_calls(
     form = replace(
         form, calls=tuple(one if one.name in strict else replace(one, schema=_ANY) for one in form.calls)
     )
-    behind_each = all(call.begin.startswith(trigger) for call in form.calls)
-    if behind_each:
-        tags = [_tag(call.begin, call.schema, call.end) for call in form.calls]
+    calls = _sequence(_calls(form, parallel=parallel))
+    if all(call.begin.startswith(trigger) for call in form.calls):
+        text = {
+            "type": "triggered_tags",
+            "triggers": [trigger],
+            "tags": [_tag(call.begin, call.schema, call.end) for call in form.calls],
+            "at_least_one": False,
+            "stop_after_first": not parallel,
+        }
     else:
-        tags = _behind(trigger, form, parallel)
-    text = {
-        "type": "triggered_tags",
-        "triggers": [trigger],
-        "tags": tags,
-        "at_least_one": False,
-        "stop_after_first": not (parallel and behind_each),
-    }
+        text = {"type": "dispatch", "rules": [[trigger, calls]], "loop": False}
     if form.start is None:
         return _structural([*_thinking(thinking_end), text])
     kinds = [
-        _sequence(_calls(form, parallel=parallel)),
-        *tags,
+        calls,
+        _sequence([*_text(trigger), calls]),
         _sequence([_regex(_no_beginning(trigger, form.start)), text]),
         _regex("[ ]?"),  # nothing at all
     ]
@@ -118,14 +117,6 @@ def _calls(form: CallsForm, *, named: str | None = None, parallel: bool) -> list
         "stop_after_first": named is not None or not parallel or form.separator is None,
     }
     return [*_text(form.begin), calls, *_text(form.end)]
-
-
-def _behind(trigger: str, form: CallsForm, parallel: bool) -> list[dict[str, Any]]:
-    """The trigger and all calls behind it; where nothing ends several, one call, for a tag must end."""
-    if not form.end:
-        return [_tag(trigger + form.begin + call.begin, call.schema, call.end) for call in form.calls]
-    calls = _sequence(_calls(replace(form, end=""), parallel=parallel))
-    return [{"type": "tag", "begin": trigger, "content": calls, "end": form.end}]
 
 
 def _no_beginning(*beginnings: str) -> str:

@@ -1,5 +1,5 @@
-"""For authors of front ends: an engine that answers at once, a real server around an app, and the contract
-as a test suite (which needs pytest, and is imported only if asked for).
+"""For authors of front ends: an engine that answers at once, a real server around an app, and the contracts
+as test suites (which need pytest, and are imported only if asked for).
 """
 
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,7 @@ from quire_server.testing.served import Served, app_of, serve
 
 if TYPE_CHECKING:
     from quire_server.testing.route_suite import Example, RouteSuite, Target, refusals
+    from quire_server.testing.tool_suite import ToolSuite
 
 __all__ = [
     "BOS",
@@ -23,6 +24,7 @@ __all__ = [
     "RouteSuite",
     "Served",
     "Target",
+    "ToolSuite",
     "app_of",
     "hang_up",
     "read_all",
@@ -34,7 +36,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        from quire_server.testing import route_suite
+        from quire_server.testing import route_suite, tool_suite
 
-        return getattr(route_suite, name)
+        return getattr(tool_suite if name == "ToolSuite" else route_suite, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

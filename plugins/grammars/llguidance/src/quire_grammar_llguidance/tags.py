@@ -89,6 +89,8 @@ class _Writer:
             return self._separated(said, below)
         if kind == "triggered_tags":
             return self._triggered(said, below)
+        if kind == "dispatch":
+            return self._dispatch(said, below)
         raise _refused(f"llguidance has no format {str(kind)[:100]!r}: the backend xgrammar may")
 
     def _tag(self, said: dict[str, Any], depth: int, after: str = "") -> str:
@@ -116,10 +118,26 @@ class _Writer:
                 raise _refused(f"no trigger begins {begin[:100]!r}")
             of_trigger.setdefault(found, []).append(self._tag(one, depth, found))
         calls = [f"{self._until(trigger)} ({' | '.join(tags)})" for trigger, tags in of_trigger.items()]
-        call = self._rule(" | ".join(calls))
-        if said.get("stop_after_first"):
-            return call if said.get("at_least_one") else self._rule(f"{call} | FREE")
-        return self._rule(f"{call}{'+' if said.get('at_least_one') else '*'} FREE")
+        once, required = bool(said.get("stop_after_first")), bool(said.get("at_least_one"))
+        return self._in_text(calls, once=once, required=required)
+
+    def _dispatch(self, said: dict[str, Any], depth: int) -> str:
+        """Text in which behind each pattern stands what belongs to it."""
+        if said.get("excludes"):
+            raise _refused("llguidance knows no 'excludes' in a dispatch: the backend xgrammar may")
+        parts = []
+        for rule in _of(said, "rules", list):
+            if not (isinstance(rule, list) and len(rule) == 2 and isinstance(rule[0], str) and rule[0]):
+                raise _refused(f"{str(rule)[:100]} is no pair of a pattern and a format")
+            parts.append(f"{self._until(rule[0])} {self.element(rule[1], depth)}")
+        return self._in_text(parts, once=not said.get("loop", True), required=False)
+
+    def _in_text(self, parts: list[str], *, once: bool, required: bool) -> str:
+        """Parts that begin with text up to them; nothing follows the one, text the last of several."""
+        part = self._rule(" | ".join(parts))
+        if once:
+            return part if required else self._rule(f"{part} | FREE")
+        return self._rule(f"{part}{'+' if required else '*'} FREE")
 
     def _until(self, end: str) -> str:
         """Free text up to an end, which is part of it."""

@@ -14,7 +14,6 @@ from quire_route_ollama.catalog import Catalog
 from quire_route_ollama.json_route import JsonRoute
 from quire_route_ollama.options import NAMES, Options, examine_all
 from quire_route_ollama.request import ChatRequest, GenerateRequest, Prompted, ShowRequest
-from quire_route_ollama.tools import read_tools
 from quire_server.errors import bad_request, naming
 from quire_server.front_end import FrontEnd
 from quire_server.http.fields import examine
@@ -57,7 +56,7 @@ class Ollama:
             return self._loaded(answer)
         # As in Ollama, an answer that the client has begun is continued.
         begun = turns[-1]["role"] == "assistant" and "tool_calls" not in turns[-1]
-        opened = await self._open(body.chat(turns, read_tools(body.tools), begun=begun))
+        opened = await self._open(body.asked(turns, begun=begun))
         return await self._answer(request, answer, body, opened)
 
     async def tags(self) -> Response:

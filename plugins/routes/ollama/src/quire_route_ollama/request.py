@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, StrictBool, StrictInt
 
 from quire import StructuredOutputsParams
-from quire.contracts import Tool
 from quire_route_ollama.options import Options
-from quire_route_ollama.tools import read_calls
+from quire_route_ollama.tools import read_calls, read_tool_choice, read_tools
 from quire_server.errors import bad_request
 from quire_server.http.fields import BoundedModel, RequestModel
 from quire_server.service import Chat
@@ -70,12 +70,11 @@ class Prompted(RequestModel):
         """How many alternatives per token are to be told; None if log probabilities are not asked for."""
         return (self.top_logprobs or 0) if self.logprobs or self.top_logprobs else None
 
-    def chat(self, turns: Sequence[Turn], tools: Sequence[Tool] = (), *, begun: bool = False) -> Chat:
+    def chat(self, turns: Sequence[Turn], *, begun: bool = False) -> Chat:
         """The chat that these turns make; `begun` if the last one is an answer to be continued."""
         level = self.think if isinstance(self.think, str) else None
         return Chat(
             messages=turns,
-            tools=tools,
             thinking=None if self.think is None else bool(self.think),
             # An answer that is not to hold thinking does not, even if the model cannot do without.
             shows_thinking=self.think is not False,
@@ -130,6 +129,23 @@ class ChatRequest(Prompted):
 
     messages: Annotated[list[Message], Field(max_length=MAX_MESSAGES)] | None = None
     tools: Annotated[list[dict[str, Any]], Field(max_length=MAX_TOOLS)] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: StrictBool | None = None
+
+    def asked(self, turns: Sequence[Turn], *, begun: bool) -> Chat:
+        """The chat with its tools.
+
+        Raises:
+            ApiError: 400, they are malformed.
+        """
+        choice, named = read_tool_choice(self.tool_choice)
+        return replace(
+            self.chat(turns, begun=begun),
+            tools=read_tools(self.tools),
+            choice=choice,
+            named=named,
+            parallel=self.parallel_tool_calls is not False,
+        )
 
     def turns(self) -> list[Turn]:
         """The chat.

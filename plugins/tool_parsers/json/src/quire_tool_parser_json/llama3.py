@@ -1,4 +1,7 @@
-"""`{"name": ..., "parameters": {...}}` as the whole answer, several with `;` between: Llama 3.1 and later."""
+"""`{"name": ..., "parameters": {...}}` as the whole answer, several with `;` between: Llama 3.1 and later.
+
+Behind `<|python_tag|>`, which may stand before all of them or before each, the same.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +53,11 @@ class Llama3Parser(CallReader):
 
     def _break(self, events: list[Event]) -> None:
         self._parted = False
-        super()._break(events)
+        if self._call is None and self._may_end():  # before another mark it is a separator, and else content
+            self._space += self._raw
+            self._leave()
+        else:
+            super()._break(events)
 
     def _may_end(self) -> bool:
         return self._calls > 0 and "".join(self._raw).strip() in ("", ";")
