@@ -78,11 +78,19 @@ class FakeExecutor:
             self._give(added, 0)
             for blocks, new in zip(self.slots[slot].blocks, added, strict=True):
                 blocks.extend(new)
+        ends = {
+            (group, block): start.num_computed - place * self.block_size
+            for start in plan.starts
+            for group, blocks in enumerate(start.block_ids)
+            for place, block in enumerate(blocks)
+        }
         for copy in plan.copies:
             kv = self.kv[copy.group]
+            end = ends[copy.group, copy.dst]
             for offset in range(self.block_size):
                 kv[copy.dst, offset] = kv.get((copy.src, offset), -1)
-                if copy.group == self._of_states and (copy.src, offset) in self.states:
+                # Behind that lies what the other sequence says.
+                if copy.group == self._of_states and offset < end and (copy.src, offset) in self.states:
                     self.states[copy.dst, offset] = self.states[copy.src, offset]
         assert len(set(plan.slots)) == len(plan.slots)
         for slot, position, ids in plan.appended:

@@ -137,6 +137,15 @@ class Harness:
         self.scheduler.pause(request_id, index, after)
         self.check()
 
+    def live(self) -> list[tuple[str, int]]:
+        """Completions that could be told how they go on."""
+        roster = self.scheduler._roster
+        return sorted(
+            (sequence.state.request.request_id, sequence.index)
+            for sequence in [*roster.running, *roster.waiting]
+            if sequence.beam is None
+        )
+
     def _reach(self, request_id: str, index: int) -> None:
         """A completion may have its present length, and all that is under way for it, whatever its limit."""
         if (sequence := self.scheduler._find(request_id, index)) is not None:

@@ -158,18 +158,25 @@ class Life(RuleBasedStateMachine):
         while self.harness.under_way:
             self.harness.collect()
 
-    @precondition(lambda self: self.harness.requests)
-    @rule(data=st.data(), index=st.integers(0, 3), most=st.integers(1, 4), certain=st.booleans())
-    def append(self, data: st.DataObject, index: int, most: int, certain: bool) -> None:
-        name = data.draw(st.sampled_from(sorted(self.harness.requests)))
-        self.harness.append(name, index, most, certain=certain)
+    @precondition(lambda self: self.harness.live())
+    @rule(data=st.data(), most=st.integers(1, 4), certain=st.booleans())
+    def append(self, data: st.DataObject, most: int, certain: bool) -> None:
+        self.harness.append(*data.draw(st.sampled_from(self.harness.live())), most, certain=certain)
 
-    @precondition(lambda self: self.harness.requests)
-    @rule(data=st.data(), index=st.integers(0, 3), after=st.none() | st.integers(0, 10))
-    def pause(self, data: st.DataObject, index: int, after: int | None) -> None:
-        name = data.draw(st.sampled_from(sorted(self.harness.requests)))
-        if not self.harness.requests[name].params.use_beam_search:
-            self.harness.pause(name, index, after)
+    @precondition(lambda self: self.harness.live())
+    @rule(most=st.integers(1, 4), steps=st.integers(1, 3))
+    def append_to_all_between_plan_and_update(self, most: int, steps: int) -> None:
+        for _ in range(steps):
+            self.harness.plan()
+            for name, index in self.harness.live():
+                self.harness.append(name, index, most, certain=True)
+            if len(self.harness.under_way) > self.harness.lag:
+                self.harness.collect()
+
+    @precondition(lambda self: self.harness.live())
+    @rule(data=st.data(), after=st.none() | st.integers(0, 10))
+    def pause(self, data: st.DataObject, after: int | None) -> None:
+        self.harness.pause(*data.draw(st.sampled_from(self.harness.live())), after)
 
     @rule(asking=st.booleans())
     def ask(self, asking: bool) -> None:
