@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+# pip compiles to bytecode one file after the other; this takes all cores. Some packages ship what is no Python.
+BYTECODE := $(BIN)/python -W ignore -m compileall -qq -j 0 $(VENV)/lib || true
 PACKAGES := core plugins/native/cpu plugins/attention/torch plugins/attention/cpu plugins/attention/triton plugins/attention/flashinfer plugins/commands/quantize plugins/kernels/cpu plugins/kernels/triton plugins/logits_processors/no_repeat_ngram plugins/models/llama plugins/models/tiny plugins/samplers/standard plugins/quant/awq plugins/quant/compressed_tensors plugins/quant/gptq plugins/quant/int8 plugins/reasoning_parsers/think plugins/tool_parsers/json plugins/grammars/llguidance plugins/grammars/xgrammar plugins/speculators/draft plugins/speculators/ngram plugins/speculators/eagle plugins/routes/ollama server
 SOURCES := $(PACKAGES:%=%/src)
 TESTS := $(PACKAGES:%=%/tests) tests
@@ -20,6 +22,9 @@ SIDE_BY_SIDE := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKE
 GPU_BENCH ?=
 # Files by name: the others need what only developers have.
 GPU_TESTS = $(sort $(shell grep -rl --include='test_*.py' 'pytest\.mark\.gpu' core plugins server tests))
+
+# Hundreds of processes are started here: what one has compiled the next is to load.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test test-clients test-tools lint bench bench-parts docs wheels gpu-check gpu-bench clean
 .DEFAULT_GOAL := demo
@@ -41,7 +46,7 @@ test-tools: $(VENV)/.dev  ## AutoAWQ, AutoGPTQ, GPTQModel and llm-compressor wri
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy $(SOURCES) $(TESTS) $(NATIVE)/build_hook.py tools bench
+	$(BIN)/mypy --num-workers $(WORKERS) $(SOURCES) $(TESTS) $(NATIVE)/build_hook.py tools bench
 	$(BIN)/lint-imports
 
 bench: $(VENV)/.dev  ## Quire beside other engines and the machine's limit; BENCH="--peers quire,vllm --workloads ragged"
@@ -78,7 +83,9 @@ $(VENV)/bin/python:
 
 $(VENV)/.packages: $(VENV)/bin/python constraints.txt $(PACKAGES:%=%/pyproject.toml)
 	$(BIN)/python tools/install_torch.py
-	$(PIP) $(PACKAGES:%=--editable ./%)
+	$(PIP) --no-compile 'hatchling>=1.27' editables
+	$(PIP) --no-compile --no-build-isolation $(PACKAGES:%=--editable ./%)
+	$(BYTECODE)
 	touch $@
 
 # Installing compiles the C++; this compiles it anew where it was changed since. Without a compiler Quire is slower and works.
@@ -87,5 +94,6 @@ $(VENV)/.native: $(VENV)/.packages $(wildcard $(NATIVE)/src/quire_native_cpu/csr
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.native requirements-dev.txt
-	$(PIP) --requirement requirements-dev.txt
+	$(PIP) --no-compile --requirement requirements-dev.txt
+	$(BYTECODE)
 	touch $@

@@ -22,7 +22,7 @@ class Environment:
     """A virtual environment with some of Quire's packages."""
 
     def __init__(self, directory: Path) -> None:
-        subprocess.run([sys.executable, "-m", "venv", str(directory)], check=True)
+        subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(directory)], check=True)
         self.bin = directory / "bin"
         version = f"python{sys.version_info.major}.{sys.version_info.minor}"
         self.site = directory / "lib" / version / "site-packages"
@@ -30,8 +30,8 @@ class Environment:
 
     def install(self, *packages: str | Path, environ: Mapping[str, str] | None = None) -> str:
         """`pip install` of wheels, folders of this repository and options; returns what pip prints."""
-        command = [str(self.bin / "python"), "-m", "pip", "install", "--no-deps", "--no-build-isolation"]
-        command += ["--disable-pip-version-check", "--no-cache-dir"]
+        command = [sys.executable, "-m", "pip", "--python", str(self.bin / "python"), "install", "--no-deps"]
+        command += ["--no-build-isolation", "--disable-pip-version-check", "--no-cache-dir"]
         return self._run([*command, *map(_from_root, packages)], environ)
 
     def quire(self, *arguments: str) -> str:

@@ -106,11 +106,25 @@ def answer(llm: LLM, neighbours: Sequence[Sequence[int]] = (), place: int = 0) -
     return found
 
 
+@pytest.fixture(scope="module")
+def answers_alone() -> dict[str, list[Bits]]:
+    """What `alone` has found already, by the name of the plugins and the dtype."""
+    return {}
+
+
 @pytest.fixture
-def alone(checkpoint: Checkpoint, open_deterministic: OpenLLM) -> list[Bits]:
+def alone(
+    request: pytest.FixtureRequest,
+    checkpoint: Checkpoint,
+    open_deterministic: OpenLLM,
+    answers_alone: dict[str, list[Bits]],
+) -> list[Bits]:
     """Each of the subject's two requests with nobody beside it and nothing cached."""
-    llm = open_deterministic(checkpoint("llama"), enable_prefix_caching=False, max_num_seqs=1)
-    return answer(llm)
+    which: str = request.node.callspec.params["open_deterministic"]
+    if which not in answers_alone:
+        llm = open_deterministic(checkpoint("llama"), enable_prefix_caching=False, max_num_seqs=1)
+        answers_alone[which] = answer(llm)
+    return answers_alone[which]
 
 
 def test_neighbours_change_nothing(

@@ -26,6 +26,7 @@ FORMS = [
     StructuredOutputsParams(regex=r"[a-z ]{12,30}\."),
     None,
 ]
+SETTINGS: dict[str, Any] = {"show_progress": False, "dtype": "float32", "kv_cache_memory_bytes": "16MiB"}
 VOCAB = 300
 """Ids below are bytes and the commonest words: near a right one there are legal ones and others."""
 
@@ -51,10 +52,8 @@ def open_tiny(request: pytest.FixtureRequest) -> Iterator[OpenLLM]:
     opened: list[LLM] = []
 
     def open_one(**changes: Any) -> LLM:
-        settings = {"backend": request.param, "compile_timeout": 20}  # other tests may keep the machine busy
-        opened.append(
-            LLM("tiny", show_progress=False, dtype="float32", structured_outputs=settings, **changes)
-        )
+        grammars = {"backend": request.param, "compile_timeout": 20}  # other tests may keep the machine busy
+        opened.append(LLM("tiny", **{**SETTINGS, "structured_outputs": grammars, **changes}))
         return opened[-1]
 
     yield open_one

@@ -29,7 +29,13 @@ OBJECT = {
 def llm(request: pytest.FixtureRequest) -> Iterator[LLM]:
     """The bundled model with one of the backends."""
     settings = {"backend": request.param, "compile_timeout": 20}  # other tests may keep the machine busy
-    with LLM("tiny", show_progress=False, dtype="float32", structured_outputs=settings) as llm:
+    with LLM(
+        "tiny",
+        show_progress=False,
+        dtype="float32",
+        structured_outputs=settings,
+        kv_cache_memory_bytes="64MiB",
+    ) as llm:
         yield llm
 
 

@@ -25,7 +25,9 @@ def some_logits(seed: int, width: int, spread: float) -> torch.Tensor:
 
 
 def draw(logits: torch.Tensor, seed: int) -> torch.Tensor:
-    return KERNELS.draw_coupled(logits.expand(DRAWS, -1), keys(seed))
+    """Some hundred at a time: numbers for all of them would not fit a processor's cache."""
+    parts = torch.split(keys(seed), 500)
+    return torch.cat([KERNELS.draw_coupled(logits.expand(len(part), -1), part) for part in parts])
 
 
 @pytest.mark.parametrize(("width", "spread"), [(2, 0.5), (40, 1.0), (700, 2.0)])

@@ -38,6 +38,7 @@ class _LiveTensors(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self.peak = 0
         self._live: dict[int, tuple[StorageWeakRef, int]] = {}
+        self._most = 0  # bytes, some perhaps gone by now: looked at only once they could be a new peak
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -65,8 +66,14 @@ class _LiveTensors(TorchDispatchMode):  # type: ignore[no-untyped-call]
                         StorageWeakRef(storage),  # type: ignore[no-untyped-call]
                         storage.nbytes(),
                     )
+                    self._most += storage.nbytes()
+        if self._most > self.peak:
+            self._forget_what_is_gone()
+            self.peak = max(self.peak, self._most)
+        return result
+
+    def _forget_what_is_gone(self) -> None:
         gone = [key for key, (ref, _) in self._live.items() if ref.expired()]  # type: ignore[no-untyped-call]
         for key in gone:
             del self._live[key]
-        self.peak = max(self.peak, sum(size for _, size in self._live.values()))
-        return result
+        self._most = sum(size for _, size in self._live.values())

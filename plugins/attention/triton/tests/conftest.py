@@ -6,7 +6,7 @@ Triton decides when it is imported, so it is told before: conftest files are rea
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -16,7 +16,14 @@ if not torch.cuda.is_available():
 
 from quire.contracts import Rope
 from quire.testing.attention_rig import AttentionRig, Shape
+from quire.testing.triton_interpreter import brisk_interpreter
 from quire_attn_triton.backend import TritonAttention
+
+
+@pytest.fixture(autouse=True)
+def _briskly(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    with brisk_interpreter(monkeypatch):
+        yield
 
 
 @pytest.fixture(scope="session")
