@@ -37,12 +37,16 @@ PATH = "/v1/chat/completions"
 
 @pytest.fixture(
     scope="module",
-    params=[("xgrammar", "hermes"), ("llguidance", "mistral"), ("llguidance", "llama3_json")],
-    ids="-".join,
+    params=[
+        ("xgrammar", "hermes", {"model": "tiny-draft", "num_speculative_tokens": 3}),
+        ("llguidance", "mistral", {"method": "ngram", "num_speculative_tokens": 3}),
+        ("llguidance", "llama3_json", None),
+    ],
+    ids=lambda given: "-".join(given[:2]),
 )
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
-    """The bundled model with a template that shows tools, a grammar backend, and a form of calls."""
-    backend, parser = request.param
+    """The bundled model, a template that shows tools, a grammar backend, a form of calls, drafts or none."""
+    backend, parser, drafts = request.param
     home = tmp_path_factory.mktemp("model")
     for file in (Path(quire_models_tiny.__file__).parent / "data").iterdir():
         if file.name != "tokenizer_config.json":
@@ -54,6 +58,7 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     # Compiling has time, for the machine may be busy.
     settings.write_text(
         f"structured_outputs: {{backend: {backend}, compile_timeout: 20}}\ntool_call_parser: {parser}\n"
+        + (f"speculative_config: {json.dumps(drafts)}\n" if drafts else "")
     )
     with LiveServer(
         *("--config", str(settings), "--served-model-name", "tiny", "--log-level", "warning"), model=str(home)
