@@ -344,11 +344,13 @@ def test_tiny_draft_knows_what_tiny_says(open_llm: OpenLLM) -> None:
     assert drafts.num_emitted_tokens > 1.9 * drafts.num_drafts
 
 
+TEXTS = [
+    "class Stack:\n    def __init__(self):\n        self._items = []\n\n    def ",
+    "import json\n\n\ndef read_settings(path):\n",
+    "def fibonacci(n):\n",
+    "async def fetch(session, url, timeout=None):\n    try:\n",
+]
+
+
 def generate_text(llm: LLM, **params: Any) -> None:
-    texts = [
-        "class Stack:\n    def __init__(self):\n        self._items = []\n\n    def ",
-        "import json\n\n\ndef read_settings(path):\n",
-        "def fibonacci(n):\n",
-        "async def fetch(session, url, timeout=None):\n    try:\n",
-    ]
-    llm.generate(texts, SamplingParams(max_tokens=64, ignore_eos=True, seed=1, **params), use_tqdm=False)
+    llm.generate(TEXTS, SamplingParams(max_tokens=64, ignore_eos=True, seed=1, **params), use_tqdm=False)

@@ -16,6 +16,10 @@ from tiny_model.model import Llama
 from tiny_model.presets import HeadPreset, Preset
 from tiny_model.scoring import EVAL_WINDOW, head_score, heldout_score
 
+_HEAD = (
+    "cross-entropy to the target's distribution, its mean as in training and that of each token ahead, and "
+    "the chance at temperature 1 that such a draft is accepted if those before it were"
+)
 _ON_WHAT = "bf16 weights, float32 arithmetic; each file and its eos, in windows starting with bos"
 
 
@@ -68,9 +72,7 @@ class Head:
             "acceptance": score.acceptance,
             "tokens": score.tokens,
             "window": EVAL_WINDOW,
-            "what": "cross-entropy to the target's distribution, its mean as in training and that of each token ahead; "
-            "and the chance at temperature 1 that such a draft is accepted if those before it were. "
-            + _ON_WHAT,
+            "what": f"{_HEAD}; {_ON_WHAT}",
         }
 
     def export(self, tokenizer: Tokenizer, out: Path) -> int:

@@ -29,13 +29,8 @@ def tensors() -> dict[str, torch.Tensor]:
         name: torch.randint(0, 2, (3, 5), generator=generator).to(getattr(torch, name)) for name in DTYPES
     }
     whole = torch.randn(6, 4, generator=generator)
-    return {
-        **made,
-        "part": whole[2:4],
-        "whole": whole,
-        "number": torch.tensor(2.5),
-        "empty": torch.zeros(0, 4),
-    }
+    others = {"number": torch.tensor(2.5), "empty": torch.zeros(0, 4)}
+    return {**made, "part": whole[2:4], "whole": whole, **others}
 
 
 def save(path: Path, content: Any, **options: Any) -> Path:
@@ -68,8 +63,8 @@ def test_a_module_is_found_as_it_is_saved(tmp_path: Path) -> None:
 
 def test_parts_are_cut_out(tmp_path: Path) -> None:
     checkpoint = Checkpoint([save(tmp_path, tensors())])
-    found = checkpoint.read("whole", [Span(6, 1, 3), Span(4, 0, 2)])
-    assert torch.equal(found, tensors()["whole"][1:4, :2])
+    found = checkpoint.read("whole", [Span(start=1, stop=3, full=6), Span(start=0, stop=2, full=4)])
+    assert torch.equal(found, tensors()["whole"][1:3, :2])
 
 
 class Canary:
@@ -86,7 +81,7 @@ class Canary:
     ("content", "asked"),
     [
         (lambda mark: {"a": Canary(open, mark, "w")}, "open"),
-        (lambda mark: {"a": torch.ones(2), "b": [Canary(builtins.exec, f"open({mark!r}, 'w')")]}, "exec"),
+        (lambda mark: {"a": torch.ones(2), "b": Canary(builtins.exec, f"open({mark!r}, 'w')")}, "exec"),
         (lambda mark: Canary(builtins.eval, f"open({mark!r}, 'w')"), "eval"),
         (lambda mark: Canary(torch.hub.load_state_dict_from_url, f"file://{mark}"), "torch.hub"),
     ],
@@ -164,9 +159,8 @@ def test_a_tensor_may_not_reach_behind_its_storage(tmp_path: Path) -> None:
     shape = b"K\x02\x85"  # a tuple of 2
     assert pickled.count(shape) == 1
     for size in (3, 2**31 - 1):
-        rewritten(
-            file, "pytorch_model/data.pkl", pickled.replace(shape, b"J" + struct.pack("<i", size) + b"\x85")
-        )
+        longer = b"J" + struct.pack("<i", size) + b"\x85"
+        rewritten(file, "pytorch_model/data.pkl", pickled.replace(shape, longer))
         with pytest.raises(CheckpointError, match="ends behind its data"):
             read_torch_entries(file)
 
