@@ -258,6 +258,33 @@ def test_a_misfit_is_named_before_anything_is_loaded(
         forecast(with_model(checkpoint("llama"), good, "draft"))
 
 
+class Canary:
+    """Opens a file for writing when it is unpickled."""
+
+    def __init__(self, mark: Path) -> None:
+        self._mark = mark
+
+    def __reduce__(self) -> Any:
+        return open, (str(self._mark), "w")
+
+
+def test_a_torch_file_is_described_and_never_run(
+    checkpoint: Checkpoint, open_llm: OpenLLM, tmp_path: Path
+) -> None:
+    target = checkpoint("llama")
+    head = save_head(tmp_path / "head", target, file="pytorch_model.bin").directory
+    assert forecast(with_model(target, head)).problem is None
+    only = {"load_format": "safetensors"}
+    with pytest.raises(CheckpointError, match="runs whatever code is in it"):
+        forecast(EngineConfig(**{**with_model(target, head).model_dump(exclude_unset=True), **only}))
+    with pytest.raises(CheckpointError, match="runs whatever code is in it"):
+        forecast(with_model(target, head, "draft"))
+    torch.save({"fc.weight": Canary(tmp_path / "mark")}, head / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match=r"pytorch_model\.bin asks for '\w+\.open'"):
+        open_llm(target, speculative_config=with_model(target, head).speculative_config)
+    assert not (tmp_path / "mark").exists()
+
+
 def with_model(target: Reference, head: Path, method: str = "eagle3") -> EngineConfig:
     asked = {"method": method, "model": str(head), "num_speculative_tokens": 2}
     return EngineConfig(model=str(target.directory), dtype="float32", speculative_config=asked)

@@ -96,7 +96,7 @@ def plan_draft(
         model=asked.model,
         tokenizer_only=config.load_format == "dummy",
         show_progress=show_progress,
-        torch_files=speculator.torch_files,
+        torch_files=speculator.torch_files and config.load_format != "safetensors",
     )
     if headers_in is not None:
         headers_in = headers_in / "draft"
