@@ -139,7 +139,9 @@ def rewritten(file: Path, name: str, content: bytes, how: int = zipfile.ZIP_STOR
     [
         ("pytorch_model/data/0", b"123", zipfile.ZIP_STORED, "do not make the 2 elements"),
         ("pytorch_model/data/0", bytes(8), zipfile.ZIP_DEFLATED, "packed"),
-        ("pytorch_model/data.pkl", b"\x80\x02}.", zipfile.ZIP_DEFLATED, r"packed data\.pkl"),
+        ("pytorch_model/data.pkl", b"\x80\x02}.", zipfile.ZIP_DEFLATED, r"data\.pkl' packed"),
+        ("pytorch_model/byteorder", bytes(10**7), zipfile.ZIP_DEFLATED, "byteorder' packed"),
+        ("pytorch_model/data.pkl", bytes(10**7), zipfile.ZIP_STORED, "more than 1000000 bytes"),
         ("pytorch_model/byteorder", b"big", zipfile.ZIP_STORED, "another byte order"),
         ("pytorch_model/data.pkl", b"\x80\x02}", zipfile.ZIP_STORED, "broken"),
         ("pytorch_model/data.pkl", b"\x80\x02tR.", zipfile.ZIP_STORED, "broken"),
@@ -165,8 +167,17 @@ def test_a_tensor_may_not_reach_behind_its_storage(tmp_path: Path) -> None:
             read_torch_entries(file)
 
 
+def test_a_long_list_of_members_is_not_read(tmp_path: Path) -> None:
+    file = save(tmp_path, {"a": torch.ones(2)})
+    with zipfile.ZipFile(file, "a") as archive:
+        for number in range(15_000):
+            archive.writestr(f"pytorch_model/{number:020}", b"")
+    with pytest.raises(CheckpointError, match="list of members of more than"):
+        read_torch_entries(file)
+
+
 def test_marks_upon_marks_take_no_longer_than_the_file_is_long(tmp_path: Path) -> None:
-    many = b"\x80\x02" + b"N(" * 500_000 + b"t" * 500_000 + b"."
+    many = b"\x80\x02" + b"N(" * 300_000 + b"t" * 300_000 + b"."
     file = rewritten(save(tmp_path, {"a": torch.ones(2)}), "pytorch_model/data.pkl", many)
     with pytest.raises(CheckpointError, match="does not hold tensors"):
         read_torch_entries(file)

@@ -10,6 +10,7 @@ refused. Nothing is made but numbers, strings, tuples, dictionaries and the desc
 
 from __future__ import annotations
 
+import io
 import math
 import struct
 import zipfile
@@ -24,7 +25,9 @@ from quire.weights.headers import BITS, MAX_AXES, Entry
 
 __all__ = ["read_torch_entries"]
 
-MAX_PICKLE_BYTES = 16_000_000
+MAX_TABLE_BYTES = 1_000_000
+"""Of the archive's list of members, and of the pickle: some thousand tensors take as much."""
+
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, lengths of name and extra field
 _STORAGES = {
     "BFloat16Storage": "BF16",
@@ -45,6 +48,18 @@ _NAMES = frozenset({_DICT, _TENSOR, _PARAMETER, *(f"torch.{name}" for name in _S
 
 class _RefusedError(Exception):
     """The rest of a sentence that begins with the file's name."""
+
+
+class _Bounded(io.FileIO):
+    """Reads little at a time, whatever sizes the file itself announces."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Up to `size` bytes, or the rest, of which no more than the bound is looked at."""
+        if size is None or size < 0:
+            size = MAX_TABLE_BYTES
+        if size > MAX_TABLE_BYTES:
+            raise _RefusedError(f"has a list of members of more than {MAX_TABLE_BYTES} bytes")
+        return super().read(size) or b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +94,7 @@ def read_torch_entries(path: Path) -> dict[str, Entry]:
         CheckpointError: it is of another format, damaged, or not a table of plain tensors alone.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
+        with _Bounded(path) as file, zipfile.ZipFile(file) as archive:
             root, tensors = _table(archive)
             places = {tensor.storage.key: _place(path, archive, root, tensor) for tensor in tensors.values()}
     except _RefusedError as refused:
@@ -106,12 +121,11 @@ def _table(archive: zipfile.ZipFile) -> tuple[str, dict[str, _Tensor]]:
     pickles = [info for info in archive.infolist() if info.filename.endswith("/data.pkl")]
     if len(pickles) != 1 or pickles[0].filename.count("/") != 1:
         raise _RefusedError("has no data.pkl in one folder at its top, so torch.save did not write it")
-    if pickles[0].compress_type != zipfile.ZIP_STORED or pickles[0].file_size > MAX_PICKLE_BYTES:
-        raise _RefusedError(f"has a packed data.pkl, or one of more than {MAX_PICKLE_BYTES} bytes")
     root = pickles[0].filename.removesuffix("data.pkl")
-    if f"{root}byteorder" in archive.namelist() and archive.read(f"{root}byteorder") != b"little":
+    order = archive.NameToInfo.get(f"{root}byteorder")  # older versions wrote none
+    if order is not None and _small(archive, order) != b"little":
         raise _RefusedError("was written by a machine of another byte order")
-    found = _Description(archive.read(pickles[0])).read()
+    found = _Description(_small(archive, pickles[0])).read()
     if not isinstance(found, dict):
         raise _RefusedError("does not hold tensors by name")
     for name, value in found.items():
@@ -120,6 +134,15 @@ def _table(archive: zipfile.ZipFile) -> tuple[str, dict[str, _Tensor]]:
                 f"holds {str(name)[:80]!r}, which is no tensor: only tensors by name are read"
             )
     return root, found
+
+
+def _small(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
+    """A member's content."""
+    if info.compress_type != zipfile.ZIP_STORED or info.file_size > MAX_TABLE_BYTES:
+        raise _RefusedError(
+            f"has its member {info.filename[:80]!r} packed, or of more than {MAX_TABLE_BYTES} bytes"
+        )
+    return archive.read(info)
 
 
 def _place(path: Path, archive: zipfile.ZipFile, root: str, tensor: _Tensor) -> int:
