@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import product
 from typing import Any
 
 import pytest
@@ -33,6 +34,8 @@ FORMS: dict[str, dict[str, Any]] = {
         "prefix": "model.midlayer.",
     },
     "smaller": {"hidden": 40, "embedding": True, "target_hidden_size": 56, "norm_before_residual": True},
+}
+VARIANTS: dict[str, dict[str, Any]] = {
     "torch-file": {"file": "pytorch_model.bin", "num_hidden_layers": 40},
     "normed-together": {"norm_before_fc": True, "norm_before_residual": True, "norm_output": True},
     "normed-each": {"eagle_config": {"fc_norm": True, "norm_output": True}},
@@ -89,14 +92,16 @@ def check(llm: LLM, reference: ReferenceHead | None) -> Checked:
     return checked
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS.keys())
+@pytest.mark.parametrize(
+    ("form", "settings"),
+    [*product(FORMS, SETTINGS), *product(VARIANTS, ["roomy"])],
+)
 def test_it_says_what_the_reference_says(
-    form: str, settings: dict[str, Any], checkpoint: Checkpoint, make_head: MakeHead, open_llm: OpenLLM
+    form: str, settings: str, checkpoint: Checkpoint, make_head: MakeHead, open_llm: OpenLLM
 ) -> None:
     """Whatever was computed when, found in the cache, forked, preempted, rejected or past a table's end."""
-    head = make_head("llama", **FORMS[form])
-    llm = open_llm(checkpoint("llama"), max_num_seqs=7, **with_head(head), **settings)
+    head = make_head("llama", **{**FORMS, **VARIANTS}[form])
+    llm = open_llm(checkpoint("llama"), max_num_seqs=7, **with_head(head), **SETTINGS[settings])
     checked = check(llm, head)
     found = generate(ask_about(llm))
     assert_same(generate(llm), found)  # and once more, with all prompts in the cache
