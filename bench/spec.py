@@ -19,7 +19,9 @@ otherwise:
              them then is right once in sixteen times.
     draft    `code` by the bundled model with 192 layers instead of 4, all of which but 4 add nothing (see
              `deepened`): `tiny-draft` proposes to it. At temperature 0.
-    sampled  the same at temperature 0.7. Without speculation tokens are drawn as in an engine without a
+    head     the same with `tiny-eagle`, a head that reads the hidden states of the 4 layers.
+    sampled, head-sampled
+             the same two at temperature 0.7. Without speculation tokens are drawn as in an engine without a
              draft model, by other numbers; the text is compared before, with the same ones.
 """
 
@@ -47,6 +49,7 @@ from quire.scheduler.drafting import Drafting
 AHEAD = 5
 NGRAM = {"method": "ngram", "num_speculative_tokens": AHEAD}
 DRAFT = {"model": "tiny-draft", "num_speculative_tokens": AHEAD}
+HEAD = {"method": "eagle", "model": "tiny-eagle", "num_speculative_tokens": AHEAD}
 _EXACT = 0.005
 """Standard error of a ratio that is good enough."""
 FILES = (
@@ -146,6 +149,8 @@ WORKLOADS = {
     "misled": ("135m", NGRAM, misled),
     "draft": ("deepened", DRAFT, code),
     "sampled": ("deepened", DRAFT, sampled),
+    "head": ("deepened", HEAD, code),
+    "head-sampled": ("deepened", HEAD, sampled),
 }
 """Model, speculation and requests."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -13,6 +13,9 @@ from safetensors.torch import load_file, save_file
 
 from quire import LLM
 from quire.testing.model import Reference, save_random_checkpoint
+
+if TYPE_CHECKING:
+    from .eagle_heads import ReferenceHead
 
 VOCAB = 320
 BASE: dict[str, Any] = {
@@ -149,3 +152,29 @@ def nearly(
         return made[family]
 
     return make
+
+
+@pytest.fixture(scope="session")
+def make_head(
+    checkpoint: Callable[[str], Reference], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., ReferenceHead]:
+    """A random head for a family, of some form, once made."""
+    from .eagle_heads import save_head
+
+    made: dict[str, ReferenceHead] = {}
+
+    def make(family: str, **form: Any) -> ReferenceHead:
+        key = f"{family} {form}"
+        if key not in made:
+            made[key] = save_head(tmp_path_factory.mktemp("head"), checkpoint(family), **form)
+        return made[key]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def bigrams(tmp_path_factory: pytest.TempPathFactory) -> tuple[Reference, ReferenceHead]:
+    """See `save_bigrams`."""
+    from .eagle_heads import save_bigrams
+
+    return save_bigrams(tmp_path_factory.mktemp("bigrams"))

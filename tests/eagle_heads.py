@@ -50,10 +50,15 @@ class ReferenceHead:
         """`[T, H]`, of the served model's own states."""
         key = tuple(tokens)
         if key not in self._features:
-            states = hidden_states(self.target, tokens)
-            self._features[key] = (
-                torch.cat([states[depth] for depth in self.depths], -1) @ self.tensors["fc.weight"].T
-            )
+            found = hidden_states(self.target, tokens)
+            states = [found[depth] for depth in self.depths]
+            t = self.tensors
+            if self.config.get("fc_norm"):
+                states = [self._norm(one, t[f"fc_norm.{at}.weight"]) for at, one in enumerate(states)]
+            joined = torch.cat(states, -1)
+            if self.config.get("norm_before_fc"):
+                joined = self._norm(joined, t["input_norm.weight"])
+            self._features[key] = joined @ t["fc.weight"].T
         return self._features[key]
 
     @torch.inference_mode()
@@ -63,9 +68,13 @@ class ReferenceHead:
         table = t.get("embed_tokens.weight", self.target.model.get_input_embeddings().weight)
         features = self.features(tokens[:known])[: known - 1]
         for end in range(known, len(tokens) + 1):
-            out = self._layer(table[tokens[1:end]], features)
-            features = torch.cat((features, out[-1:]))
-        normed = self._norm(out[-1], t["norm.weight"])
+            out = self._layer(table[tokens[1:end]], features)[-1:]
+            normed = self._norm(out, t["norm.weight"])
+            features = torch.cat((features, normed if self.config.get("norm_output") else out))
+        normed = normed[0]
+        if "lm_head.weight" not in t and self.config.get("tie_word_embeddings"):
+            tied: torch.Tensor = normed @ table.T
+            return tied
         if "lm_head.weight" not in t:
             own: torch.Tensor = normed @ self.target.model.lm_head.weight.T
             return own
@@ -100,12 +109,24 @@ class ReferenceHead:
         group = len(q) // len(k)
         k, v = turned(k).repeat_interleave(group, 0), v.repeat_interleave(group, 0)
         scores = turned(q) @ k.transpose(1, 2) / math.sqrt(size)
-        scores = scores.masked_fill(torch.ones(rows, rows).triu(1).bool(), -torch.inf)
+        back = torch.arange(rows)[:, None] - torch.arange(rows)
+        window = self.config["sliding_window"] if "layer_types" in self.config else rows
+        scores = scores.masked_fill((back < 0) | (back >= window), -torch.inf)
         mixed = (scores.softmax(-1) @ v).transpose(0, 1).reshape(rows, -1)
         residual = residual + mixed @ t["self_attn.o_proj.weight"].T
         x = self._norm(residual, t["post_attention_layernorm.weight"])
         gate, up = x @ t["mlp.gate_proj.weight"].T, x @ t["mlp.up_proj.weight"].T
         return residual + (torch.nn.functional.silu(gate) * up) @ t["mlp.down_proj.weight"].T
+
+
+def with_head(head: ReferenceHead, ahead: int = 3) -> dict[str, Any]:
+    return {
+        "speculative_config": {
+            "method": "eagle3",
+            "model": str(head.directory),
+            "num_speculative_tokens": ahead,
+        }
+    }
 
 
 @torch.inference_mode()
@@ -164,6 +185,19 @@ def random_tensors(
     return tensors
 
 
+def state_norms(size: int, depths: int, settings: dict[str, Any]) -> Tensors:
+    """Of states of this size, as the settings of a head want them."""
+    generator = torch.Generator().manual_seed(8)
+    sizes: dict[str, int] = {}
+    if settings.get("norm_before_fc"):
+        sizes["input_norm"] = depths * size
+    if settings.get("fc_norm"):
+        sizes |= {f"fc_norm.{place}": size for place in range(depths)}
+    return {
+        f"{name}.weight": 1 + 0.2 * torch.randn(width, generator=generator) for name, width in sizes.items()
+    }
+
+
 def save_head(
     directory: Path, target: Reference, *, depths: tuple[int, ...] = (2, 1, 0), **form: Any
 ) -> ReferenceHead:
@@ -177,7 +211,7 @@ def save_head(
     """
     sizes = Target(target.config["vocab_size"], target.config["hidden_size"])
     config, tensors = write_head(directory, sizes, len(depths), **form)
-    flat = {**config.get("transformer_layer_config", {}), **config}
+    flat = {**config.get("transformer_layer_config", {}), **config.get("eagle_config", {}), **config}
     return ReferenceHead(directory, flat, tensors, target, depths)
 
 
@@ -192,6 +226,7 @@ def write_head(
     draft_vocab: int = 200,
     embedding: bool = False,
     prefix: str = "midlayer.",
+    file: str = "model.safetensors",
     tensors: Tensors | None = None,
     **settings: Any,
 ) -> tuple[dict[str, Any], Tensors]:
@@ -203,12 +238,15 @@ def write_head(
         depths: how many states it reads.
         hidden, heads, kv_heads, draft_vocab, embedding: its sizes.
         prefix: of its layer's tensors.
+        file: that holds them.
         tensors: its tensors; random if None.
         settings: more of its config.json.
     """
-    tensors = tensors or random_tensors(
-        target, hidden, heads, kv_heads, draft_vocab, depths, embedding=embedding
-    )
+    if tensors is None:
+        tensors = random_tensors(target, hidden, heads, kv_heads, draft_vocab, depths, embedding=embedding)
+        tensors |= state_norms(target.hidden_size, depths, {**settings.get("eagle_config", {}), **settings})
+    if settings.get("tie_word_embeddings"):
+        del tensors["lm_head.weight"]
     config = {
         "architectures": ["LlamaForCausalLMEagle3"],
         "model_type": "llama",
@@ -228,7 +266,10 @@ def write_head(
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "config.json").write_text(json.dumps(config), encoding="utf-8")
     stored = {name.replace("midlayer.", prefix): tensor.contiguous() for name, tensor in tensors.items()}
-    save_file(stored, directory / "model.safetensors", metadata={"format": "pt"})
+    if file.endswith(".bin"):
+        torch.save(stored, directory / file)
+    else:
+        save_file(stored, directory / file, metadata={"format": "pt"})
     return config, tensors
 
 

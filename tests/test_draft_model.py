@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from quire.runtime import worker as worker_module
 from quire.testing.drafting import always_draft
 from quire.testing.model import Reference, assert_logits_equal, save_random_checkpoint
 
+from .chi_square import assert_drawn_from, second_tokens
 from .conftest import BASE, FAMILIES, save_byte_tokenizer
 from .played_device import PlayedDevice
 from .test_verification import KINDS, NEW, assert_same, generate
@@ -243,22 +243,13 @@ def test_tokens_are_drawn_from_the_targets_distribution(
     outputs = llm.generate([{"prompt_token_ids": prompt}] * count, params, use_tqdm=False)
     drafts = core_of(llm).stats().scheduler.drafts
     assert 0.2 * drafts.num_draft_tokens < drafts.num_accepted_tokens < drafts.num_draft_tokens
-    tokens = [list(output.outputs[0].token_ids) for output in outputs]
-    first = Counter(one[0] for one in tokens).most_common(1)[0][0]
+    first, found = second_tokens(outputs)
     logits = reference.logits([*prompt, first])[-1].double()
     logits[biased] += 1.0
     logits[first] -= 1.5
     kept = logits.topk(6)
     expected = (kept.values / temperature).softmax(-1)
-    found = Counter(one[1] for one in tokens if one[0] == first)
-    assert set(found) <= set(kept.indices.tolist())
-    total = sum(found.values())
-    assert total > 150
-    chi_square = sum(
-        (found[token] - total * share) ** 2 / (total * share)
-        for token, share in zip(kept.indices.tolist(), expected.tolist(), strict=True)
-    )
-    assert chi_square < 20.5  # 5 degrees of freedom: exceeded once in a thousand
+    assert_drawn_from(found, dict(zip(kept.indices.tolist(), expected.tolist(), strict=True)))
 
 
 def test_for_nobody_nothing_runs(
@@ -353,11 +344,13 @@ def test_tiny_draft_knows_what_tiny_says(open_llm: OpenLLM) -> None:
     assert drafts.num_emitted_tokens > 1.9 * drafts.num_drafts
 
 
+TEXTS = [
+    "class Stack:\n    def __init__(self):\n        self._items = []\n\n    def ",
+    "import json\n\n\ndef read_settings(path):\n",
+    "def fibonacci(n):\n",
+    "async def fetch(session, url, timeout=None):\n    try:\n",
+]
+
+
 def generate_text(llm: LLM, **params: Any) -> None:
-    texts = [
-        "class Stack:\n    def __init__(self):\n        self._items = []\n\n    def ",
-        "import json\n\n\ndef read_settings(path):\n",
-        "def fibonacci(n):\n",
-        "async def fetch(session, url, timeout=None):\n    try:\n",
-    ]
-    llm.generate(texts, SamplingParams(max_tokens=64, ignore_eos=True, seed=1, **params), use_tqdm=False)
+    llm.generate(TEXTS, SamplingParams(max_tokens=64, ignore_eos=True, seed=1, **params), use_tqdm=False)

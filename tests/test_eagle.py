@@ -1,10 +1,10 @@
-"""An EAGLE-3 head knows what it should of every request, changes no token, and keeps the books."""
+"""An EAGLE-3 head in the engine changes no token, and keeps the books."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,202 +12,22 @@ import pytest
 import torch
 
 from quire import LLM, BeamSearchParams, EngineConfig, SamplingParams
-from quire.contracts import DraftModel
 from quire.engine.planning.forecast import forecast
 from quire.errors import CheckpointError, UnsupportedModelError
-from quire.layers import Tap
-from quire.plan import SlotStart
 from quire.runtime import worker as worker_module
-from quire.runtime.batching import Rows
 from quire.sampling import StructuredOutputsParams
-from quire.testing.model import Reference, assert_logits_equal
+from quire.testing.model import Reference
 
-from .eagle_heads import ReferenceHead, hidden_states, save_bigrams, save_head
+from .chi_square import assert_drawn_from, second_tokens
+from .eagle_heads import ReferenceHead, save_head, with_head
 from .played_device import PlayedDevice, play_graphs
 from .test_draft_model import SETTINGS, alone, ask_about, core_of
+from .test_eagle_reference import check
 from .test_verification import KINDS, assert_same, generate
 
 Checkpoint = Callable[[str], Reference]
 OpenLLM = Callable[..., LLM]
 MakeHead = Callable[..., ReferenceHead]
-
-FORMS: dict[str, dict[str, Any]] = {
-    "some-tokens": {},
-    "all-tokens": {"draft_vocab": 320, "kv_heads": 4},
-    "one-kv-head": {"kv_heads": 1, "prefix": "layers.0.", "embedding": True},
-    "leaving": {
-        "depths": (1, 3),
-        "eagle_config": {"eagle_aux_hidden_state_layer_ids": [0, 2], "use_aux_hidden_state": True},
-        "prefix": "model.midlayer.",
-    },
-    "smaller": {"hidden": 40, "embedding": True, "target_hidden_size": 56, "norm_before_residual": True},
-}
-
-
-def with_head(head: ReferenceHead, ahead: int = 3) -> dict[str, Any]:
-    return {
-        "speculative_config": {
-            "method": "eagle3",
-            "model": str(head.directory),
-            "num_speculative_tokens": ahead,
-        }
-    }
-
-
-@pytest.fixture(scope="session")
-def make_head(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> MakeHead:
-    made: dict[tuple[str, str], ReferenceHead] = {}
-
-    def make(family: str, form: str = "some-tokens") -> ReferenceHead:
-        if (family, form) not in made:
-            directory = tmp_path_factory.mktemp("head")
-            made[family, form] = save_head(directory, checkpoint(family), **FORMS[form])
-        return made[family, form]
-
-    return make
-
-
-@pytest.fixture(scope="session")
-def bigrams(tmp_path_factory: pytest.TempPathFactory) -> tuple[Reference, ReferenceHead]:
-    return save_bigrams(tmp_path_factory.mktemp("bigrams"))
-
-
-class Checked(DraftModel):
-    """Holds each of a head's answers against the reference; without one it counts them."""
-
-    def __init__(self, inner: Any, reference: ReferenceHead | None) -> None:
-        self.max_len = inner.max_len
-        self.inner, self._reference = inner, reference
-        self._contexts: list[tuple[list[int], int]] = []
-        self.problems: list[str] = []
-        self.checked = 0
-
-    def begin(self, slots: Sequence[int]) -> torch.Tensor:
-        contexts = [self.inner._table.context(slot).tolist() for slot in slots]
-        self._contexts = [(context, len(context)) for context in contexts]
-        return self._check(self.inner.begin(slots))
-
-    def extend(self, ids: torch.Tensor) -> torch.Tensor:
-        self._contexts = [
-            ([*context, token], known)
-            for (context, known), token in zip(self._contexts, ids.tolist(), strict=False)
-        ]
-        return self._check(self.inner.extend(ids))
-
-    def sample(self, logits: torch.Tensor) -> torch.Tensor:
-        ids: torch.Tensor = self.inner.sample(logits)
-        return ids
-
-    def _check(self, logits: torch.Tensor) -> torch.Tensor:
-        for row, (context, known) in zip(logits, self._contexts, strict=True):
-            self.checked += 1
-            if self._reference is None:
-                continue
-            expected = self._reference.logits(context, known)
-            try:
-                assert row.isfinite().equal(expected.isfinite())
-                there = expected.isfinite()
-                assert_logits_equal(row[there], expected[there])
-            except AssertionError as error:  # whoever asked would take it for a failure of the head
-                self.problems.append(f"{known} + {len(context) - known} tokens: {error}")
-        return logits
-
-
-def check(llm: LLM, reference: ReferenceHead | None) -> Checked:
-    worker = core_of(llm).executor.worker
-    checked = Checked(worker.draft, reference)
-    worker.speculator._model = checked
-    return checked
-
-
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS.keys())
-def test_it_says_what_the_reference_says(
-    form: str, settings: dict[str, Any], checkpoint: Checkpoint, make_head: MakeHead, open_llm: OpenLLM
-) -> None:
-    """Whatever was computed when, found in the cache, forked, preempted, rejected or past a table's end."""
-    head = make_head("llama", form)
-    llm = open_llm(checkpoint("llama"), max_num_seqs=7, **with_head(head), **settings)
-    checked = check(llm, head)
-    found = generate(ask_about(llm))
-    assert_same(generate(llm), found)  # and once more, with all prompts in the cache
-    assert not checked.problems, checked.problems[0]
-    assert checked.checked > 200
-    core_of(llm).scheduler._kv.check()
-
-
-@pytest.mark.parametrize("family", ["mistral", "qwen2-window", "qwen3", "llama-tied"])
-def test_it_says_so_to_any_model(
-    family: str, checkpoint: Checkpoint, make_head: MakeHead, open_llm: OpenLLM
-) -> None:
-    """With windows in all groups, in some, in none."""
-    head = make_head(family)
-    llm = open_llm(checkpoint(family), max_num_seqs=7, **with_head(head), max_num_batched_tokens=16)
-    checked = check(llm, head)
-    generate(ask_about(llm))
-    assert not checked.problems, checked.problems[0]
-    assert checked.checked > 100
-
-
-def test_requests_that_share_a_prefix_have_ends_of_their_own(
-    checkpoint: Checkpoint, make_head: MakeHead, open_llm: OpenLLM
-) -> None:
-    """The last row of a shared block speaks of the token behind it, which differs."""
-    head = make_head("llama")
-    llm = open_llm(checkpoint("llama"), **with_head(head))
-    checked = check(llm, head)
-    ask_about(llm)
-    prefix = list(range(40, 72))  # two blocks
-    prompts = [{"prompt_token_ids": [*prefix, 5 + i, 9, 30]} for i in range(4)]
-    params = SamplingParams(max_tokens=20, temperature=0.0, ignore_eos=True)
-    for some in (prompts[:1], prompts, [prompts[2], prompts[0]]):
-        llm.generate(some, params, use_tqdm=False)
-    assert (core_of(llm).executor.worker.draft._branch >= 0).any()
-    assert not checked.problems, checked.problems[0]
-
-
-@pytest.mark.parametrize("kernels", ["reference", "cpu"])
-def test_states_are_those_of_transformers(
-    kernels: str,
-    checkpoint: Checkpoint,
-    make_head: MakeHead,
-    open_llm: OpenLLM,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Through layers one by one and through all of them in one call, in chunks and token by token."""
-    reference = checkpoint("llama")
-    attention = "torch" if kernels == "reference" else "cpu"
-    llm = open_llm(
-        reference,
-        kernels=kernels,
-        attention_backend=attention,
-        max_num_batched_tokens=16,
-        **with_head(make_head("llama", "leaving")),
-    )
-    worker = core_of(llm).executor.worker
-    assert (worker.model.layers.fused is not None) == (kernels == "cpu")
-    taken: list[tuple[dict[int, torch.Tensor], list[int]]] = []
-    take = worker.head.take
-
-    def keep(tap: Any, rows: Any) -> Any:
-        taken.append((dict(tap.states), list(rows.computed)))
-        return take(tap, rows)
-
-    monkeypatch.setattr(worker.head, "take", keep)
-    ask_about(llm)
-    prompt = list(range(30, 70))
-    params = SamplingParams(max_tokens=8, temperature=0.0, ignore_eos=True)
-    (output,) = llm.generate([{"prompt_token_ids": prompt}], params, use_tqdm=False)
-    expected = hidden_states(reference, prompt + list(output.outputs[0].token_ids))
-    assert len(taken) > 3
-    for states, (end,) in taken[:3]:  # the prompt's
-        for depth in (1, 3):
-            start = end - len(states[depth])
-            torch.testing.assert_close(states[depth], expected[depth][start:end], rtol=1e-4, atol=1e-4)
-    for states, (end,) in taken[3:]:  # the first row is a token that counts; others are drafts
-        start = end - len(states[1])
-        for depth in (1, 3):
-            torch.testing.assert_close(states[depth][0], expected[depth][start], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS.keys())
@@ -310,7 +130,7 @@ def test_tokens_are_drawn_from_the_targets_distribution(
 
     Biases leave six tokens, lest a head that knows nothing be never right; a grammar leaves five of them.
     """
-    reference, head = checkpoint("llama"), make_head("llama", "all-tokens")
+    reference, head = checkpoint("llama"), make_head("llama", draft_vocab=320, kv_heads=4)
     llm = open_llm(reference, max_num_seqs=64, **with_head(head))
     tokenizer = llm.get_tokenizer()
     letters = {letter: tokenizer.encode(letter, add_special_tokens=False)[0] for letter in "abcdef"}
@@ -332,21 +152,12 @@ def test_tokens_are_drawn_from_the_targets_distribution(
     outputs = llm.generate([{"prompt_token_ids": prompt}] * count, params, use_tqdm=False)
     drafts = core_of(llm).stats().scheduler.drafts
     assert 0.05 * drafts.num_draft_tokens < drafts.num_accepted_tokens < drafts.num_draft_tokens
-    tokens = [list(output.outputs[0].token_ids) for output in outputs]
-    first = Counter(one[0] for one in tokens).most_common(1)[0][0]
+    first, found = second_tokens(outputs)
     logits = reference.logits([*prompt, first])[-1].double()
     logits[first] -= 1.5
     legal = [letters[letter] for letter in ("abcde" if grammar else "abcdef")]
     expected = (logits[legal] / temperature).softmax(-1).tolist()
-    found = Counter(one[1] for one in tokens if one[0] == first)
-    assert set(found) <= set(legal)
-    total = sum(found.values())
-    assert total > 150
-    chi_square = sum(
-        (found[token] - total * share) ** 2 / (total * share)
-        for token, share in zip(legal, expected, strict=True)
-    )
-    assert chi_square < 20.5  # 5 degrees of freedom (or 4): exceeded once in a thousand
+    assert_drawn_from(found, dict(zip(legal, expected, strict=True)))
 
 
 def test_for_nobody_nothing_runs(
@@ -372,40 +183,6 @@ def test_for_nobody_nothing_runs(
 
 
 GREEDY = SamplingParams(max_tokens=8, temperature=0.0, ignore_eos=True)
-
-
-def test_what_was_not_kept_is_nothing_of_an_earlier_owner(
-    checkpoint: Checkpoint, make_head: MakeHead, open_llm: OpenLLM
-) -> None:
-    """Asked about late, a head knows the last state alone; the tokens before it speak for themselves."""
-    reference, head = checkpoint("llama"), make_head("llama")
-    llm = open_llm(reference, enable_prefix_caching=False, kv_cache_memory_bytes="150KiB", **with_head(head))
-    generate(ask_about(llm))  # every block has had an owner
-    ask_about(llm, lambda _: False)
-    for _ in range(4):
-        generate(llm)
-    late = ask_about(llm, lambda sequence: len(sequence.token_ids) + sequence.num_pending >= 27)
-    worker = core_of(llm).executor.worker
-    seen: list[torch.Tensor] = []
-    inputs = worker.head._inputs
-
-    def look(x: torch.Tensor, chunk: Any, *, drafts: bool) -> torch.Tensor:
-        out: torch.Tensor = inputs(x, chunk, drafts=drafts)
-        if not drafts:
-            seen.append(out[1].clone())
-        return out
-
-    worker.head._inputs = look
-    core_of(llm).scheduler._drafting.keeping._quiet = 1000
-    prompt = list(range(30, 50))
-    params = SamplingParams(max_tokens=12, temperature=0.0, ignore_eos=True)
-    (output,) = late.generate([{"prompt_token_ids": prompt}], params, use_tqdm=False)
-    tokens = prompt + list(output.outputs[0].token_ids)
-    first = seen[0]
-    known = len(first) + 1
-    assert known >= 27
-    assert not first[:-1].any()
-    torch.testing.assert_close(first[-1], head.features(tokens[:known])[known - 2], rtol=1e-4, atol=1e-4)
 
 
 def test_a_step_that_keeps_states_is_not_replayed(
@@ -481,28 +258,36 @@ def test_a_misfit_is_named_before_anything_is_loaded(
         forecast(with_model(checkpoint("llama"), good, "draft"))
 
 
+class Canary:
+    """Opens a file for writing when it is unpickled."""
+
+    def __init__(self, mark: Path) -> None:
+        self._mark = mark
+
+    def __reduce__(self) -> Any:
+        return open, (str(self._mark), "w")
+
+
+def test_a_torch_file_is_described_and_never_run(
+    checkpoint: Checkpoint, open_llm: OpenLLM, tmp_path: Path
+) -> None:
+    target = checkpoint("llama")
+    head = save_head(tmp_path / "head", target, file="pytorch_model.bin").directory
+    assert forecast(with_model(target, head)).problem is None
+    only = {"load_format": "safetensors"}
+    with pytest.raises(CheckpointError, match="runs whatever code is in it"):
+        forecast(EngineConfig(**{**with_model(target, head).model_dump(exclude_unset=True), **only}))
+    with pytest.raises(CheckpointError, match="runs whatever code is in it"):
+        forecast(with_model(target, head, "draft"))
+    torch.save({"fc.weight": Canary(tmp_path / "mark")}, head / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match=r"pytorch_model\.bin asks for '\w+\.open'"):
+        open_llm(target, speculative_config=with_model(target, head).speculative_config)
+    assert not (tmp_path / "mark").exists()
+
+
 def with_model(target: Reference, head: Path, method: str = "eagle3") -> EngineConfig:
     asked = {"method": method, "model": str(head), "num_speculative_tokens": 2}
     return EngineConfig(model=str(target.directory), dtype="float32", speculative_config=asked)
-
-
-def test_what_comes_too_late_is_not_kept(
-    checkpoint: Checkpoint, make_head: MakeHead, open_llm: OpenLLM
-) -> None:
-    """A block that was given to another request while the step was under way is that one's."""
-    worker = core_of(open_llm(checkpoint("llama"), **with_head(make_head("llama")))).executor.worker
-    head, tokens = worker.head, list(range(20))
-    worker.slots.seat(SlotStart(0, 1, "a", SamplingParams(), 0, tokens, 20, 0, ([3, 4],)))
-    rows = Rows([0], [20], [0], [20], [0], [20], None, whole=False)
-    states = {depth: torch.ones(20, 56) for depth in (0, 1, 2)}
-    left = head.take(Tap((2, 1, 0), states), rows)
-    head.given([4])
-    head.keep(left, {})
-    assert head._features[3].any()
-    assert not head._features[4].any()
-    head.keep(head.take(Tap((2, 1, 0), states), rows), {0: 2})
-    assert head._features[4][:2].any(-1).all()
-    assert not head._features[4][2:].any()
 
 
 def test_requests_may_allow_only_what_the_head_cannot_say(

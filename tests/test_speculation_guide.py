@@ -12,8 +12,6 @@ import pytest
 from quire._config_speculation import Speculation
 from quire.config import EngineConfig
 
-from .eagle_heads import Target, write_head
-
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs" / "how-to" / "speculative-decoding.md").read_text()
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -26,7 +24,6 @@ def blocks(language: str) -> list[str]:
 @pytest.mark.slow
 @pytest.mark.parametrize("script", blocks("python"), ids=["ngram", "draft", "eagle"])
 def test_its_python_runs(script: str, tmp_path: Path) -> None:
-    write_head(tmp_path / "eagle3-head", Target(4096, 256), hidden=256, draft_vocab=1000)
     run = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     assert re.search(r"^\d+ proposed, \d+ accepted$", run.stdout, re.MULTILINE)
@@ -47,7 +44,7 @@ def test_its_file_is_understood(tmp_path: Path) -> None:
             [
                 Speculation("ngram", 5),
                 Speculation("draft", 3, "tiny-draft"),
-                Speculation("eagle", 3, "./eagle3-head"),
+                Speculation("eagle", 3, "tiny-eagle"),
             ],
             strict=True,
         )

@@ -58,11 +58,13 @@ def test_it_chats_within_its_template(llm: LLM) -> None:
     assert output.outputs[0].finish_reason == "stop"
 
 
-@pytest.mark.parametrize(("name", "folder"), [("tiny", "data"), ("tiny-draft", "draft")])
+@pytest.mark.parametrize(
+    ("name", "folder"), [("tiny", "data"), ("tiny-draft", "draft"), ("tiny-eagle", "eagle")]
+)
 def test_the_record_is_the_recipe(name: str, folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "tools"))
     from tiny_model.presets import PRESETS, PUBLISHED
 
     record = json.loads((PACKAGE / folder / "training.json").read_text())
-    assert record["preset"] == asdict(PRESETS[name])
+    assert record["preset"] == json.loads(json.dumps(asdict(PRESETS[name])))  # tuples become lists
     assert record["heldout"]["loss"] == PUBLISHED[name].loss

@@ -10,8 +10,9 @@ import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
 
+from tiny_model.head import Eagle3
 from tiny_model.model import Llama
-from tiny_model.presets import VOCAB_SIZE, Preset
+from tiny_model.presets import VOCAB_SIZE, HeadPreset, Preset
 from tiny_model.tokenizer import BOS, END, EOS, PAD, token_id, write_tokenizer
 
 #: The bundled weights travel inside a wheel; this is the most one file may weigh.
@@ -52,9 +53,30 @@ def _config(preset: Preset, ids: dict[str, int]) -> dict[str, Any]:
     }
 
 
+def _head_config(preset: HeadPreset, ids: dict[str, int]) -> dict[str, Any]:
+    """As trainers of such heads write it: they name layers by what leaves them, and count from 0."""
+    return {
+        **_config(preset, ids),
+        "architectures": ["LlamaForCausalLMEagle3"],
+        "draft_vocab_size": VOCAB_SIZE,
+        "target_hidden_size": preset.hidden,
+        "tie_word_embeddings": False,
+        "eagle_config": {
+            "eagle_aux_hidden_state_layer_ids": [depth - 1 for depth in preset.depths],
+            "use_aux_hidden_state": True,
+        },
+    }
+
+
+def export_head(head: Eagle3, tokenizer: Tokenizer, preset: HeadPreset, out: Path) -> int:
+    """Write config and weights of a head into `out`; the size of the weight file."""
+    ids = {token: token_id(tokenizer, token) for token in (BOS, EOS, PAD)}
+    write_json(out / "config.json", _head_config(preset, ids))
+    return _save(dict(head.named_parameters()), out)
+
+
 def export(model: Llama, tokenizer: Tokenizer, preset: Preset, out: Path) -> int:
     """Write config, weights, tokenizer and generation defaults into `out`; the size of the weight file."""
-    out.mkdir(parents=True, exist_ok=True)
     ids = {token: token_id(tokenizer, token) for token in (BOS, EOS, PAD, END)}
     write_json(out / "config.json", _config(preset, ids))
     write_json(
@@ -69,9 +91,11 @@ def export(model: Llama, tokenizer: Tokenizer, preset: Preset, out: Path) -> int
         },
     )
     write_tokenizer(tokenizer, out, preset.max_positions)
-    weights = {
-        f"model.{name}": p.detach().to(torch.bfloat16).contiguous() for name, p in model.named_parameters()
-    }
+    return _save({f"model.{name}": p for name, p in model.named_parameters()}, out)
+
+
+def _save(parameters: dict[str, torch.nn.Parameter], out: Path) -> int:
+    weights = {name: p.detach().to(torch.bfloat16).contiguous() for name, p in parameters.items()}
     path = out / "model.safetensors"
     save_file(weights, path, metadata={"format": "pt"})
     path.chmod(0o644)  # safetensors writes files that only their owner can read

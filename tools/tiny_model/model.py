@@ -17,7 +17,12 @@ def rope_tables(preset: Preset, length: int) -> tuple[Tensor, Tensor]:
     return angles.cos().float(), angles.sin().float()
 
 
-def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def working_dtype(x: Tensor) -> torch.dtype:
+    """That of products with `x`."""
+    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     low, high = x.chunk(2, dim=-1)
     return x * cos + torch.cat((-high, low), dim=-1) * sin
 
@@ -38,7 +43,7 @@ class Attention(nn.Module):
         q = self.q_proj(x).view(batch, length, self.heads, self.head_dim).transpose(1, 2)
         k = self.k_proj(x).view(batch, length, self.kv_heads, self.head_dim).transpose(1, 2)
         v = self.v_proj(x).view(batch, length, self.kv_heads, self.head_dim).transpose(1, 2)
-        q, k = _rotate(q, cos, sin), _rotate(k, cos, sin)
+        q, k = rotate(q, cos, sin), rotate(k, cos, sin)
         groups = self.heads // self.kv_heads
         k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
         mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
@@ -76,6 +81,21 @@ class Layer(nn.Module):
         return out
 
 
+def init_weights(model: nn.Module, seed: int) -> None:
+    """The weights that training starts from."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in model.named_parameters():
+        if parameter.ndim < 2:
+            nn.init.ones_(parameter)
+        elif name.endswith(("o_proj.weight", "down_proj.weight")):
+            # Every layer starts as the identity, which lets a short run use a high learning rate at once.
+            nn.init.zeros_(parameter)
+        elif name == "embed_tokens.weight":
+            nn.init.normal_(parameter, std=0.02, generator=generator)
+        else:
+            nn.init.normal_(parameter, std=parameter.shape[1] ** -0.5, generator=generator)
+
+
 class Llama(nn.Module):
     """The decoder; the output projection is the embedding matrix."""
 
@@ -89,28 +109,23 @@ class Llama(nn.Module):
         self.sin: Tensor
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
-        self._init_weights(preset)
-
-    def _init_weights(self, preset: Preset) -> None:
-        generator = torch.Generator().manual_seed(preset.seed)
-        for name, parameter in self.named_parameters():
-            if parameter.ndim < 2:
-                nn.init.ones_(parameter)
-            elif name.endswith(("o_proj.weight", "down_proj.weight")):
-                # Every layer starts as the identity, which lets a short run use a high learning rate at once.
-                nn.init.zeros_(parameter)
-            elif name == "embed_tokens.weight":
-                nn.init.normal_(parameter, std=0.02, generator=generator)
-            else:
-                nn.init.normal_(parameter, std=parameter.shape[1] ** -0.5, generator=generator)
+        init_weights(self, preset.seed)
 
     def forward(self, ids: Tensor, targets: Tensor) -> Tensor:
         """The mean cross-entropy of `targets` after `ids`: both [batch, length], targets of -100 left out."""
+        logits = self.logits(self.norm(self.states(ids)[-1]))
+        return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
+
+    def states(self, ids: Tensor) -> list[Tensor]:
+        """What enters each layer and, last, what leaves them: each [batch, length, hidden]."""
         length = ids.shape[1]
         x = self.embed_tokens(ids)
-        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
-        cos, sin = self.cos[:length].to(dtype), self.sin[:length].to(dtype)
+        cos, sin = (table[:length].to(working_dtype(x)) for table in (self.cos, self.sin))
+        states = [x]
         for layer in self.layers:
-            x = layer(x, cos, sin)
-        logits = F.linear(self.norm(x), self.embed_tokens.weight)
-        return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
+            states.append(layer(states[-1], cos, sin))
+        return states
+
+    def logits(self, normed: Tensor) -> Tensor:
+        """[..., hidden] -> [..., vocabulary]."""
+        return F.linear(normed, self.embed_tokens.weight)

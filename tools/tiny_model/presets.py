@@ -69,6 +69,21 @@ class Preset:
 
 
 @dataclass(frozen=True)
+class HeadPreset(Preset):
+    """An EAGLE-3 head: `layers` is 1, and what it lacks is the model's that it proposes to."""
+
+    target: str = "tiny"
+    #: The target's hidden states that it reads, by how many layers made them.
+    depths: tuple[int, ...] = (2, 3, 4)
+    #: Tokens that it goes ahead in training, by features of its own from the second on.
+    ahead: int = 3
+    #: What each of these counts, beside the one before.
+    ahead_weight: float = 0.8
+    #: Of the rows of a sequence, those that go ahead further than one token.
+    stride: int = 4
+
+
+@dataclass(frozen=True)
 class Published:
     """The held-out loss of published weights, and how far a rerun may end from it (nats per token)."""
 
@@ -99,6 +114,21 @@ PRESETS: dict[str, Preset] = {
             intermediate=384,
             steps=2375,
         ),
+        HeadPreset(  # proposes tokens for `tiny` from its hidden states, by its embedding and LM head
+            name="tiny-eagle",
+            hidden=256,
+            layers=1,
+            heads=4,
+            kv_heads=2,
+            head_dim=64,
+            intermediate=256,
+            steps=900,
+            finish_steps=100,
+            warmup=60,
+            tokens_per_step=4096,
+            short_seq=1024,
+            long_seq=1024,
+        ),
     )
 }
 
@@ -106,4 +136,5 @@ PRESETS: dict[str, Preset] = {
 PUBLISHED: dict[str, Published] = {
     "tiny": Published(loss=2.5588, tolerance=0.03),
     "tiny-draft": Published(loss=3.4696, tolerance=0.03),
+    "tiny-eagle": Published(loss=3.3839, tolerance=0.03),
 }

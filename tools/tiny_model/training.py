@@ -1,4 +1,4 @@
-"""The training loop: which tokens each step sees, the two optimisers, and the held-out loss.
+"""The training loop: which tokens each step sees, and the two optimisers.
 
 The batch of a step follows from the preset, the step count and the step, never from time.  A run keeps
 nothing to resume from, so what it gives is always one whole run.
@@ -14,14 +14,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
-from tiny_model.model import Llama
 from tiny_model.presets import Preset
 
-#: Tokens per window of the held-out score; a token is predicted from what precedes it inside its window.
-EVAL_WINDOW = 1024
 #: How far, in tokens, a sequence may start before its place in the stream to start at a top-level line.
 _SNAP = 192
 #: How often the finishing steps split a line break from its indentation, and a word from what leads it.
@@ -110,52 +107,12 @@ class TokenStream:
         return torch.from_numpy(ids), torch.from_numpy(targets)
 
 
-@dataclass(frozen=True)
-class HeldoutScore:
-    """How well the model predicts the held-out files."""
-
-    loss: float
-    tokens: int
-    bytes: int
-
-    @property
-    def perplexity(self) -> float:
-        """Perplexity per token."""
-        return math.exp(self.loss)
-
-    @property
-    def bits_per_byte(self) -> float:
-        """Bits per byte of UTF-8 text, which does not depend on the tokenizer."""
-        return self.loss * self.tokens / self.bytes / math.log(2)
-
-
-def heldout_score(model: Llama, documents: list[list[int]], size: int) -> HeldoutScore:
-    """Score documents (`<|bos|>` text `<|eos|>`), each cut into windows that start with `<|bos|>`."""
-    bos = documents[0][0]
-    windows = [
-        [bos, *document[at : at + EVAL_WINDOW]]
-        for document in documents
-        for at in range(1, len(document), EVAL_WINDOW)
-    ]
-    windows.sort(key=len)
-    total, tokens = 0.0, 0
-    with torch.no_grad():
-        for at in range(0, len(windows), 8):
-            group = windows[at : at + 8]
-            width = max(len(window) for window in group)
-            padded = torch.tensor([window + [-100] * (width - len(window)) for window in group])
-            targets = padded[:, 1:]
-            count = int((targets != -100).sum())
-            total += float(model(padded[:, :-1].clamp(min=0), targets)) * count
-            tokens += count
-    return HeldoutScore(total / tokens, tokens, size)
-
-
-def _optimizers(model: Llama, preset: Preset) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices inside the layers, AdamW for the embedding and the norms."""
-    matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and name.startswith("layers.")]
-    embedding = [model.embed_tokens.weight]
-    norms = [p for p in model.parameters() if p.ndim == 1]
+def _optimizers(model: nn.Module, preset: Preset) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices, AdamW for the norms and, where there is one, the embedding."""
+    named = list(model.named_parameters())
+    embedding = [p for name, p in named if name == "embed_tokens.weight"]
+    matrices = [p for name, p in named if p.ndim == 2 and name != "embed_tokens.weight"]
+    norms = [p for _, p in named if p.ndim == 1]
     muon = torch.optim.Muon(
         matrices, lr=preset.muon_lr, weight_decay=preset.weight_decay, adjust_lr_fn="match_rms_adamw"
     )
@@ -172,12 +129,11 @@ def _optimizers(model: Llama, preset: Preset) -> list[torch.optim.Optimizer]:
 
 @dataclass(frozen=True)
 class Trained:
-    """What a run gives: the model, its last mean training loss, held-out losses by steps done, and seconds.
+    """What a run gives: its last mean training loss, held-out losses by steps done, and seconds.
 
     `seconds` is wall time from the first step to the last, compilation included, held-out scores left out.
     """
 
-    model: Llama
     loss: float
     heldout: dict[int, float]
     seconds: float
@@ -185,15 +141,15 @@ class Trained:
 
 def train(
     preset: Preset,
+    model: nn.Module,
     stream: TokenStream,
     steps: int,
     log: Callable[[str], None],
-    heldout: Callable[[Llama], HeldoutScore],
+    heldout: Callable[[], float],
     compiled: bool,
 ) -> Trained:
-    """Train for `steps` steps and the finishing steps of `preset`."""
+    """Train `model`, which gives a loss, for `steps` steps and the finishing steps of `preset`."""
     torch.manual_seed(preset.seed)
-    model = Llama(preset)
     optimizers = _optimizers(model, preset)
     recent, scoring = -1.0, 0.0
     scores: dict[int, float] = {}
@@ -230,13 +186,13 @@ def train(
         done = step + 1
         if done != total and (done % _SCORE_EVERY == 0 or done == steps):
             paused = time.monotonic()
-            scores[done] = heldout(model).loss
+            scores[done] = heldout()
             log(f"step {done}: train loss {recent:.4f}, held-out loss {scores[done]:.4f}")
             scoring += time.monotonic() - paused
-    return Trained(model, recent, scores, time.monotonic() - began - scoring)
+    return Trained(recent, scores, time.monotonic() - began - scoring)
 
 
-def round_to_bf16(model: Llama) -> None:
+def round_to_bf16(model: nn.Module) -> None:
     """Round the weights in place to what the published file holds."""
     with torch.no_grad():
         for parameter in model.parameters():

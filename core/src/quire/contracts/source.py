@@ -35,12 +35,14 @@ class ModelRequest:
         revision: branch, tag or commit; None for the default.
         tokenizer_only: fetch no weights: the tokenizer, and configuration if there is any.
         show_progress: draw progress bars on long work.
+        torch_files: `pytorch_model.bin` will do where there are no safetensors.
     """
 
     model: str
     revision: str | None = None
     tokenizer_only: bool = False
     show_progress: bool = True
+    torch_files: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +54,7 @@ class ModelFiles:
         directory: local directory with config.json and, unless only the tokenizer was asked for, weights.
         source: name of the source that answered, for the start-up report.
         revision: the commit that was resolved, where the source has such a thing.
-        weights: safetensors files, sorted; empty for `tokenizer_only`.
+        weights: safetensors files, sorted, or one torch file; empty for `tokenizer_only`.
     """
 
     model: str

@@ -11,7 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from quire.contracts.base import DeviceSpec, Need
 
@@ -105,7 +105,12 @@ class Speculator(ABC):
         * What is proposed for a slot depends on its context and count alone, not on its neighbours, nor on
           when it was asked before.
         * Between two steps a slot may have been given to another request: `remove` comes in between.
+
+    Attributes:
+        torch_files: its draft models are also published as `pytorch_model.bin` alone, and may come so.
     """
+
+    torch_files: ClassVar[bool] = False
 
     @classmethod
     def reject(cls, need: SpeculatorNeed) -> str | None:

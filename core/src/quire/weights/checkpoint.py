@@ -1,7 +1,8 @@
-"""A checkpoint on disk: which safetensors files it is, what they hold, and slices of it.
+"""A checkpoint on disk: which files it is, what they hold, and slices of it.
 
-Everything is validated against the headers before any tensor memory is taken. Reads safetensors only;
-pickled weights can run code when opened, and are refused.
+Everything is validated against the headers before any tensor memory is taken. Reads safetensors, and a file
+that `torch.save` wrote as what is described in it: nothing is unpickled. Which of the two a model may come as
+is decided where it is found.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from quire.contracts import Span, TensorHeader
 from quire.errors import CheckpointError
 from quire.weights.headers import Entry, read_entries
 from quire.weights.sources._files import INDEX, find_weights, index_bytes
+from quire.weights.torch_file import read_torch_entries
 
 CHUNK_BYTES = 32 * 2**20
 """Bounds the rows read at once when columns are cut out of them."""
@@ -47,16 +49,17 @@ class Checkpoint:
         """Read and validate every header.
 
         Args:
-            source: a checkpoint directory, or its safetensors files.
+            source: a checkpoint directory, or its files.
 
         Raises:
             CheckpointError: a file is missing, truncated or lies; a tensor is in two files, or not in the
                 one the index names.
         """
-        self.files = find_weights(source) if isinstance(source, Path) else tuple(source)
+        self.files = find_weights(source, torch_files=True) if isinstance(source, Path) else tuple(source)
         self._entries: dict[str, Entry] = {}
         for path in self.files:
-            for name, entry in read_entries(path).items():
+            read = read_torch_entries if path.suffix == ".bin" else read_entries
+            for name, entry in read(path).items():
                 if name in self._entries:
                     raise CheckpointError(
                         f"Tensor {name!r} is in two files, {self._entries[name].path.name} and {path.name}."

@@ -29,6 +29,15 @@ def test_chosen(names: list[str], expected: list[str]) -> None:
     assert list(select_weights(names, lambda: data, "m")) == expected
 
 
+def test_a_torch_file_is_chosen_where_it_is_asked_for_and_nothing_else_is_there() -> None:
+    names = ["config.json", "pytorch_model.bin", "training_args.bin"]
+    assert select_weights(names, lambda: b"", "m", torch_files=True) == ("pytorch_model.bin",)
+    both = [*names, "model.safetensors"]
+    assert select_weights(both, lambda: b"", "m", torch_files=True) == ("model.safetensors",)
+    with pytest.raises(CheckpointError, match="runs whatever code"):
+        select_weights(["training_args.bin"], lambda: b"", "m", torch_files=True)
+
+
 @pytest.mark.parametrize(
     ("names", "part"),
     [

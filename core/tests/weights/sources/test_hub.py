@@ -277,6 +277,18 @@ def test_pickles_are_refused_before_anything_is_fetched(hub: Any, resolve: Resol
     assert hub.fetched() == set()
 
 
+def test_a_torch_file_is_fetched_where_it_will_do(hub: Any, resolve: Resolve, tmp_path: Path) -> None:
+    """Whole even to describe it, for what it holds is written at its end."""
+    hub.files["org/model"] = {MAIN: {**TEXT, "pytorch_model.bin": b"pickle", "optimizer.bin": b"more"}}
+    files = resolve(torch_files=True)
+    assert weights(files) == ["pytorch_model.bin"]
+    assert "optimizer.bin" not in hub.fetched()
+    request = ModelRequest(model="org/model", torch_files=True, show_progress=False)
+    described = HubSource().resolve_headers(request, tmp_path)
+    assert described is not None
+    assert weights(described) == ["pytorch_model.bin"]
+
+
 def test_an_index_that_climbs_out_is_refused(hub: Any, resolve: Resolve) -> None:
     index = json.dumps({"weight_map": {"x": "../../secret.safetensors"}}).encode()
     hub.files["org/model"] = {MAIN: {**TEXT, "model.safetensors.index.json": index}}

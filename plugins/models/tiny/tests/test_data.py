@@ -1,4 +1,4 @@
-"""What is bundled: two whole models of one vocabulary, small enough to ship."""
+"""What is bundled: two whole models of one vocabulary and a head, small enough to ship."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from quire.contracts import ModelRequest
 from quire.text import load_tokenizer, render_chat
-from quire_models_tiny.source import DATA, DRAFT, TinySource
+from quire_models_tiny.source import DATA, DRAFT, EAGLE, TinySource
 
 MAX_WEIGHT_BYTES = 10_000_000
 
@@ -34,6 +34,15 @@ def test_the_draft_proposes_tokens_that_its_target_knows() -> None:
         assert draft[key] == target[key]
     sizes = [(folder / "model.safetensors").stat().st_size for folder in (DRAFT, DATA)]
     assert 5 * sizes[0] < sizes[1]
+
+
+def test_the_head_is_one_for_its_target() -> None:
+    target, head = (json.loads((folder / "config.json").read_text()) for folder in (DATA, EAGLE))
+    for key in ("vocab_size", "hidden_size", "max_position_embeddings"):
+        assert head[key] == target[key]
+    assert head["architectures"] == ["LlamaForCausalLMEagle3"]
+    assert max(head["eagle_config"]["eagle_aux_hidden_state_layer_ids"]) < target["num_hidden_layers"]
+    assert (EAGLE / "model.safetensors").stat().st_size < 1_500_000
 
 
 def test_the_tokenizer_loads_and_chats() -> None:

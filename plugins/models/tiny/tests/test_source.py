@@ -19,7 +19,7 @@ from quire_models_tiny.source import TinySource
 @pytest.fixture
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Data folders with the names that are needed; the first model's."""
-    for attribute in ("DATA", "DRAFT"):
+    for attribute in ("DATA", "DRAFT", "EAGLE"):
         folder = tmp_path / attribute.lower()
         folder.mkdir()
         for name in ("config.json", "tokenizer.json", "model.safetensors"):
@@ -33,7 +33,7 @@ def test_the_hook_describes_the_source() -> None:
     assert (spec.name, spec.api, spec.names) == (
         "tiny",
         KINDS["source"].api,
-        frozenset({"tiny", "tiny-draft"}),
+        frozenset({"tiny", "tiny-draft", "tiny-eagle"}),
     )
     assert 0 < spec.priority < 100  # after directories, before the hub
     module, attribute = spec.target.split(":")
@@ -48,11 +48,17 @@ def test_resolves_to_the_data_folder(data: Path) -> None:
     assert files.weights == (data / "model.safetensors",)
 
 
-def test_the_draft_model_has_a_folder_of_its_own(data: Path) -> None:
-    files = TinySource().resolve(ModelRequest(model="tiny-draft"))
+@pytest.mark.parametrize("name", ["draft", "eagle"])
+def test_what_proposes_has_a_folder_of_its_own(name: str, data: Path) -> None:
+    files = TinySource().resolve(ModelRequest(model=f"tiny-{name}"))
     assert files is not None
-    assert (files.model, files.directory) == ("tiny-draft", data.parent / "draft")
+    assert (files.model, files.directory) == (f"tiny-{name}", data.parent / name)
     assert files.weights == (files.directory / "model.safetensors",)
+
+
+def test_the_head_needs_no_tokenizer(data: Path) -> None:
+    (data.parent / "eagle" / "tokenizer.json").unlink()
+    assert TinySource().resolve(ModelRequest(model="tiny-eagle")) is not None
 
 
 def test_the_tokenizer_alone(data: Path) -> None:
@@ -61,7 +67,7 @@ def test_the_tokenizer_alone(data: Path) -> None:
     assert files.weights == ()
 
 
-@pytest.mark.parametrize("name", ["Tiny", "tiny2", "tiny-draft2", "org/tiny", ""])
+@pytest.mark.parametrize("name", ["Tiny", "tiny2", "tiny-draft2", "tiny-eagle3", "org/tiny", ""])
 def test_other_names_are_not_its_own(data: Path, name: str) -> None:
     assert TinySource().resolve(ModelRequest(model=name)) is None
 

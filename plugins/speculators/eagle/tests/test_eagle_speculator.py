@@ -149,6 +149,39 @@ def test_it_reads_the_states_that_are_named(settings: dict[str, Any], depths: tu
     assert found["max_position_embeddings"] == MAX_LEN
 
 
+def test_settings_are_found_at_the_top_and_among_those_of_eagle() -> None:
+    found = resolve(
+        CONFIG | {"norm_before_fc": False, "eagle_config": {"norm_before_fc": True}}, headers(), SERVED
+    )
+    layout = Layout.read(found)
+    assert (layout.norm_before_fc, layout.fc_norm, layout.norm_output) == (True, False, False)
+    layout = Layout.read(resolve(CONFIG | {"fc_norm": True, "norm_output": True}, headers(), SERVED))
+    assert (layout.norm_before_fc, layout.fc_norm, layout.norm_output) == (False, True, True)
+
+
+def test_a_window_is_one_if_the_layer_slides() -> None:
+    for kind, window in (("sliding_attention", 7), ("full_attention", None)):
+        config = CONFIG | {"layer_types": [kind], "sliding_window": 7}
+        assert Layout.read(resolve(config, headers(), SERVED)).window == window
+
+
+def test_layers_are_counted_by_tensors() -> None:
+    """config.json of one published head is the served model's, of 40 layers."""
+    found = resolve(CONFIG | {"num_hidden_layers": 40}, headers(), SERVED)
+    assert Layout.read(found).depths == (2, 6, 9)
+    with pytest.raises(UnsupportedModelError, match="has 40 layers"):
+        resolve(CONFIG | {"num_hidden_layers": 40}, {}, SERVED)
+
+
+def test_a_head_of_its_own_goes_before_a_tied_one() -> None:
+    """Trainers copy `tie_word_embeddings` from the served model."""
+    tied = CONFIG | {"tie_word_embeddings": True}
+    assert not Layout.read(resolve(tied, headers(embed_tokens__weight=(50, 8)), SERVED)).tied
+    without = headers(embed_tokens__weight=(50, 8), lm_head__weight=None, d2t=None)
+    layout = Layout.read(resolve(tied | {"draft_vocab_size": 50}, without, SERVED))
+    assert (layout.tied, layout.has_head) == (True, True)
+
+
 @pytest.mark.parametrize("prefix", ["midlayer.", "layers.0.", "model.midlayer.", "model.layers.0."])
 @pytest.mark.parametrize(
     "architectures",
@@ -181,8 +214,16 @@ def test_settings_of_speculators_are_found_where_they_are() -> None:
         ({"architectures": ["EagleLlamaForCausalLM"]}, {}, "kind", "EAGLE-1 or EAGLE-2"),
         ({}, {"fc__weight": None}, "kind", "no EAGLE-3 head .no tensor 'fc.weight'"),
         ({"architectures": ["GemmaEagle3"]}, {}, "kind", "of the architecture GemmaEagle3"),
-        ({"num_hidden_layers": 2}, {}, "kind", "has 2 layers"),
-        ({"norm_before_fc": True}, {}, "kind", "sets 'norm_before_fc'"),
+        ({}, {"layers__1__mlp__up_proj__weight": (16, 8)}, "kind", "has 2 layers"),
+        ({"parallel_drafting": True}, {}, "kind", "sets 'parallel_drafting'"),
+        ({"norm_before_fc": True, "fc_norm": True}, {}, "fit", "both 'norm_before_fc' and 'fc_norm'"),
+        ({"layer_types": ["sliding_attention"]}, {}, "fit", "sliding_window as a positive integer, not None"),
+        (
+            {"tie_word_embeddings": True},
+            {"lm_head__weight": None, "embed_tokens__weight": (50, 8)},
+            "fit",
+            "embedding, of 50 tokens, is to be its LM head .* has 20",
+        ),
         ({"eagle_config": {"use_aux_hidden_state": False}}, {}, "kind", "use_aux_hidden_state"),
         ({}, {"fc__weight": (8, 30)}, "fit", r"head.safetensors: tensor 'fc.weight' .* needs \[8, 24\]"),
         ({}, {"lm_head__weight": (19, 8)}, "fit", r"'lm_head.weight' .* needs \[20, 8\]"),

@@ -93,7 +93,10 @@ def plan_draft(
     if asked is None or asked.model is None:
         return None
     request = ModelRequest(
-        model=asked.model, tokenizer_only=config.load_format == "dummy", show_progress=show_progress
+        model=asked.model,
+        tokenizer_only=config.load_format == "dummy",
+        show_progress=show_progress,
+        torch_files=speculator.torch_files and config.load_format != "safetensors",
     )
     if headers_in is not None:
         headers_in = headers_in / "draft"

@@ -1,7 +1,7 @@
 """Which files of a model are needed, decided from their names, and that they lie where the model is.
 
-Knows names and the safetensors index; opens no weights. Only safetensors are ever chosen: the other
-usual formats are pickles, and reading a pickle runs code.
+Knows names and the safetensors index; opens no weights. Only safetensors are chosen, unless a request says
+otherwise: the other usual formats are pickles, and unpickling runs code.
 """
 
 from __future__ import annotations
@@ -13,11 +13,13 @@ from typing import Any
 
 from quire.errors import CheckpointError
 
-__all__ = ["INDEX", "find_weights", "index_bytes", "is_text_file", "select_weights"]
+__all__ = ["INDEX", "TORCH_FILE", "find_weights", "index_bytes", "is_text_file", "select_weights"]
 
 INDEX = "model.safetensors.index.json"
 MAX_INDEX_BYTES = 100_000_000
 _SINGLE = "model.safetensors"
+TORCH_FILE = "pytorch_model.bin"
+"""What `torch.save` wrote; read as a description, and only for models that are published so."""
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 _OTHER = (".gguf", ".h5", ".msgpack", ".onnx", ".npz", ".tflite")
 _TEXT_SUFFIXES = (".json", ".jinja", ".model", ".tiktoken")
@@ -37,7 +39,9 @@ def is_text_file(name: str) -> bool:
     return (base.endswith(_TEXT_SUFFIXES) or base in _TEXT_NAMES) and not base.endswith(".index.json")
 
 
-def select_weights(names: Collection[str], read_index: Callable[[], bytes], where: str) -> tuple[str, ...]:
+def select_weights(
+    names: Collection[str], read_index: Callable[[], bytes], where: str, *, torch_files: bool = False
+) -> tuple[str, ...]:
     """The safetensors files that make up the model, sorted.
 
     The index decides where there is one; else model.safetensors; else all that are neither an
@@ -47,6 +51,7 @@ def select_weights(names: Collection[str], read_index: Callable[[], bytes], wher
         names: files there are, relative to the model's directory.
         read_index: gives the bytes of `INDEX`; called only if it is among `names`.
         where: the directory or repository, for messages.
+        torch_files: see `ModelRequest`.
 
     Raises:
         CheckpointError: no safetensors, a broken index, or one that names files that are not there.
@@ -64,10 +69,12 @@ def select_weights(names: Collection[str], read_index: Callable[[], bytes], wher
     )
     if found:
         return tuple(found)
+    if torch_files and TORCH_FILE in names:
+        return (TORCH_FILE,)
     raise CheckpointError(_why_none(names, where))
 
 
-def find_weights(directory: Path) -> tuple[Path, ...]:
+def find_weights(directory: Path, *, torch_files: bool = False) -> tuple[Path, ...]:
     """The safetensors files of a checkpoint directory, sorted; chosen as by `select_weights`.
 
     Raises:
@@ -77,7 +84,7 @@ def find_weights(directory: Path) -> tuple[Path, ...]:
     if not directory.is_dir():
         raise CheckpointError(f"{directory} is not a directory.")
     names = {path.name for path in directory.iterdir() if path.is_file()}
-    chosen = select_weights(names, lambda: index_bytes(directory), str(directory))
+    chosen = select_weights(names, lambda: index_bytes(directory), str(directory), torch_files=torch_files)
     return tuple(_inside(directory, name) for name in chosen)
 
 

@@ -56,7 +56,7 @@ def _describe(path: Path, request: ModelRequest) -> ModelFiles:
         model=request.model,
         directory=directory,
         source=DirectorySource.name,
-        weights=find_weights(directory),
+        weights=find_weights(directory, torch_files=request.torch_files),
     )
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from quire.contracts.source import ModelFiles, ModelRequest
 from quire.errors import CheckpointError, ModelError, ModelNotFoundError
 from quire.weights.config_files import QUANTIZATION_FILES
-from quire.weights.sources._files import INDEX, find_weights, is_text_file, select_weights
+from quire.weights.sources._files import INDEX, TORCH_FILE, find_weights, is_text_file, select_weights
 from quire.weights.sources._hub_headers import all_cached, write_headers
 
 if TYPE_CHECKING:
@@ -84,7 +84,9 @@ class HubSource:
             directory=directory,
             source=self.name,
             revision=directory.name,  # the cache names a snapshot by its commit
-            weights=() if request.tokenizer_only else find_weights(directory),
+            weights=()
+            if request.tokenizer_only
+            else find_weights(directory, torch_files=request.torch_files),
         )
 
     def _described(self, request: ModelRequest, directory: Path) -> Path:
@@ -95,7 +97,8 @@ class HubSource:
         names = {sibling.rfilename for sibling in info.siblings or ()}
         commit = str(info.sha)
         weights = _weights(request, names)
-        if all_cached(request.model, commit, weights):
+        # The headers of a torch file are spread over it.
+        if TORCH_FILE in weights or all_cached(request.model, commit, weights):
             return self._fetched(request)
         described_by = ("config.json", "generation_config.json", INDEX, *QUANTIZATION_FILES)
         texts = [name for name in described_by if name in names]
@@ -150,7 +153,7 @@ class HubSource:
         directory = self._cached(request, reason)
         try:
             if not request.tokenizer_only:
-                find_weights(directory)
+                find_weights(directory, torch_files=request.torch_files)
         except CheckpointError as missing:
             raise ModelNotFoundError(
                 f"{request.model!r} is in the Hugging Face cache only in part, and the hub was not "
@@ -170,7 +173,7 @@ def _weights(request: ModelRequest, names: Collection[str]) -> tuple[str, ...]:
     def read_index() -> bytes:
         return (_snapshot(request, [INDEX]) / INDEX).read_bytes()
 
-    return select_weights(names, read_index, request.model)
+    return select_weights(names, read_index, request.model, torch_files=request.torch_files)
 
 
 def _snapshot(request: ModelRequest, names: Sequence[str]) -> Path:

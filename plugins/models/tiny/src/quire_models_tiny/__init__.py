@@ -1,4 +1,4 @@
-"""The bundled models `tiny` and `tiny-draft`: small language models for demos and tests without a network."""
+"""The bundled models: small ones for demos and tests without a network."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ def quire_model_sources() -> Iterable[ModelSourceSpec]:
         name="tiny",
         api=1,
         target="quire_models_tiny.source:TinySource",
-        names=frozenset({"tiny", "tiny-draft"}),
+        names=frozenset({"tiny", "tiny-draft", "tiny-eagle"}),
         priority=50,
-        summary="The bundled models `tiny` (Python source text, 4.2 M parameters) and `tiny-draft` (0.7 M)",
+        summary="The bundled models `tiny` (Python source text, 4.2 M parameters) and, to propose to it, "
+        "`tiny-draft` and `tiny-eagle` (0.7 M each)",
     )

@@ -1,7 +1,7 @@
 """The network of an EAGLE-3 head (https://arxiv.org/abs/2503.01840): a decoder layer over token and feature.
 
 Its attention reads the normalised embedding and the normalised feature beside one another; the feature is its
-residual, too. What leaves the layer, not yet normalised, is the feature of the next row.
+residual, too. What leaves the layer is the feature of the next row, in most heads before it is normalised.
 """
 
 from __future__ import annotations
@@ -39,7 +39,12 @@ class Eagle3Head(nn.Module):
         self._norm_before_residual = layout.norm_before_residual
         self._served: list[Model] = []  # in a list, so that it is no part of this one
         self.embed_tokens = build.embedding("embed_tokens", vocab, hidden) if layout.has_embedding else None
-        self.fc = build.linear("fc", len(layout.depths) * layout.target_hidden_size, hidden)
+        each, states = layout.target_hidden_size, len(layout.depths)
+        self.state_norm = build.norm("input_norm", states * each, eps) if layout.norm_before_fc else None
+        self.state_norms = nn.ModuleList(
+            build.norm(f"fc_norm.{place}", each, eps) for place in range(states if layout.fc_norm else 0)
+        )
+        self.fc = build.linear("fc", states * each, hidden)
         self.input_norm = build.norm("midlayer.input_layernorm", hidden, eps)
         self.hidden_norm = build.norm("midlayer.hidden_norm", hidden, eps)
         self.attention = SelfAttention(
@@ -52,6 +57,7 @@ class Eagle3Head(nn.Module):
             rotary=build.rotary(head_dim),
             qkv_bias=bias,
             out_bias=bias,
+            window=layout.window,
             in_features=2 * hidden,
         )
         self.post_norm = build.norm("midlayer.post_attention_layernorm", hidden, eps)
@@ -64,7 +70,11 @@ class Eagle3Head(nn.Module):
             bias=bool(config.get("mlp_bias", False)),
         )
         self.norm = build.norm("norm", hidden, eps)
-        self.lm_head = build.lm_head("lm_head", layout.draft_vocab_size, hidden) if layout.has_head else None
+        self._norm_output = layout.norm_output
+        self.lm_head = None
+        if layout.has_head:
+            table = self.embed_tokens if layout.tied else None
+            self.lm_head = build.lm_head("lm_head", layout.draft_vocab_size, hidden, tied_to=table)
         self.vocabulary = DraftVocabulary(layout, build.device)
 
     @classmethod
@@ -94,7 +104,10 @@ class Eagle3Head(nn.Module):
 
     def fuse(self, states: Sequence[torch.Tensor]) -> torch.Tensor:
         """See `HeadModel.fuse`."""
-        out: torch.Tensor = self.fc(torch.cat(list(states), dim=-1))
+        if self.state_norms:
+            states = [norm(state) for norm, state in zip(self.state_norms, states, strict=True)]
+        joined = torch.cat(list(states), dim=-1)
+        out: torch.Tensor = self.fc(joined if self.state_norm is None else self.state_norm(joined))
         return out
 
     def forward(self, x: torch.Tensor, positions: torch.Tensor, step: Step) -> torch.Tensor:
@@ -105,11 +118,13 @@ class Eagle3Head(nn.Module):
         both = torch.cat((self.input_norm(token), normed), dim=-1)  # [T, 2H]
         mixed, residual = self.post_norm(self.attention(both, positions, step), residual)
         out: torch.Tensor = self.mlp(mixed) + residual
+        if self._norm_output:
+            out = self.norm(out)
         return out
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """`[R, H] -> [R, V]`, -inf for tokens that the head does not propose."""
-        normed = self.norm(hidden)
+        normed = hidden if self._norm_output else self.norm(hidden)
         if self.lm_head is None:
             return self._served[0].logits(normed)
         return self.vocabulary.spread(self.lm_head(normed))

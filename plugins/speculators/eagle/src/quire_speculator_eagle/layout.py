@@ -37,10 +37,11 @@ _ARCHITECTURES = frozenset(
     {ARCHITECTURE, "Eagle3LlamaForCausalLM", "Eagle3Speculator", "Eagle3DraftModel", "LlamaForCausalLM"}
 )
 """Names under which such heads are found. The last is also that of whole models: tensors tell."""
+_FLAGS = ("norm_before_residual", "norm_before_fc", "fc_norm", "norm_output")
 _OLDER = frozenset({"EagleLlamaForCausalLM", "LlamaForCausalLMEagle", "EagleModel", "EagleSpeculator"})
 _IDS = "eagle_aux_hidden_state_layer_ids"
 _SERVED = f"Served are EAGLE-3 heads of one Llama layer (architecture {ARCHITECTURE})"
-_UNKNOWN = ("norm_before_fc", "parallel_drafting", "fc_norm", "tie_word_embeddings")
+_UNKNOWN = ("parallel_drafting",)
 """Settings which, if they are on, ask for another computation."""
 
 
@@ -55,7 +56,12 @@ class Layout:
         draft_vocab_size: tokens that it can propose.
         has_embedding, has_head: whether it brings its own; else those of the served model serve.
         d2t: file of the tensor `d2t`, which names the tokens it can propose; None where they are the first.
+        tied: its LM head is its own embedding.
         norm_before_residual: the residual is the normalised feature.
+        norm_before_fc: all states beside one another are normalised before they are fused.
+        fc_norm: each of them is, by itself (EAGLE-3.1, https://arxiv.org/abs/2605.09992).
+        norm_output: what leaves the head is normalised before it is the next row's feature (the same paper).
+        window: tokens that its attention sees back, itself among them; None for all.
     """
 
     depths: tuple[int, ...]
@@ -65,7 +71,12 @@ class Layout:
     has_embedding: bool
     has_head: bool
     d2t: str | None
+    tied: bool
     norm_before_residual: bool
+    norm_before_fc: bool
+    fc_norm: bool
+    norm_output: bool
+    window: int | None
 
     @classmethod
     def read(cls, config: Mapping[str, Any]) -> Layout:
@@ -103,7 +114,10 @@ def resolve(
     depths = _depths(merged, served)
     draft_vocab = merged.get("draft_vocab_size") or merged["vocab_size"]
     has_embedding = "embed_tokens.weight" in tensors
-    has_head = "lm_head.weight" in tensors or not tensors
+    # Trainers copy the setting from the served model, and write a head of its own all the same.
+    own_head = "lm_head.weight" in tensors or not tensors
+    tied = bool(merged.get("tie_word_embeddings")) and has_embedding and not own_head
+    has_head = own_head or tied
     expected = {
         "fc.weight": ((hidden, len(depths) * target_hidden), f"{len(depths)} states of {target_hidden} each"),
         "lm_head.weight": ((draft_vocab, hidden), "draft_vocab_size by hidden_size"),
@@ -137,6 +151,17 @@ def resolve(
             f"The head proposes {draft_vocab} tokens (draft_vocab_size), and the served model has only "
             f"{served.vocab_size}. Name a head made for this model."
         )
+    if tied and draft_vocab != merged["vocab_size"]:
+        raise CheckpointError(
+            f"The head's embedding, of {merged['vocab_size']} tokens, is to be its LM head "
+            f"(tie_word_embeddings), which has {draft_vocab} (draft_vocab_size)."
+        )
+    flags = {key: bool(_setting(merged, key)) for key in _FLAGS}
+    if flags["norm_before_fc"] and flags["fc_norm"]:
+        raise CheckpointError(
+            "The head's config.json sets both 'norm_before_fc' and 'fc_norm': its states are normalised "
+            "either all together or each by itself."
+        )
     layout = {
         "depths": list(depths),
         "target_hidden_size": target_hidden,
@@ -145,7 +170,9 @@ def resolve(
         "has_embedding": has_embedding,
         "has_head": has_head,
         "d2t": tensors["d2t"].file if "d2t" in tensors else None,
-        "norm_before_residual": bool(merged.get("norm_before_residual", False)),
+        "tied": tied,
+        "window": _window(merged),
+        **flags,
     }
     merged |= {"architectures": [ARCHITECTURE], KEY: layout}
     if not (merged.get("rope_scaling") or merged.get("rope_parameters")):
@@ -172,10 +199,12 @@ def _check_kind(config: Mapping[str, Any], tensors: Mapping[str, TensorHeader]) 
             f"The draft model, {', '.join(names) or 'of no architecture'}, is no EAGLE-3 head{lacks}. "
             f"{_SERVED}; a whole model proposes by the method 'draft'."
         )
-    if config.get("num_hidden_layers", 1) != 1:
-        raise UnsupportedModelError(f"The head has {config['num_hidden_layers']} layers. {_SERVED}.")
+    # Where config.json was copied from the served model it counts that one's; tensors do not.
+    layers = max(map(_layer, tensors)) + 1 if tensors else config.get("num_hidden_layers", 1)
+    if layers != 1:
+        raise UnsupportedModelError(f"The head has {layers} layers. {_SERVED}.")
     for key in _UNKNOWN:
-        if config.get(key):
+        if _setting(config, key):
             raise UnsupportedModelError(
                 f"The head's config.json sets {key!r}, which is not implemented. {_SERVED}."
             )
@@ -184,6 +213,29 @@ def _check_kind(config: Mapping[str, Any], tensors: Mapping[str, TensorHeader]) 
             "The head reads the last hidden state alone (use_aux_hidden_state is false), which is not "
             f"implemented. {_SERVED}."
         )
+
+
+def _setting(config: Mapping[str, Any], key: str) -> Any:
+    """One that some write into `eagle_config`, others at the top."""
+    return config.get(key) or (config.get("eagle_config") or {}).get(key)
+
+
+def _layer(name: str) -> int:
+    """The number of the layer that a tensor is of; 0 for those of none."""
+    number = name.removeprefix("layers.").split(".")[0] if name.startswith("layers.") else "0"
+    return int(number) if number.isdecimal() else 0
+
+
+def _window(config: Mapping[str, Any]) -> int | None:
+    if (config.get("layer_types") or [""])[0] != "sliding_attention":
+        return None
+    window = config.get("sliding_window")
+    if not isinstance(window, int) or window < 1:
+        raise CheckpointError(
+            "The head's attention is a sliding one (layer_types), so config.json must give sliding_window as "
+            f"a positive integer, not {window!r}."
+        )
+    return window
 
 
 def _depths(config: Mapping[str, Any], served: ServedModel) -> tuple[int, ...]:

@@ -7,7 +7,7 @@ What makes it another thing is where its rows come from, and that is the worker'
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from quire.contracts import ServedModel, TensorHeader
 from quire_speculator_draft.speculator import DraftSpeculator
@@ -18,6 +18,8 @@ __all__ = ["EagleSpeculator"]
 
 class EagleSpeculator(DraftSpeculator):
     """Lets a head go ahead."""
+
+    torch_files: ClassVar[bool] = True  # as the first heads are published
 
     @classmethod
     def model_config(
