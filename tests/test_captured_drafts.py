@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from quire import LLM, CompletionOutput, SamplingParams, StructuredOutputsParams
+from quire.runtime.graphs import graph_sizes
 from quire.testing.drafting import always_draft
 from quire.testing.model import Reference
 
@@ -130,6 +131,31 @@ def test_tokens_that_were_appended_are_rows_of_such_steps(device: CapturingDevic
     assert not none.replayed
     assert steps.wide == steps.replayed
     assert (steps.wide > 0) == (forced > 0)
+
+
+def test_a_draft_model_guesses_by_graphs(
+    checkpoint: Checkpoint, open_llm: OpenLLM, device: CapturingDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of its tokens is a replay, but the first behind a prompt that it has not read."""
+    model = checkpoint("llama")
+    config = {**SPECULATORS["draft"], "model": str(model.directory)}
+    llm = open_llm(model, speculative_config=config, **SETTINGS)
+    sizes = len(graph_sizes(SETTINGS["max_num_seqs"]))
+    assert device.captured == sizes * (4 + 1)
+    worker = llm._engine.client.core.executor.worker  # type: ignore[attr-defined]
+    propose, rounds = worker._propose, list[tuple[int, int]]()
+
+    def watch(plan: Any, failed: dict[int, str]) -> Any:
+        before = len(device.replays)
+        drafts = propose(plan, failed)
+        rounds.append((max(map(len, drafts.values()), default=0), len(device.replays) - before))
+        return drafts
+
+    worker._propose = watch
+    generate(llm, lambda _: True)
+    whole = [replays for most, replays in rounds if most == 3]
+    assert len(whole) > 5
+    assert set(whole[3:]) == {3}
 
 
 def test_more_rows_than_any_graph_has_are_not_replayed(

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from quire.contracts import AttentionBatch
 from quire.ops.upload import upload
 from quire.runtime.slots import SlotTable
+from quire.runtime.staging import filled
 
 Numbers = NDArray[np.int64]
 
@@ -33,6 +34,12 @@ class Chunk:
     first: Numbers
     count: Numbers
     ends: list[int]
+
+    @property
+    def apart(self) -> Chunk:
+        """The same rows, each a run of its own."""
+        run, positions = self.rows
+        return Chunk(self.place[run], positions, np.ones(len(run), dtype=np.int64), [])
 
     @property
     def last_rows(self) -> Numbers:
@@ -101,8 +108,16 @@ class Round:
         others = spare + np.arange(len(slots))[:, None] * each + np.minimum(past, each - 1)
         self.blocks: NDArray[np.int32] = np.where(past < 0, own, others).astype(np.int32)  # [S, B]
 
-    def batch(self, chunk: Chunk, device: torch.device) -> tuple[torch.Tensor, AttentionBatch]:
-        """The tokens' ids, `[T]` int64, as the slots know them, and what every KV group sees of them."""
+    def batch(
+        self, chunk: Chunk, device: torch.device, fill_to: int = 0
+    ) -> tuple[torch.Tensor, AttentionBatch]:
+        """The tokens' ids, `[T]` int64, as the slots know them, and what every KV group sees of them.
+
+        Args:
+            chunk: the rows.
+            device: where to.
+            fill_to: of runs of one row: the rows to add up to, which belong to nobody and have ids of -1.
+        """
         place, size = chunk.place, self._table.block_size
         query_start = np.zeros(len(place) + 1, dtype=np.int32)
         np.cumsum(chunk.count, out=query_start[1:])
@@ -111,15 +126,17 @@ class Round:
         longest = int(seq_lens.max())
         blocks = self.blocks[place, : -(-longest // size)]
         block, offset = np.divmod(positions, size)
+        token_ids = self._table.token_ids[self.slots[place][row], positions + self._lag].astype(np.int64)
+        more = max(fill_to - len(place), 0)
         arrays = (
-            self._table.token_ids[self.slots[place][row], positions + self._lag].astype(np.int64),
-            query_start,
-            seq_lens.astype(np.int32),
-            positions,
-            np.ascontiguousarray(blocks),
-            blocks[row, block].astype(np.int64) * size + offset,
+            filled(token_ids, len(token_ids) + more, -1),
+            np.concatenate((query_start, query_start[-1] + np.arange(1, more + 1, dtype=np.int32))),
+            filled(seq_lens.astype(np.int32), len(place) + more, 0),
+            filled(positions, len(positions) + more, 0),
+            filled(blocks, len(place) + more, 0),
+            filled(blocks[row, block].astype(np.int64) * size + offset, len(positions) + more, -1),
         )
-        token_ids, query_start_there, seq_lens_there, positions_there, block_table, slot_mapping = upload(
+        ids_there, query_start_there, seq_lens_there, positions_there, block_table, slot_mapping = upload(
             device, *map(torch.from_numpy, arrays)
         )
         group = AttentionBatch(
@@ -130,10 +147,10 @@ class Round:
             slot_mapping=slot_mapping,
             max_query_len=int(chunk.count.max()),
             max_seq_len=longest,
-            query_lens_host=chunk.count.tolist(),
-            seq_lens_host=seq_lens.tolist(),
+            query_lens_host=chunk.count.tolist() + [1] * more,
+            seq_lens_host=seq_lens.tolist() + [0] * more,
         )
-        return token_ids, group
+        return ids_there, group
 
 
 def spare_blocks(most: int, block_size: int) -> int:

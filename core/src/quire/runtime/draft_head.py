@@ -56,6 +56,7 @@ class PagedHead(PagedDraftModel):
     """See the contract of `HeadModel`."""
 
     lag = 1
+    captures = False  # its rows read features as well
 
     def __init__(
         self,

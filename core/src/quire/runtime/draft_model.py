@@ -15,16 +15,22 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from quire.contracts import AttentionBackend, DraftModel, Model, SampleRows
+from quire.contracts import AttentionBackend, Batch, DraftModel, Model, SampleRows
 from quire.layers import Step
 from quire.ops.upload import upload
 from quire.plan import BlockCopy
+from quire.runtime.device import Device
 from quire.runtime.draft_batches import Chunk, Numbers, Round, chunks, spare_blocks
+from quire.runtime.graphs import DecodeGraphs, can_capture
 from quire.runtime.guessing import Guessing
 from quire.runtime.kv_cache import KVCache
+from quire.runtime.slot_state import SlotState
 from quire.runtime.slots import SlotTable
+from quire.runtime.spread import MOST_ROWS
+from quire.runtime.staging import filled
 
 if TYPE_CHECKING:
+    from quire.ops import Kernels
     from quire.runtime.config import DraftConfig
 
 STALE, CLEAN, WHOLE = 0, 1, 2
@@ -39,6 +45,9 @@ class PagedDraftModel(DraftModel):
 
     lag = 0
     """Positions by which a row lies before the token that it computes."""
+
+    captures = True
+    """Whether its rows can be replayed from graphs: those of tokens alone can."""
 
     def __init__(
         self,
@@ -91,6 +100,28 @@ class PagedDraftModel(DraftModel):
         self._spare = num_blocks
         self._content = bytearray(count)
         self._computed = np.full(len(table.computed), UNKNOWN, dtype=np.int64)
+        self._graphs: DecodeGraphs | None = None
+
+    def capture(self, device: Device, kernels: Kernels) -> int:
+        """Capture single rows as graphs, over the memory that was taken; returns the bytes that they hold.
+
+        Launched one by one, the kernels of a small model take about as long as a large one's graph.
+        """
+        if not (self.captures and can_capture(device, self._backends)):
+            return 0
+        self._graphs = DecodeGraphs(
+            device,
+            self._model,
+            self._backends,
+            self._kv.layers,
+            kernels,
+            SlotState(self._max_num_seqs, device.name),
+            "guesses are drawn by themselves",
+            max_num_seqs=self._max_num_seqs,
+            max_model_len=self.max_len,
+            block_size=self._table.block_size,
+        )
+        return self._graphs.report.nbytes
 
     def seat(self, slot: int) -> None:
         """A slot has been given to another request."""
@@ -111,24 +142,27 @@ class PagedDraftModel(DraftModel):
         first = [self._first(place) for place in range(len(slots))]
         for place, start in enumerate(first):
             self._clear(place, start)
-        parts = []
-        for chunk in chunks(first, ends, self._max_rows):
-            hidden = self._forward(chunk)
-            rows = upload(self._device, torch.from_numpy(chunk.last_rows))[0]
-            parts.append(hidden[rows])
+        self._next: Numbers = asked.known.copy()
+        parts = list(chunks(first, ends, self._max_rows))
+        if len(parts) == 1 and self._replays(parts[0]):
+            logits = self._replay(parts[0])[self._last_rows(parts[0])]
+        else:
+            hidden = [self._forward(chunk)[self._last_rows(chunk)] for chunk in parts]
+            self._hidden = torch.cat(hidden)  # [S, H]
+            logits = self._logits(self._model.logits(self._hidden))
         for place, start in enumerate(first):
             self._mark(place, start)
-        self._next: Numbers = asked.known.copy()
-        self._hidden = torch.cat(parts)  # [S, H]
-        return self._logits(self._hidden)
+        return logits
 
     def extend(self, ids: torch.Tensor) -> torch.Tensor:
         count = len(ids)
         one = np.ones(count, dtype=np.int64)
         chunk = Chunk(np.arange(count), self._next[:count] - self.lag, one, [])
-        self._hidden = self._forward(chunk, ids)
         self._next = self._next[:count] + 1
-        return self._logits(self._hidden)
+        if self._replays(chunk):
+            return self._replay(chunk, ids).clone()  # the next replay writes there
+        self._hidden = self._forward(chunk, ids)
+        return self._logits(self._model.logits(self._hidden))
 
     def sample(self, logits: torch.Tensor) -> torch.Tensor:
         count = len(logits)
@@ -178,9 +212,7 @@ class PagedDraftModel(DraftModel):
         """Hidden states `[T, H]` of a chunk's rows; of `ids` instead of what the slots know, if given."""
         token_ids, batch = self._round.batch(chunk, self._device)
         metadata = tuple(backend.plan(batch) for backend in self._backends)
-        token_ids = token_ids if ids is None else ids
-        if self._own_vocab < self._vocab_size:  # of the ids that only pad the other's vocabulary
-            token_ids = token_ids.clamp(max=self._own_vocab - 1)
+        token_ids = self._own_ids(token_ids if ids is None else ids)
         x = self._inputs(self._model.embed(token_ids), chunk, drafts=ids is not None)
         return self._model.forward(x, batch.positions, Step(metadata=metadata, kv=self._kv.layers))
 
@@ -193,9 +225,35 @@ class PagedDraftModel(DraftModel):
         """
         return x
 
-    def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
+    def _replays(self, chunk: Chunk) -> bool:
+        """Whether a graph has as many rows, and no request so many that each would read a long context."""
+        count = chunk.count
+        return self._graphs is not None and count.sum() <= self._graphs.most and count.max() <= MOST_ROWS
+
+    def _replay(self, chunk: Chunk, ids: torch.Tensor | None = None) -> torch.Tensor:
+        """Logits of a chunk's rows by a graph, valid until the next one; `ids` as in `_forward`."""
+        assert self._graphs is not None
+        rows = chunk.apart
+        count = len(rows.place)
+        size = self._graphs.size_for(count)
+        token_ids, batch = self._round.batch(rows, self._device, size)
+        if ids is not None:
+            token_ids = torch.nn.functional.pad(ids, (0, size - count), value=-1)
+        slots = upload(self._device, torch.from_numpy(filled(np.arange(count), size, -1)))[0]
+        groups = (batch,) * len(self._backends)
+        given = Batch(self._own_ids(token_ids), batch.positions, slots, slots, groups)
+        return self._logits(self._graphs.run(given, gives=True)[:count])
+
+    def _own_ids(self, token_ids: torch.Tensor) -> torch.Tensor:
+        """Without ids that only pad the other's vocabulary."""
+        return token_ids.clamp(max=self._own_vocab - 1) if self._own_vocab < self._vocab_size else token_ids
+
+    def _last_rows(self, chunk: Chunk) -> torch.Tensor:
+        return upload(self._device, torch.from_numpy(chunk.last_rows))[0]
+
+    def _logits(self, logits: torch.Tensor) -> torch.Tensor:
         """`[N, V]`, of the served model's width: models of one tokenizer pad it differently."""
-        logits = self._model.logits(hidden)[:, : self._vocab_size]
+        logits = logits[:, : self._vocab_size]
         missing = self._vocab_size - logits.shape[1]
         return torch.nn.functional.pad(logits, (0, missing), value=-torch.inf) if missing else logits
 

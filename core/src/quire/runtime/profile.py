@@ -59,6 +59,8 @@ def profile(worker: Worker) -> MemoryProfile:
     if worker.can_capture:
         of_seats = of_sampling * config.max_num_seqs // config.max_sampled_rows
         graphs = graphs_bytes(config, of_forward / rows, of_seats, len(worker.backends))
+        if worker.draft is not None and worker.draft.captures:
+            graphs *= 2  # as if the other model were as large
     worker.device.empty_cache()
     memory = worker.device.memory()
     return MemoryProfile(

@@ -18,6 +18,7 @@ from quire.contracts import AttentionBatch, Batch
 from quire.ops.upload import upload
 from quire.runtime.batching import Rows
 from quire.runtime.slots import SlotTable
+from quire.runtime.staging import filled
 
 MOST_ROWS = 16
 """Of one request: with more, to read a long context once a row costs more than launches do."""
@@ -78,7 +79,7 @@ def spread(
         mapping = mine[places, block] * np.int64(table.block_size) + offset
         if window is not None:  # as in `BatchBuilder`
             mine[np.arange(width) < (np.maximum(positions - window + 1, 0) // table.block_size)[:, None]] = 0
-        per_group += [_filled(mine, size, 0), _filled(mapping, size, -1)]
+        per_group += [filled(mine, size, 0), filled(mapping, size, -1)]
 
     ahead = [drafts.get(one, ()) for one in slots]
     sampled_rows = [1 + len(ids) for ids in ahead]
@@ -87,10 +88,10 @@ def spread(
     )
     arrays = (
         np.arange(size + 1, dtype=np.int32),
-        _filled((positions + 1).astype(np.int32), size, 0),
-        _filled(positions, size, 0),
-        _filled(token_ids.astype(np.int64), size, -1),
-        _filled(of_row, size, -1),
+        filled((positions + 1).astype(np.int32), size, 0),
+        filled(positions, size, 0),
+        filled(token_ids.astype(np.int64), size, -1),
+        filled(of_row, size, -1),
         last_rows,
         *per_group,
     )
@@ -121,10 +122,3 @@ def spread(
         whole=len(last_rows) == num_rows,
     )
     return Batch(ids_there, positions_there, slots_there, logits_rows, groups), rows
-
-
-def _filled(rows: NDArray[Any], size: int, value: int) -> NDArray[Any]:
-    """As many rows as asked for, the further ones all of one value."""
-    filled = np.full((size, *rows.shape[1:]), value, dtype=rows.dtype)
-    filled[: len(rows)] = rows
-    return filled

@@ -5,6 +5,8 @@ To make a tensor of an array costs as much as several operations on it, when a s
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -57,3 +59,10 @@ class Staging:
     def upload(self, device: torch.device, *others: NDArray[np.int64]) -> list[torch.Tensor]:
         """Sequence lengths, positions, token ids, each group's block table and slot mapping, and `others`."""
         return upload(device, *self._tensors, *map(torch.from_numpy, others))
+
+
+def filled(rows: NDArray[Any], size: int, value: int) -> NDArray[Any]:
+    """As many rows as asked for, contiguous, the further ones all of one value."""
+    every = np.full((size, *rows.shape[1:]), value, dtype=rows.dtype)
+    every[: len(rows)] = rows
+    return every

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
@@ -110,7 +111,7 @@ class Worker:
         assert self._state is not None, "a device that captures is asynchronous"
         config = self.config
         try:
-            self.graphs = DecodeGraphs(
+            graphs = DecodeGraphs(
                 self.device,
                 self.model,
                 self.backends,
@@ -122,7 +123,9 @@ class Worker:
                 max_model_len=config.max_model_len,
                 block_size=config.block_size,
             )
-            return self.graphs.report
+            of_draft = 0 if self.draft is None else self.draft.capture(self.device, self.kernels)
+            self.graphs = graphs
+            return replace(graphs.report, nbytes=graphs.report.nbytes + of_draft)
         except Exception as error:
             if not out_of_memory(error):
                 raise

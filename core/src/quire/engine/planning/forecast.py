@@ -135,11 +135,15 @@ def estimate(plan: EnginePlan, memory: Memory) -> MemoryProfile:
         weights += draft.facts.weight_bytes + _repacked(plan, draft.worker_config.model_config)
     per_row, of_logits = _row_bytes(plan), plan.vocab_size * _BYTES_PER_LOGIT
     of_sampling, of_seats = worker.max_sampled_rows * of_logits, config.max_num_seqs * of_logits
-    captures = not config.enforce_eager and can_capture(device, backends)
+    graphs = 0
+    if not config.enforce_eager and can_capture(device, backends):
+        graphs = graphs_bytes(worker, per_row, of_seats, len(backends))
+        if plan.draft is not None and not plan.draft.worker_config.feature_size:
+            graphs *= 2  # as `profile` does
     return MemoryProfile(
         weights=weights,
         activations=max(config.max_num_batched_tokens * per_row, of_sampling) + spare,
-        graphs=graphs_bytes(worker, per_row, of_seats, len(backends)) if captures else 0,
+        graphs=graphs,
         kv_bytes_per_block=kv_bytes,
         device_free=max(memory.free - weights, 0),
         device_total=memory.total,
