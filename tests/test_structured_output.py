@@ -79,7 +79,7 @@ def test_matchers_of_a_few_schemas_are_kept(llm: LLM) -> None:
     ]
     run(llm, *params)
     grammars = llm._engine.client.core.grammars  # type: ignore[attr-defined]
-    assert 0 < len(grammars._kept.templates) <= 256
+    assert 0 < len(grammars._templates) <= 256
 
 
 def test_streamed_is_whole(llm: LLM) -> None:

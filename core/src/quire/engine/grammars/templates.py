@@ -33,6 +33,10 @@ class Templates:
         self._nbytes = 0
         self._thread: ThreadPoolExecutor | None = None
 
+    def __len__(self) -> int:
+        """How many are kept."""
+        return len(self._templates)
+
     def of(self, grammar: CompiledGrammar) -> Future[Matcher]:
         """A matcher of it that has not begun; to be forked, never moved."""
         template = self._templates.get(grammar)
