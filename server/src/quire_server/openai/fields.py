@@ -226,7 +226,9 @@ def check_logprobs(name: str, value: int | None, info: EngineInfo) -> None:
     asked = info.vocab_size if value == -1 else value
     if not 0 <= asked <= info.max_logprobs:
         raise bad_request(
-            f"{name} is out of range: 0 to {info.max_logprobs} is allowed, the engine's max_logprobs.", name
+            f"{name} is {value}, out of range: 0 to {info.max_logprobs} is allowed, "
+            "the engine's max_logprobs.",
+            name,
         )
 
 
