@@ -64,7 +64,7 @@ def from_validation(error: RequestValidationError) -> ApiError:
     named = [
         (
             field_name(one["loc"], error.body, missing=one["type"] == "missing"),
-            str(one["msg"]).rstrip(".") + _given(one),
+            (str(one["msg"]).removeprefix("Value error, ").rstrip("."), _given(one)),
         )
         for one in problems[:_MAX_EXAMINED]
     ]
@@ -78,8 +78,8 @@ def from_validation(error: RequestValidationError) -> ApiError:
         name for name, _ in named if name == field or (name or "").startswith((field + ".", field + "["))
     ]
     param = max(inside, key=lambda name: str(name).count(".") + str(name).count("["))
-    reasons = [message.removeprefix("Value error, ") for name, message in named if name == param]
-    said = "; ".join(list(dict.fromkeys(reasons))[:_MAX_REASONS])
+    reasons = [reason for name, reason in named if name == param]
+    said = "; ".join(list(dict.fromkeys(message for message, _ in reasons))[:_MAX_REASONS]) + reasons[-1][1]
     return bad_request(f"{param}: {said}.", param)
 
 

@@ -182,6 +182,11 @@ class GenerationFields(RequestModel):
             self.guided_whitespace_pattern,
             {name: getattr(self, name) for name in _FORMS},
         )
+        if self.use_beam_search and given["structured_outputs"] is not None:
+            name = self.form_names()["structured_outputs"]
+            raise bad_request(
+                f"{name} goes not with use_beam_search: beams follow no grammar. Leave one of them out.", name
+            )
         params = sampling_params(
             defaults,
             **given,
