@@ -248,6 +248,8 @@ def test_more_beams_than_the_vocabulary_can_feed_are_refused(
     ) as caught:
         llm.generate(["a"], SamplingParams(use_beam_search=True, n=320), use_tqdm=False)
     assert caught.value.field == "n"
+    with pytest.raises(InvalidRequestError, match="SamplingParams: beam_search takes BeamSearchParams"):
+        llm.beam_search(["a"], SamplingParams(use_beam_search=True, n=2))  # type: ignore[arg-type]
 
 
 def test_an_engine_process_searches_too(checkpoint: Checkpoint, tmp_path: Path) -> None:

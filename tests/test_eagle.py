@@ -252,7 +252,7 @@ def test_a_misfit_is_named_before_anything_is_loaded(
     with pytest.raises(UnsupportedModelError, match=r"is no EAGLE-3 head .*by the method 'draft'"):
         forecast(with_model(checkpoint("llama"), checkpoint("llama-tied").directory))
     good = save_head(tmp_path / "good", checkpoint("llama")).directory
-    with pytest.raises(UnsupportedModelError, match="only proposes to another model"):
+    with pytest.raises(UnsupportedModelError, match=r"^No plugin .*only proposes to another model"):
         forecast(EngineConfig(model=str(good), dtype="float32"))
     with pytest.raises(UnsupportedModelError, match="only proposes to another model"):
         forecast(with_model(checkpoint("llama"), good, "draft"))

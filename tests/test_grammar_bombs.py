@@ -49,18 +49,23 @@ BOMBS: dict[str, tuple[Any, str]] = {
 @pytest.fixture(scope="module", params=["xgrammar", "llguidance"])
 def compiler(request: pytest.FixtureRequest) -> Iterator[GrammarCompiler]:
     """A compiler whose process has started."""
+    made = make_compiler(request.param)
+    made.compile(GrammarSource(form="regex", text="start"))
+    yield made
+    made.close()
+
+
+def make_compiler(backend: str) -> GrammarCompiler:
+    """One whose processes have not started."""
     need = GrammarNeed(device="cpu", dtype="float32", vocab_size=WIDTH)
     builder = PlanBuilder(discover(), {})
-    choose_grammars(builder, need, request.param)
-    made = GrammarCompiler(
+    choose_grammars(builder, need, backend)
+    return GrammarCompiler(
         grammar_plugins(builder.build()),
         need,
         lambda: make_vocabulary(small_tokenizer(), WIDTH, [END]),
         LIMITS,
     )
-    made.compile(GrammarSource(form="regex", text="start"))
-    yield made
-    made.close()
 
 
 async def lag_of(work: asyncio.Future[Any]) -> float:
@@ -137,3 +142,15 @@ def test_sizes_are_bounded(compiler: GrammarCompiler) -> None:
     text = "".join(itertools.repeat("a", LIMITS.source_bytes + 1))
     with pytest.raises(InvalidRequestError, match="make it shorter"):
         compiler.submit(GrammarSource(form="regex", text=text))
+
+
+def test_what_several_backends_say_are_sentences_and_none_twice() -> None:
+    compiler = make_compiler("auto")
+    try:
+        with pytest.raises(InvalidRequestError, match=r"Unclosed '\['\. llguidance refuses .* class\.$"):
+            compiler.compile(GrammarSource(form="regex", text="["))
+        with pytest.raises(InvalidRequestError) as caught:
+            compiler.compile(GrammarSource(form="json_schema", text="{bad"))
+        assert str(caught.value).count("is no JSON") == 1
+    finally:
+        compiler.close()

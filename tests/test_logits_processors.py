@@ -91,7 +91,7 @@ def test_drafts_preemption_and_overlap_change_nothing(
         (
             {"no_repeat_ngram_size": "3"},
             ACTIVE,
-            "no_repeat_ngram_size: Input should be a valid int",
+            "no_repeat_ngram_size: Input should be a valid integer, got '3'",
         ),
         ({"no_repeat": 3}, ACTIVE, "reads 'no_repeat'. Known are: no_repeat_ngram_size"),
         ({"no_repeat_ngram_size": 3}, {}, "None is active that takes any; `logits_processors`"),

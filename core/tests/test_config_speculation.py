@@ -72,6 +72,12 @@ def test_ways_to_write_it(settings: dict[str, Any], expected: Speculation | None
         ({"speculative_model": "small"}, "speculative_model does not say how many tokens to propose"),
         ({"speculative_config": {"method": "ngram"}}, "Give num_speculative_tokens, such as 5"),
         ({"speculative_config": {"num_speculative_tokens": 5}}, "names neither a method nor a draft model"),
+        ({"speculative_config": {"methd": "ngram"}}, "Unknown is 'methd': did you mean 'method'?"),
+        (
+            {"speculative_config": {"method": "draft_model"}},
+            "'draft_model' needs a draft model",
+        ),
+        ({"speculative_config": {**NGRAM, "draft_tensor_parallel_size": 2}}, "leave it out, or give 1"),
         ({"speculative_config": {**NGRAM, "num_speculative_tokens": 0}}, "must be a number of at least 1"),
         ({"speculative_config": {**NGRAM, "num_speculative_tokens": True}}, "at least 1, got True"),
         ({"speculative_config": {**NGRAM, "method": 3}}, "method must be a name, got 3"),
@@ -146,3 +152,17 @@ def test_the_doctor_explains_it() -> None:
     (choice,) = (choice for choice in report.choices if choice.kind == "speculator")
     assert (choice.chosen, choice.reason) == ("quire-speculator-ngram:ngram", "asked for by name")
     assert choice.need == "up to 5 tokens ahead of a request"
+
+
+def test_one_device_may_be_said() -> None:
+    given = {**NGRAM, "draft_tensor_parallel_size": 1}
+    assert EngineConfig(speculative_config=given).speculation == ASKED
+
+
+def test_options_that_contradict_each_other_are_a_sentence() -> None:
+    given = {**NGRAM, "prompt_lookup_max": 1, "prompt_lookup_min": 3}
+    with pytest.raises(ConfigError) as raised:
+        make_plan(EngineConfig(model="tiny", device="cpu", speculative_config=given))
+    assert str(raised.value) == (
+        "speculative_config: prompt_lookup_min (3) must be at most prompt_lookup_max (1)."
+    )

@@ -177,6 +177,7 @@ def test_highest_priority_that_serves_wins_and_the_rest_is_explained(distribute:
         kernels_plugin(
             'name="a", api=1, target="acme_many_impl:Good", priority=70',
             'name="b", api=1, target="acme_many_impl:Good", priority=80',
+            'name="c", api=1, target="acme_many_impl:Good", priority=80',
             'name="picky", api=1, target="acme_many_impl:Picky", priority=90',
             'name="gpu", api=1, target="acme_many_impl:Good", priority=95, devices={"cuda"}',
             'name="gone", api=1, target="acme_many_nowhere:Good", priority=99',
@@ -190,6 +191,7 @@ def test_highest_priority_that_serves_wins_and_the_rest_is_explained(distribute:
     assert reasons["acme-many:gpu"] == "runs on cuda, not on cpu"
     assert "is broken" in reasons["acme-many:gone"]
     assert reasons["acme-many:a"] == "has a lower priority (70)"
+    assert reasons["acme-many:c"] == "has the same priority, and comes behind 'b' by name"
 
 
 def test_asked_for_and_unusable_is_fatal_with_the_cause(distribute: Distribute) -> None:

@@ -167,6 +167,8 @@ def test_unknown_names_are_refused_with_the_nearest_known_one() -> None:
         SamplingParams(temprature=0.5)  # type: ignore[call-arg]
     with pytest.raises(InvalidRequestError, match=r"'zzz'\. Known are: allowed_token_ids, bad_words"):
         SamplingParams(zzz=1)  # type: ignore[call-arg]
+    with pytest.raises(InvalidRequestError, match=r"Name an installed one in LLM\(logits_processors="):
+        SamplingParams(logits_processors=[len])  # type: ignore[call-arg]
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,8 @@ BAD_BODIES: list[tuple[bytes, str | None, str]] = [
     (b'{"max_tokens": 1}', "prompt", "required"),
     (b'{"prompt": {"a": 1}}', "prompt", "string"),
     (b'{"prompt": [1, null, "x"]}', "prompt[1]", "valid integer"),
+    (b'{"prompt": "x", "max_tokens": "many"}', "max_tokens", 'integer, got "many".'),
+    (b'{"prompt": "x", "max_tokens": "' + b"n" * 99 + b'"}', "max_tokens", 'got "' + "n" * 59 + "...."),
     (b'{"prompt": "x", "max_tokens": 0}', "max_tokens", "greater"),
     (b'{"prompt": "x", "max_tokens": -1}', "max_tokens", "greater"),
     (b'{"prompt": "x", "messages": [{"role": "user"}, {}]}', "messages[1].role", "required"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import click
 import pytest
@@ -10,7 +11,9 @@ from click.testing import CliRunner
 
 from quire.cli import main
 from quire.cli.options import SettingsCommand, configuration, engine_options, section_options
+from quire_server.cli.serve import show_start
 from quire_server.config import ServeConfig
+from quire_server.testing.fake_engine import make_info
 
 
 def settings(*arguments: str) -> ServeConfig:
@@ -78,3 +81,14 @@ def test_keys_are_masked_wherever_they_come_from(
     assert line.split() == ["serve.api_keys", '["**********",', '"**********"]', "QUIRE_SERVE__API_KEYS"]
     assert "hush" not in shown
     assert "quiet" not in shown
+
+
+def test_the_card_tells_who_proposes_tokens(capsys: pytest.CaptureFixture[str]) -> None:
+    info = make_info()
+    drafts = "drafts    ngram, up to 5 tokens ahead of a request"
+    show_start("http://here", replace(info, report=["model     x", drafts]), ServeConfig())
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("serving   http://here")
+    assert lines[-2:-1] == [drafts]
+    show_start("http://here", info, ServeConfig())
+    assert "drafts" not in capsys.readouterr().err

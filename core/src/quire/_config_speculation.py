@@ -6,6 +6,7 @@ options but for the two that once had settings of their own.
 
 from __future__ import annotations
 
+import difflib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ _ELSEWHERE = {
     "acceptance_method": _EXACT,
     "disable_by_batch_size": _BY_ITSELF,
     "disable_logprobs": "log probabilities are those of the tokens that count; leave it out",
-    "draft_tensor_parallel_size": "Quire runs on one device; leave it out",
+    "draft_tensor_parallel_size": "Quire runs on one device; leave it out, or give 1",
     "posterior_alpha": _EXACT,
     "posterior_threshold": _EXACT,
     "speculative_token_tree": "drafts are chains; leave it out",
@@ -124,11 +125,16 @@ def _from_mapping(config: Mapping[str, Any], where: str = "speculative_config") 
         method, model = "ngram", None
     if method == "ngram" and model in ("ngram", "[ngram]"):  # as some scripts have it
         model = None
-    method = _OTHER_NAMES.get(method, method) if method else "draft"
-    if method == "draft" and model is None:
+    if method is None and model is None:
+        near = difflib.get_close_matches(" ".join(rest), ("method", "model"), n=1)
+        hint = f" (Unknown is {next(iter(rest))!r}: did you mean {near[0]!r}?)" if near else ""
         raise ValueError(
-            f"{where} names neither a method nor a draft model. Give 'method', such as \"ngram\", or 'model'."
+            f"{where} names neither a method nor a draft model. "
+            f"Give 'method', such as \"ngram\", or 'model'.{hint}"
         )
+    named, method = method, _OTHER_NAMES.get(method, method) if method else "draft"
+    if method == "draft" and model is None:
+        raise ValueError(f"{where}: the method {named!r} needs a draft model. Give 'model', its name.")
     if ahead is None:
         raise ValueError(
             f"{where} does not say how many tokens to propose. Give num_speculative_tokens, such as 5."
@@ -137,6 +143,8 @@ def _from_mapping(config: Mapping[str, Any], where: str = "speculative_config") 
         ahead = int(ahead)
     if not isinstance(ahead, int) or isinstance(ahead, bool) or ahead < 1:
         raise ValueError(f"{where}: num_speculative_tokens must be a number of at least 1, got {ahead!r}")
+    if rest.get("draft_tensor_parallel_size") == 1:  # which is how it is
+        del rest["draft_tensor_parallel_size"]
     for key in rest:
         if key in _ELSEWHERE:
             raise ValueError(f"{where}: Quire has no {key!r}: {_ELSEWHERE[key]}")

@@ -226,7 +226,9 @@ class PlanBuilder:
             first = error.errors()[0]
             keys = [str(part) for part in first["loc"]]
             where = ".".join([written(keys[0]), *keys[1:]]) if keys else setting or f"plugins.options.{name}"
-            raise ConfigError(f"{where}: {first['msg']} (got {first['input']!r}).") from error
+            said = first["msg"].removeprefix("Value error, ")
+            got = f" (got {first['input']!r})" if keys else ""  # what is wrong as a whole says itself what
+            raise ConfigError(f"{where}: {said}{got}.") from error
 
 
 def import_target(kind: str, name: str, target: str) -> Any:

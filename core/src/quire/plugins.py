@@ -184,7 +184,7 @@ class PluginRegistry:
         chosen: Found | None = None
         for found in candidates:
             if chosen is not None:
-                rejected.append((found.qualified, f"has a lower priority ({found.spec.priority})"))
+                rejected.append((found.qualified, _behind(found, chosen)))
                 continue
             reason = self._reason_against(found, need)
             if reason is None:
@@ -232,6 +232,13 @@ class PluginRegistry:
         skipped = "".join(f"; {one.distribution}: {one.reason}" for one in self.skipped)
         hint = f" {_way_out(kind, need)}" if need.deterministic else ""
         return f"No plugin of the kind {kind!r} serves {wanted}. Asked: {asked}{skipped}.{hint}"
+
+
+def _behind(found: Found, chosen: Found) -> str:
+    """Why a candidate was not asked: candidates go by priority, then by name."""
+    if found.spec.priority < chosen.spec.priority:
+        return f"has a lower priority ({found.spec.priority})"
+    return f"has the same priority, and comes behind {chosen.spec.name!r} by name"
 
 
 def _way_out(kind: str, need: Need) -> str:

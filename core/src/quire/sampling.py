@@ -132,6 +132,12 @@ class SamplingParams:
         """Refuse unknown names with the nearest known one; `__init__` stays the dataclass's own."""
         for name in kwargs:
             if name not in cls.__dataclass_fields__:
+                if name == "logits_processors":  # vLLM's first engine took functions here
+                    raise InvalidRequestError(
+                        "logits_processors are no sampling parameter: no code travels in a request. Name an "
+                        "installed one in LLM(logits_processors=[...]); extra_args has its arguments.",
+                        field=name,
+                    )
                 known = [f.name for f in fields(cls)]
                 near = difflib.get_close_matches(name, known, n=1)
                 hint = f" Did you mean {near[0]!r}?" if near else f" Known are: {', '.join(sorted(known))}."

@@ -32,6 +32,7 @@ def on(path: str, name: str, *values: Any) -> list[tuple[str, str, Any]]:
 
 INVALID: list[tuple[str, Any]] = [
     ("logits_processors", ["os.system"]),
+    ("guided_whitespace_pattern", " "),
     ("truncate_prompt_tokens", 5),
     ("prompt_embeds", "AAAA"),
     ("service_tier", "flex"),
@@ -132,6 +133,34 @@ def test_more_logprobs_than_the_engine_gives(refused: Post) -> None:
     for value in (21, -1, -5, 2**64, True):
         body = START[CHATS] | {"logprobs": True, "top_logprobs": value}
         assert refused(CHATS, body)["param"] == "top_logprobs"
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "says"),
+    [
+        ("top_logprobs", 21, "top_logprobs is 21, out of range: 0 to 20"),
+        ("reasoning_effort", "lots", "reasoning_effort is 'lots': it must be one of: none, minimal"),
+        ("guided_whitespace_pattern", " ", "goes with guided_json"),
+        ("early_stopping", "soon", "valid boolean; Input should be 'never', got \"soon\"."),
+    ],
+)
+def test_the_value_and_what_would_do_are_named(refused: Post, field: str, value: Any, says: str) -> None:
+    error = refused(CHATS, START[CHATS] | {"logprobs": True, field: value})
+    assert says in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("guided_choice", ["a"]),
+        ("structured_outputs", {"choice": ["a"]}),
+        ("response_format", {"type": "json_object"}),
+    ],
+)
+def test_a_form_beside_beams_is_refused_by_the_clients_name(refused: Post, name: str, value: Any) -> None:
+    error = refused(CHATS, START[CHATS] | {"use_beam_search": True, "n": 2, name: value})
+    assert error["param"] == name
+    assert error["message"].startswith(f"{name} goes not with use_beam_search")
 
 
 def test_the_limit_is_named_as_the_client_named_it(

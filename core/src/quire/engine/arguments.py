@@ -5,6 +5,7 @@ Knows the processors' pydantic models; imports no processor.
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -62,5 +63,6 @@ class RequestArguments:
             except ValidationError as error:
                 first = error.errors()[0]
                 where = ".".join(("extra_args", *(str(part) for part in first["loc"])))
-                raise InvalidRequestError(f"{where}: {first['msg']}.", field=where) from error
+                said, got = first["msg"].removeprefix("Value error, "), reprlib.repr(first["input"])
+                raise InvalidRequestError(f"{where}: {said}, got {got}.", field=where) from error
         return checked

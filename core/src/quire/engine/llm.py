@@ -163,6 +163,12 @@ class LLM:
             InvalidRequestError: a prompt or parameter can never be served. Then nothing was run.
             RequestFailedError: one of them failed.
         """
+        if not isinstance(params, BeamSearchParams):
+            raise InvalidRequestError(
+                f"params is {type(params).__name__}: beam_search takes BeamSearchParams. "
+                "With SamplingParams(use_beam_search=True), call generate.",
+                field="params",
+            )
         found = []
         for output in self.generate(prompts, params.sampling(), use_tqdm):
             if output.error is not None:

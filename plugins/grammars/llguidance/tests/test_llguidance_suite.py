@@ -93,3 +93,8 @@ def test_behind_a_pattern_stands_what_belongs_to_it() -> None:
 def test_a_dispatch_that_cannot_be_held_is_refused(more: dict[str, Any]) -> None:
     with pytest.raises(InvalidRequestError, match="structural_tag cannot be used"):
         GrammarBench(LLGuidance).grammar.compile(_dispatch(**more))
+
+
+def test_what_is_wrong_with_an_expression_is_said() -> None:
+    with pytest.raises(InvalidRequestError, match=r"regex parse error: unclosed character class$"):
+        GrammarBench(LLGuidance).grammar.compile(GrammarSource(form="regex", text="["))

@@ -61,14 +61,14 @@ def command(model: str | None) -> int:
             settings,
             routes,
             show_progress=sys.stderr.isatty(),
-            on_ready=lambda url, info: _show(url, info, settings),
+            on_ready=lambda url, info: show_start(url, info, settings),
         )
         return await supervisor.run()
 
     return asyncio.run(run())
 
 
-def _show(url: str, info: EngineInfo, settings: ServeConfig) -> None:
+def show_start(url: str, info: EngineInfo, settings: ServeConfig) -> None:
     """The start-up card: what one wants to know of a server that has just come up."""
     name = (settings.served_model_name or [info.model])[0]
     tokens = info.num_blocks * info.block_size
@@ -83,4 +83,8 @@ def _show(url: str, info: EngineInfo, settings: ServeConfig) -> None:
         + f"""-d '{{"model": "{name}", "prompt": "def ", "max_tokens": 16}}'""",
     }
     for key, text in rows.items():
+        if key == "try":  # who proposes tokens ahead, if anybody: a line of the engine's own report
+            for line in info.report:
+                if line.startswith("drafts "):
+                    click.echo(line, err=True)
         click.echo(f"{key:<9} {text}", err=True)

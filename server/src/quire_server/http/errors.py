@@ -7,7 +7,7 @@ exception that was not meant for clients reaches one.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastapi.exceptions import RequestValidationError
@@ -21,6 +21,7 @@ from quire_server.front_end import ErrorForm, FrontEnd, openai_error
 
 _MAX_REASONS = 3
 _MAX_EXAMINED = 100
+_MAX_SHOWN = 60  # characters of a value that an error repeats
 
 
 class ErrorForms:
@@ -61,7 +62,10 @@ def from_validation(error: RequestValidationError) -> ApiError:
         reason = first.get("ctx", {}).get("error", "it cannot be read")
         return bad_request(f"The body is not valid JSON: {reason} at character {first['loc'][-1]}.")
     named = [
-        (field_name(one["loc"], error.body, missing=one["type"] == "missing"), str(one["msg"]))
+        (
+            field_name(one["loc"], error.body, missing=one["type"] == "missing"),
+            (str(one["msg"]).removeprefix("Value error, ").rstrip("."), _given(one)),
+        )
         for one in problems[:_MAX_EXAMINED]
     ]
     field = named[0][0]
@@ -74,9 +78,18 @@ def from_validation(error: RequestValidationError) -> ApiError:
         name for name, _ in named if name == field or (name or "").startswith((field + ".", field + "["))
     ]
     param = max(inside, key=lambda name: str(name).count(".") + str(name).count("["))
-    reasons = [message.removeprefix("Value error, ").rstrip(".") for name, message in named if name == param]
-    said = "; ".join(list(dict.fromkeys(reasons))[:_MAX_REASONS])
+    reasons = [reason for name, reason in named if name == param]
+    said = "; ".join(list(dict.fromkeys(message for message, _ in reasons))[:_MAX_REASONS]) + reasons[-1][1]
     return bad_request(f"{param}: {said}.", param)
+
+
+def _given(problem: Mapping[str, Any]) -> str:
+    """What was given, as JSON, if it is a plain value. Only pydantic's own reasons leave it out."""
+    value = problem.get("input")
+    if not isinstance(value, str | int | float) or problem["type"] in ("missing", "value_error"):
+        return ""
+    text = json.dumps(value)
+    return f", got {text if len(text) <= _MAX_SHOWN else text[:_MAX_SHOWN] + '...'}"
 
 
 def field_name(loc: Sequence[Any], body: Any, *, missing: bool) -> str | None:

@@ -170,7 +170,10 @@ class ChatBody(GenerationFields):
         """
         effort = self.reasoning_effort
         if effort is not None and effort not in _EFFORTS:
-            raise bad_request(f"reasoning_effort must be one of: {', '.join(_EFFORTS)}.", "reasoning_effort")
+            raise bad_request(
+                f"reasoning_effort is {effort[:64]!r}: it must be one of: {', '.join(_EFFORTS)}.",
+                "reasoning_effort",
+            )
         if effort not in (None, "none") and not service.parsers.thinks:
             raise unsupported(
                 "reasoning_effort",

@@ -182,6 +182,11 @@ class GenerationFields(RequestModel):
             self.guided_whitespace_pattern,
             {name: getattr(self, name) for name in _FORMS},
         )
+        if self.use_beam_search and given["structured_outputs"] is not None:
+            name = self.form_names()["structured_outputs"]
+            raise bad_request(
+                f"{name} goes not with use_beam_search: beams follow no grammar. Leave one of them out.", name
+            )
         params = sampling_params(
             defaults,
             **given,
@@ -226,7 +231,9 @@ def check_logprobs(name: str, value: int | None, info: EngineInfo) -> None:
     asked = info.vocab_size if value == -1 else value
     if not 0 <= asked <= info.max_logprobs:
         raise bad_request(
-            f"{name} is out of range: 0 to {info.max_logprobs} is allowed, the engine's max_logprobs.", name
+            f"{name} is {value}, out of range: 0 to {info.max_logprobs} is allowed, "
+            "the engine's max_logprobs.",
+            name,
         )
 
 

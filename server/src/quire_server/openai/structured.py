@@ -41,6 +41,11 @@ def structured_outputs(
     for name, value in guided.items():
         if value is not None:
             found[name] = form(name, **{_GUIDED[name]: value}, whitespace_pattern=whitespace)
+    if whitespace is not None and not found.keys() & guided.keys():
+        raise bad_request(
+            "guided_whitespace_pattern goes with guided_json. structured_outputs has whitespace_pattern.",
+            "guided_whitespace_pattern",
+        )
     if len(found) > 1:
         first, second, *_ = found
         raise bad_request(f"{first} and {second} both say what the answer must be: send one.", second)

@@ -164,8 +164,8 @@ class GrammarCompiler:
         if told.field == _LIMIT:
             told.field = source.form
         elif len(refusals) > 1:
-            others = " ".join(str(one) for one in refusals[1:])
-            told = InvalidRequestError(f"{told} {others}", field=told.field)
+            said = dict.fromkeys(str(one).rstrip(".") for one in refusals)  # often they say the same
+            told = InvalidRequestError(". ".join(said) + ".", field=told.field)
         return told
 
     def _make_backends(self) -> None:

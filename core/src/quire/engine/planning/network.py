@@ -151,6 +151,8 @@ def _choose_model(
     installed = sorted(
         {name for found in builder.registry.of_kind("model") for name in getattr(found.spec, "matches", ())}
     )
+    if set(architectures) <= set(installed):  # there is one, and it has said why it does not
+        raise UnsupportedModelError(" ".join(reasons))
     raise UnsupportedModelError(
         f"No installed plugin of the kind 'model' implements {' or '.join(architectures)}. "
         f"Installed architectures: {', '.join(installed) or 'none'}. {' '.join(reasons)}"

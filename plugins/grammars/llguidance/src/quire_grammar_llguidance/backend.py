@@ -153,5 +153,8 @@ def _grammar(source: GrammarSource) -> str:
 
 
 def _reason(own: Any) -> str:
-    text = str(own.get_error()).strip()
-    return text.splitlines()[0][:500] if text else "no reason given"
+    """What llguidance says, without the source that it repeats."""
+    first, *others = str(own.get_error()).strip().splitlines() or ["no reason given"]
+    if first.endswith(":"):
+        first += "".join(f" {line.removeprefix('error: ')}" for line in others if line.startswith("error: "))
+    return first[:500]
