@@ -12,7 +12,7 @@ import torch
 from quire import LLM, SamplingParams
 from quire.contracts import DraftModel
 from quire.layers import Tap
-from quire.plan import SlotStart
+from quire.plan import BlockCopy, SlotStart
 from quire.runtime.batching import Rows
 from quire.testing.model import Reference, assert_logits_equal
 
@@ -235,3 +235,25 @@ def test_what_comes_too_late_is_not_kept(
     head.keep(head.take(Tap((2, 1, 0), states), rows), {0: 2})
     assert head._features[4][:2].any(-1).all()
     assert not head._features[4][2:].any()
+
+
+def test_a_fork_has_features_of_the_tokens_that_it_shares(
+    checkpoint: Checkpoint, make_head: MakeHead, open_llm: OpenLLM
+) -> None:
+    """Of what the other sequence says behind them it has none, nor of an earlier owner of its block."""
+    worker = core_of(open_llm(checkpoint("llama"), **with_head(make_head("llama")))).executor.worker
+    head, tokens = worker.head, list(range(20))
+    worker.slots.seat(SlotStart(0, 1, "a", SamplingParams(), 0, tokens, 20, 0, ([3, 4],)))
+    worker.slots.seat(SlotStart(1, 1, "b", SamplingParams(), 0, [*range(16), 50, 60], 18, 0, ([5, 6],)))
+    states = {depth: torch.ones(38, 56) for depth in (0, 1, 2)}
+    rows = Rows([0, 1], [20, 18], [0, 20], [20, 18], [0, 1], [20, 18], None, whole=False)
+    head.keep(head.take(Tap((2, 1, 0), states), rows), {})
+    head.given([6])
+    head.copy([BlockCopy(head.group, 4, 6, num_tokens=2)])
+    assert head._features[4][:4].any(-1).all()
+    assert head._features[6][:2].equal(head._features[4][:2])
+    assert not head._features[6][2:].any()
+    head.given([6])
+    head.copy([BlockCopy(head.group, 7, 6, num_tokens=2)])
+    head._own_features([6])
+    assert not head._features[6].any(), "there was nothing to take along"

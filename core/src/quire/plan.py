@@ -66,11 +66,14 @@ class BlockCopy:
     Attributes:
         group: KV group.
         src, dst: block ids.
+        num_tokens: so many of the block's tokens, its first, are also those of whom it is copied for. What
+            lies behind them may be copied or not.
     """
 
     group: int
     src: int
     dst: int
+    num_tokens: int
 
 
 @dataclass(frozen=True, slots=True)

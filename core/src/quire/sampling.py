@@ -70,7 +70,8 @@ class SamplingParams:
         include_stop_str_in_output: keep the stop string in the text; needs `detokenize`.
         ignore_eos: go on after the model's end token.
         max_tokens: at most so many new tokens; None for as many as the model's length allows.
-        min_tokens: no end or stop token before so many new tokens; at most `max_tokens`.
+        min_tokens: no end or stop token before so many new tokens, unless nothing else is left, as where a
+            form has ended; at most `max_tokens`.
         logprobs: log probabilities of the sampled and of this many most likely tokens; -1
             for the whole vocabulary (the engine's `max_logprobs` bounds it); None for none.
         prompt_logprobs: the same for each token of the prompt.

@@ -144,7 +144,7 @@ def test_a_fork_shares_full_blocks_and_copies_the_partial_one(num_blocks: tuple[
     allocation = kv.allocate("child", 7, step=3)
     assert allocation is not None
     for g, copy in enumerate(allocation.copies):
-        assert copy == BlockCopy(g, src=parent[g][1], dst=allocation.new_blocks[g][0])
+        assert copy == BlockCopy(g, src=parent[g][1], dst=allocation.new_blocks[g][0], num_tokens=2)
         assert kv.block_table("child")[g] == [parent[g][0], copy.dst]
     assert len(allocation.copies) == len(num_blocks)
     kv.check()

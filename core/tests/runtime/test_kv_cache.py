@@ -71,5 +71,5 @@ def test_copies_reach_all_layers() -> None:
     kv.clear(0, [1, 2])
     for number, layer in enumerate(kv.layers, start=1):
         layer["k"][1] = number
-    kv.copy([BlockCopy(group=0, src=1, dst=2)])
+    kv.copy([BlockCopy(group=0, src=1, dst=2, num_tokens=3)])
     assert [float(layer["k"][2, 0]) for layer in kv.layers] == [1, 2]

@@ -87,6 +87,7 @@ class FakeExecutor:
         for copy in plan.copies:
             kv = self.kv[copy.group]
             end = ends[copy.group, copy.dst]
+            assert copy.num_tokens == end
             for offset in range(self.block_size):
                 kv[copy.dst, offset] = kv.get((copy.src, offset), -1)
                 # Behind that lies what the other sequence says.

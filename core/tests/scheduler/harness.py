@@ -37,7 +37,7 @@ def request(
     request_id: str, prompt: list[int], *, max_tokens: int = 8, seed: int = 0, **changes: object
 ) -> EngineRequest:
     """A request; keywords that `EngineRequest` has go there, all others to its `SamplingParams`."""
-    fields = {"priority", "cache_salt", "adapter", "eos_token_ids", "thinking"}
+    fields = {"priority", "cache_salt", "adapter", "eos_token_ids", "grammar", "thinking"}
     top = {name: value for name, value in changes.items() if name in fields}
     sampling = {name: value for name, value in changes.items() if name not in fields}
     if isinstance(least := sampling.get("min_tokens"), int):

@@ -51,7 +51,7 @@ class SamplerInit:
         device: torch device string of the logits.
         max_num_seqs: slots are 0 .. max_num_seqs - 1.
         kernels: sample helpers of the device.
-        eos_token_ids: the model's end tokens (masked while `min_tokens` is not reached).
+        eos_token_ids: the model's end tokens (masked while `min_tokens` is not reached and others are left).
         options: its validated options model, or None.
     """
 

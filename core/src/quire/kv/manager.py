@@ -61,13 +61,14 @@ class _Table:
     """A request's blocks, per group, in order.
 
     `firsts` counts per group the blocks at the start that are out of the window: null blocks, all of them.
-    `sources` is the parent's partial block per group, from which a fork is still to copy.
+    `sources` is the parent's partial block per group, from which a fork is still to copy `num_shared` tokens.
     """
 
     blocks: tuple[list[int], ...]
     firsts: list[int]
     num_committed: int = 0
     sources: tuple[int, ...] = ()
+    num_shared: int = 0
 
 
 class KVManager:
@@ -247,7 +248,7 @@ class KVManager:
             group.hold(ids)
         for g, source in enumerate(sources):
             self._groups[g].pool.hold(source)
-        self._tables[child] = _Table(shared, firsts, num_committed=full, sources=sources)
+        self._tables[child] = _Table(shared, firsts, num_committed=full, sources=sources, num_shared=rest)
 
     def hold(self, holder: Hashable, group: int, block: int) -> None:
         """Keep a held or cached block of KV group `group` until `release(holder)`."""
@@ -377,7 +378,8 @@ class KVManager:
     def _copies(self, table: _Table, added: tuple[list[int], ...], step: Hashable) -> tuple[BlockCopy, ...]:
         """Copy the fork's source into its first own block; the source's hold passes to the step."""
         copies = tuple(
-            BlockCopy(group=g, src=source, dst=added[g][0]) for g, source in enumerate(table.sources)
+            BlockCopy(group=g, src=source, dst=added[g][0], num_tokens=table.num_shared)
+            for g, source in enumerate(table.sources)
         )
         self._holds.setdefault(step, []).extend((copy.group, copy.src) for copy in copies)
         table.sources = ()

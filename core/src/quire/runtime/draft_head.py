@@ -111,10 +111,12 @@ class PagedHead(PagedDraftModel):
             self._followers.pop(block, None)
 
     def copy(self, copies: Iterable[BlockCopy]) -> None:
-        """Of features, what there is: nobody could compute it anew."""
+        """Of features, what there is of the tokens that both share: nobody could compute it anew."""
         for copy in copies:
             if copy.group == self.group and self._kept[copy.src]:
-                self._features[copy.dst].copy_(self._features[copy.src])
+                ours, count = self._features[copy.dst], copy.num_tokens
+                ours[:count] = self._features[copy.src, :count]
+                ours[count:] = 0  # of what the other sequence says there, or an earlier owner
                 self._kept[copy.dst] = True
 
     # --- what the served model's steps leave

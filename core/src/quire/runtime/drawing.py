@@ -29,6 +29,10 @@ Isolate = Callable[[list[int], Callable[[list[int]], Any], dict[int, str]], list
 """Runs for all slots at once, or fails those that raise alone: see `Worker`."""
 
 _INVALID = "its logits held NaN, or its parameters left no token to sample"
+_OUT_OF_FORM = (
+    "its logits held NaN, or its parameters (bad_words, allowed_token_ids or extra_args) exclude every token "
+    "that the form of its output (structured_outputs) allows next"
+)
 
 
 class Drawn(NamedTuple):
@@ -115,7 +119,7 @@ class Drawing:
         if True in invalid:
             for place, wrong in enumerate(invalid):
                 if wrong:
-                    step.failed[slots[place]] = _INVALID
+                    step.failed[slots[place]] = self._invalid(slots[place])
         kept = self._kept(step, slots)
         if kept is not None:
             slots, positions, tokens = ([one[i] for i in kept] for one in (slots, positions, ids))
@@ -140,7 +144,7 @@ class Drawing:
             logprobs = [entries[row] for row in range(start, start + count)] if start in entries else None
             drawn[slot] = Drawn(taken[-1], logprobs)
             if True in invalid[start : start + count]:
-                step.failed[slot] = _INVALID
+                step.failed[slot] = self._invalid(slot)
         kept = self._kept(step, rows.slots)
         places = range(len(rows.slots)) if kept is None else kept
         slots, tokens = [rows.slots[i] for i in places], [taken[i] for i in places]
@@ -194,6 +198,10 @@ class Drawing:
                 results += [gathered.chosen, gathered.rank, gathered.top, gathered.top_ids]
                 logprobs = (wanted, gathered.counts)
         return Sampled(slots, positions, self._device.fetch(results), logprobs, rows)
+
+    def _invalid(self, slot: int) -> str:
+        """Why nothing could be drawn for a slot."""
+        return _OUT_OF_FORM if slot in self._table.masked else _INVALID
 
     def _kept(self, step: InFlight, slots: list[int]) -> list[int] | None:
         """Places of the slots whose tokens count; None for all of them."""

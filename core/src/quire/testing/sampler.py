@@ -218,6 +218,25 @@ class SamplerSuite(CapturedDrawChecks):
         assert distribution.invalid.tolist() == [True, False, True]
         assert all(0 <= token < VOCAB for token in ids)
 
+    @pytest.mark.parametrize("temperature", [0.8, 0.0])
+    def test_an_end_is_excluded_only_where_something_else_is_left(
+        self, bench: Bench, temperature: float
+    ) -> None:
+        asked = SamplingParams(min_tokens=4, stop_token_ids=[11, 12], temperature=temperature)
+        alone = SamplingParams(
+            min_tokens=4, stop_token_ids=[11], allowed_token_ids=[11], temperature=temperature
+        )
+        seats = [Seat(one, seed) for seed, one in enumerate([asked] * 5 + [alone])]
+        logits = torch.full((6, VOCAB), -math.inf)
+        logits[0, 11] = logits[1, [11, 12]] = logits[2, [11, 20]] = 1.0
+        logits[3, 11] = math.nan
+        logits[5] = 0.0
+        distribution, ids = bench.step(seats, logits)
+        assert distribution.invalid.tolist() == [False, False, False, True, True, False]
+        assert ids[0] == ids[5] == 11
+        assert ids[1] in (11, 12)
+        assert ids[2] == 20
+
     def test_infinite_logits_take_or_lose_everything(self, bench: Bench) -> None:
         logits = random_logits(3, 2)
         logits[:, 8] = math.inf

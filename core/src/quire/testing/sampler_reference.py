@@ -30,8 +30,12 @@ def reference_logits(
     """
     row = list(logits)
     outputs = list(output_ids)
-    for token in _excluded(len(row), params, outputs, eos_token_ids):
+    for token in _excluded(len(row), params, outputs):
         row[token] = -math.inf
+    if len(outputs) < params.min_tokens:
+        ends = {*(params.stop_token_ids or ()), *(() if params.ignore_eos else eos_token_ids)}
+        going_on = [-math.inf if token in ends else x for token, x in enumerate(row)]
+        row = row if max(going_on) == -math.inf else going_on
     for token, bias in (params.logit_bias or {}).items():
         row[token] += bias
     for token in {*prompt_ids, *outputs}:
@@ -66,9 +70,7 @@ def reference_probabilities(logits: Sequence[float]) -> list[float]:
     return [w / total for w in weights]
 
 
-def _excluded(
-    vocab_size: int, params: SamplingParams, outputs: list[int], eos_token_ids: Sequence[int]
-) -> set[int]:
+def _excluded(vocab_size: int, params: SamplingParams, outputs: list[int]) -> set[int]:
     excluded: set[int] = set()
     if params.allowed_token_ids is not None:
         excluded |= set(range(vocab_size)) - set(params.allowed_token_ids)
@@ -76,9 +78,6 @@ def _excluded(
         *beginning, last = word
         if outputs[len(outputs) - len(beginning) :] == beginning:
             excluded.add(last)
-    if len(outputs) < params.min_tokens:
-        excluded |= set(params.stop_token_ids or ())
-        excluded |= set() if params.ignore_eos else set(eos_token_ids)
     return excluded
 
 

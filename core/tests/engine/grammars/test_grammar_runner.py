@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,10 +19,10 @@ from quire.sampling import SamplingParams
 from .tries import END, VOCAB, Trie, Words, runner_of
 
 
-def _runner(of: Mapping[str, Words], logprobs: int | None = None) -> GrammarRunner:
+def _runner(of: Mapping[str, Words], **asked: Any) -> GrammarRunner:
     """A runner with a request for each name, in slots 0, 1 and so on."""
     runner = runner_of(of)
-    params = SamplingParams(logprobs=logprobs)
+    params = SamplingParams(**asked)
     for name in of:
         runner.add(
             EngineRequest(
@@ -86,8 +87,17 @@ def test_masks_are_those_of_the_tokens_that_there_are(
         runner.advance(appended)
 
 
-def test_log_probabilities_are_of_drawn_tokens() -> None:
-    runner = _runner({"0": ((2, 3, 4),)}, logprobs=1)
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"logprobs": 1},
+        {"bad_words": ["x"]},
+        {"allowed_token_ids": [3]},
+        {"extra_args": {"no_repeat_ngram_size": 2}},
+    ],
+)
+def test_what_has_log_probabilities_or_may_be_excluded_is_drawn(asked: dict[str, Any]) -> None:
+    runner = _runner({"0": ((2, 3, 4),)}, **asked)
     assert not runner.forced(runner.advance([_news("0", [2])]))
     assert _legal(runner, [0]) == [{3}]
 

@@ -22,6 +22,7 @@ from quire.engine.grammars.templates import Templates
 from quire.engine.info import GrammarStats
 from quire.plan import StepPlan, TokenMasks
 from quire.request import EngineRequest, StepOutput
+from quire.sampling import SamplingParams
 
 __all__ = ["GrammarRunner"]
 
@@ -41,7 +42,8 @@ class _Request:
         backend: of its grammar.
         template: an output that has not begun.
         left: completions that have not ended.
-        jumps: whether forced tokens may be appended: those that are not sampled have no log probabilities.
+        jumps: whether forced tokens may be appended: those that are not sampled have no log probabilities,
+            and nobody sees that the request excludes them.
     """
 
     backend: str
@@ -113,7 +115,7 @@ class GrammarRunner:
             backend=request.grammar.backend,
             template=self._templates.of(request.grammar),
             left=max(params.n, params.best_of or 1),
-            jumps=params.logprobs is None,
+            jumps=params.logprobs is None and not _excludes(params),
         )
 
     def seat(self, plan: StepPlan) -> None:
@@ -372,3 +374,8 @@ class GrammarRunner:
         if self._backends is None:
             self._backends = self._load()
         return self._backends[backend]
+
+
+def _excludes(params: SamplingParams) -> bool:
+    """Whether a request may exclude tokens for good: by itself, or by what it tells logits processors."""
+    return bool(params.bad_words or params.extra_args) or params.allowed_token_ids is not None

@@ -63,7 +63,8 @@ class StandardSampler(Sampler):
     Order of the processors, the same as vLLM's:
         1. `allowed_token_ids`: everything else is excluded.
         2. `bad_words`: the token that would complete one after the output so far (the prompt does not count).
-        3. `min_tokens`: stop tokens, and end tokens unless `ignore_eos`, are excluded until there are enough.
+        3. `min_tokens`: stop tokens, and end tokens unless `ignore_eos`, are excluded until there are enough,
+           but for rows that have nothing else left: what has a form cannot go on behind its end.
         4. `logit_bias`.
         5. penalties: repetition over prompt and output, then frequency and presence over the output.
         6. `temperature`. A row below 1e-5 stops here and takes its argmax.
@@ -192,9 +193,8 @@ class StandardSampler(Sampler):
             early = step.positions < table.free_from[step.slots]
             rows = [row for row in step.having(Trait.MIN_TOKENS) if early[row]]
             if rows:
-                work = kernels.mask_tokens(
-                    work, *_entries(rows, [table.rare[seats[row]].ending for row in rows])
-                )
+                ending = _entries(rows, [table.rare[seats[row]].ending for row in rows])
+                work = _unless_nothing_is_left(work, kernels.mask_tokens(work, *ending))
         if used & Trait.BIAS:
             rows = step.having(Trait.BIAS)
             rare = [table.rare[seats[row]] for row in rows]
@@ -239,6 +239,14 @@ class StandardSampler(Sampler):
             top_k, top_p = table.top_k[step.slots], table.top_p[step.slots]
             work = kernels.apply_top_k_top_p(work, torch.from_numpy(top_k), torch.from_numpy(top_p))
         return work
+
+
+def _unless_nothing_is_left(logits: torch.Tensor, fewer: torch.Tensor) -> torch.Tensor:
+    """`fewer`, `[R, V]`, but the rows of `logits` where it has no token."""
+    nothing = fewer.amax(-1, keepdim=True) == -torch.inf
+    if fewer.device.type == "cpu" and not bool(nothing.any()):  # looking is free on a CPU, a pass on a GPU
+        return fewer
+    return torch.where(nothing, logits, fewer)
 
 
 def _entries(rows: Sequence[int], lists: Sequence[NDArray[Any]]) -> tuple[torch.Tensor, torch.Tensor]:
