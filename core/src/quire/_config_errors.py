@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["ELSEWHERE", "explain"]
 
 _DRAFT_LENGTH = "how far ahead is proposed follows acceptance and load by itself; leave it out"
-_EAGER = "Quire runs eagerly; leave it out"
+_COMPILED = "Quire compiles no model, and captures graphs for max_num_seqs requests; leave it out"
 _ONE_TOKENIZER = "Quire has one tokenizer mode, the fast one; leave it out"
 _LORA = "adapters are not built yet; leave it out"
 _MULTIMODAL = "Quire serves text models; leave it out"
@@ -30,13 +30,13 @@ _ONE_PROCESS = "Quire runs on one device; leave it out"
 
 ELSEWHERE = {
     "allowed_local_media_path": _MULTIMODAL,
-    "compilation_config": _EAGER,
+    "compilation_config": _COMPILED,
     "cpu_offload_gb": _NO_CPU_MEMORY,
-    "cuda_graph_sizes": _EAGER,
+    "cuda_graph_sizes": _COMPILED,
     "data_parallel_size": _ONE_PROCESS,
     "disable_custom_all_reduce": _ONE_PROCESS,
     "disable_log_requests": "Quire logs no requests; leave it out",
-    "disable_log_stats": "Quire logs no statistics unasked; read them from LLM.get_metrics()",
+    "disable_log_stats": "Quire logs no statistics unasked; leave it out, and read them from LLM.get_metrics()",
     "distributed_executor_backend": _ONE_PROCESS,
     "download_dir": "set the environment variable HF_HOME",
     "enable_lora": _LORA,
@@ -44,12 +44,12 @@ ELSEWHERE = {
     "kv_transfer_config": "KV transfer is not built yet; leave it out",
     "limit_mm_per_prompt": _MULTIMODAL,
     "load_in_4bit": "choose a checkpoint in a quantized format; its format is found by itself",
-    "max_context_len_to_capture": _EAGER,
+    "max_context_len_to_capture": _COMPILED,
     "max_logprobs_per_token": "use max_logprobs",
     "max_lora_rank": _LORA,
     "max_loras": _LORA,
     "max_paddings": "batches are flat and never padded; leave it out",
-    "max_seq_len_to_capture": _EAGER,
+    "max_seq_len_to_capture": _COMPILED,
     "max_seq_len": "use max_model_len",
     "mm_processor_kwargs": _MULTIMODAL,
     "num_gpu_blocks_override": "give the size of the KV cache as kv_cache_memory_bytes",
