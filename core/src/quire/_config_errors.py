@@ -36,7 +36,7 @@ ELSEWHERE = {
     "data_parallel_size": _ONE_PROCESS,
     "disable_custom_all_reduce": _ONE_PROCESS,
     "disable_log_requests": "Quire logs no requests; leave it out",
-    "disable_log_stats": "Quire logs no statistics unasked; leave it out, and read them from LLM.get_metrics()",
+    "disable_log_stats": "Quire logs no statistics unasked; leave it out and read LLM.get_metrics()",
     "distributed_executor_backend": _ONE_PROCESS,
     "download_dir": "set the environment variable HF_HOME",
     "enable_lora": _LORA,
