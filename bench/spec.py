@@ -5,8 +5,9 @@
 One engine takes the same requests with its speculation on and off in turn (two engines in one process were
 found to differ by up to a quarter by themselves); each figure is the median over the rounds, the ratio that
 of the medians, with the standard error that the rounds' own ratios tell of. There are more rounds, for some
-time, where that is above half a hundredth. The workloads, of prompt lookup unless they say
-otherwise:
+time, where that is above half a hundredth. A round ends with its last request: where drafts help some and
+not others, seats are empty before; `--waves 3` gives each seat three requests. The workloads, of prompt
+lookup unless they say otherwise:
 
     code     the bundled model goes on, greedily, with source of the standard library that it was not trained
              on; what it says is its own.
@@ -208,7 +209,7 @@ def uncertain(sides: Sequence[Side]) -> float:
     return float(0.93 * (third - first) / math.sqrt(len(ratios)))
 
 
-def measure(workload: str, batch: int, tokens: int, rounds: int, seconds: float) -> str:
+def measure(workload: str, batch: int, tokens: int, rounds: int, seconds: float, waves: int) -> str:
     """A row of the table."""
     shape, speculation, make = WORKLOADS[workload]
     settings: dict[str, Any] = {
@@ -226,7 +227,7 @@ def measure(workload: str, batch: int, tokens: int, rounds: int, seconds: float)
     llm = LLM(model, speculative_config=speculation, **settings)
     coupled = "model" in speculation
     sides = [Side(Drafting(0), coupled), Side(Drafting(AHEAD), coupled)]
-    tasks = list(make(llm, batch, tokens))
+    tasks = list(make(llm, waves * batch, tokens))
     said = [run(llm, side, tasks) for side in sides]  # warms up
     same = said[0] == said[1]
     before = sides[1].drafting.stats()
@@ -243,9 +244,9 @@ def measure(workload: str, batch: int, tokens: int, rounds: int, seconds: float)
     drafted = after.num_draft_tokens - before.num_draft_tokens
     accepted = after.num_accepted_tokens - before.num_accepted_tokens
     rate = f"{accepted / drafted:.0%}" if drafted else "-"
-    said_in_all = done * batch * tokens
+    said_in_all = done * len(tasks) * tokens
     llm.shutdown()
-    speeds = f"{batch * tokens / plain:.0f} | {batch * tokens / with_drafts:.0f}"
+    speeds = f"{len(tasks) * tokens / plain:.0f} | {len(tasks) * tokens / with_drafts:.0f}"
     cells = [
         workload,
         str(batch),
@@ -269,6 +270,9 @@ def main() -> None:
     parser.add_argument("--batches", default="1,4,16,32")
     parser.add_argument("--tokens", type=int, default=96)
     parser.add_argument("--rounds", type=int, default=9, help="at least")
+    parser.add_argument(
+        "--waves", type=int, default=1, help="requests for each seat, so that seats stay taken"
+    )
     parser.add_argument("--seconds", type=float, default=60.0, help="for further rounds of each row")
     parser.add_argument("--workloads", default=",".join(WORKLOADS))
     args = parser.parse_args()
@@ -277,7 +281,7 @@ def main() -> None:
     print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |")
     for workload in args.workloads.split(","):
         for batch in map(int, args.batches.split(",")):
-            print(measure(workload, batch, args.tokens, args.rounds, args.seconds), flush=True)
+            print(measure(workload, batch, args.tokens, args.rounds, args.seconds, args.waves), flush=True)
 
 
 if __name__ == "__main__":
