@@ -55,8 +55,8 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
             config = json.loads(file.read_text())
             (home / file.name).write_text(json.dumps(config | {"chat_template": QWEN}))
     settings = home / "quire.yaml"
-    # Compiling has time, for the machine may be busy. In fp32, for in fewer bits a draft beside it, or none, may
-    # round a token's probability otherwise, and the same request is made twice.
+    # Compiling has time, for the machine may be busy. In fp32, since each request is made twice: in fewer bits
+    # its tokens' probabilities are rounded otherwise with drafts beside them than without.
     settings.write_text(
         "dtype: float32\n"
         f"structured_outputs: {{backend: {backend}, compile_timeout: 20}}\ntool_call_parser: {parser}\n"
