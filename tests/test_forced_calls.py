@@ -55,7 +55,7 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
             config = json.loads(file.read_text())
             (home / file.name).write_text(json.dumps(config | {"chat_template": QWEN}))
     settings = home / "quire.yaml"
-    # Compiling has time, for the machine may be busy. In fp32, since each request is made twice: in fewer bits
+    # Compiling has time, for the machine may be busy. In fp32, for each request is made twice: in fewer bits
     # its tokens' probabilities are rounded otherwise with drafts beside them than without.
     settings.write_text(
         "dtype: float32\n"
