@@ -1,36 +1,20 @@
 """Speculation in simulated engines never costs more than 3%, and finds nearly the best length where it pays.
 
-The scheduler is the real one. Only the worker is not: how long a step takes is a curve over its rows, with
-noise, and how often a draft is right a number.
+The scheduler is the real one. Only the worker is not (see `simulated`).
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
-from dataclasses import dataclass
+import statistics
+from collections.abc import Sequence as Many
 
 import pytest
 
-from quire.plan import SlotResult, StepPlan
-from quire.plan import StepResult as Result
-from quire.request import EngineRequest
-from quire.sampling import SamplingParams
-from quire.scheduler import Scheduler
 from quire.scheduler.drafting import Drafting
 from quire.scheduler.state import Sequence
 
-from .harness import config
-
-AHEAD = 5
-Curve = Callable[[int, bool], float]
-CURVES: dict[str, Curve] = {
-    "memory": lambda rows, drafts: 20 + 0.05 * rows,
-    "compute": lambda rows, drafts: 1.0 + 1.0 * rows,
-    "roofline": lambda rows, drafts: 2 + max(18.0, 1.0 * rows),
-    "tiles": lambda rows, drafts: 5 + 4.0 * -(-rows // 8),
-    "uncaptured": lambda rows, drafts: 10 + 0.1 * rows + 6.0 * drafts,
-}
+from .simulated import AHEAD, CURVES, Engine
 
 
 class Fixed(Drafting):
@@ -40,79 +24,8 @@ class Fixed(Drafting):
         super().__init__(AHEAD)
         self._count = count
 
-    def ask(self, sequences: list[Sequence]) -> list[int]:  # type: ignore[override]
+    def ask(self, sequences: Many[Sequence], *, full: bool = False) -> list[int]:
         return [min(self._count, self._bound(sequence)) for sequence in sequences]
-
-
-@dataclass
-class Engine:
-    """A simulated engine.
-
-    Attributes:
-        curve: milliseconds of a step over its rows, and whether drafts are among them.
-        right: probability that a draft is right.
-        found: probability that an ask is answered.
-        noise: of a step's time, as a share of it.
-        proposing: milliseconds per token proposed.
-        catching_up: milliseconds when a sequence that is asked was not asked in the step before.
-    """
-
-    curve: Curve
-    right: float
-    found: float = 1.0
-    noise: float = 0.0
-    proposing: float = 0.0
-    catching_up: float = 0.0
-
-    def milliseconds(
-        self, batch: int, steps: int, drafting: Drafting | None = None, seed: int = 0, skip: int = 0
-    ) -> float:
-        """Time per token of `batch` requests that never end, over some steps but for the first `skip`."""
-        length = (steps + skip) * (AHEAD + 1) + 9
-        scheduler = Scheduler(
-            config(
-                max_num_seqs=batch,
-                max_num_batched_tokens=8 * batch,
-                max_model_len=length,
-                block_size=64,
-                num_blocks=(batch * (length // 64 + 2) + 9,),
-                enable_prefix_caching=False,
-                num_speculative_tokens=0 if drafting is None else AHEAD,
-            ),
-            clock=lambda: 0.0,
-        )
-        if drafting is not None:
-            scheduler._drafting = drafting
-        choose, total, tokens = random.Random(seed), 0.0, 0
-        for number in range(batch):
-            params = SamplingParams(max_tokens=length - 1, ignore_eos=True)
-            scheduler.add(EngineRequest(request_id=str(number), prompt_ids=[2], params=params, seed=number))
-        asked: set[int] = set()
-        for step in range(steps + skip):
-            plan = scheduler.schedule()
-            result = self.execute(plan, choose)
-            time = self.curve(plan.num_tokens, bool(plan.drafts))
-            time += self.proposing * sum(k for _, k in plan.propose)
-            time += self.catching_up * len({slot for slot, _ in plan.propose} - asked)
-            asked = {slot for slot, _ in plan.propose}
-            time *= 1 + self.noise * choose.uniform(-1, 1)
-            if step >= skip:
-                total += time
-                tokens += sum(len(answer.token_ids) for answer in result.slots)
-            scheduler.update(plan, result, time / 1000)
-        return total / tokens
-
-    def execute(self, plan: StepPlan, choose: random.Random) -> Result:
-        drafts, propose = dict(plan.drafts), dict(plan.propose)
-        slots = []
-        for slot, generation in zip(plan.slots, plan.generations, strict=True):
-            right = 0
-            ahead = drafts.get(slot, [])
-            while right < len(ahead) and choose.random() < self.right:
-                right += 1
-            asked = propose.get(slot, 0) if choose.random() < self.found else 0
-            slots.append(SlotResult(slot, generation, [1] * (right + 1), draft_ids=[1] * asked))
-        return Result(plan.step_id, slots)
 
 
 @pytest.mark.parametrize("curve", CURVES)
@@ -123,6 +36,32 @@ def test_it_never_costs_more_than_three_percent(curve: str, right: float, batch:
     engine = Engine(CURVES[curve], right, found=0.8, noise=0.1, proposing=0.1)
     plain = engine.milliseconds(batch, 300)
     assert engine.milliseconds(batch, 300, Drafting(AHEAD)) < 1.03 * plain
+
+
+@pytest.mark.parametrize("curve", CURVES)
+@pytest.mark.parametrize("right", [(0.2, 0.5), (0.1, 0.9)])
+@pytest.mark.parametrize("batch", [4, 16])
+def test_nor_a_batch_that_ends_with_its_slowest(curve: str, right: tuple[float, float], batch: int) -> None:
+    """Drafts help some of its requests and not others, and nobody waits for the seats of those that end."""
+    engine = Engine(CURVES[curve], 0.0, noise=0.05, proposing=0.2)
+    chance = random.Random(batch)
+    of_each = [chance.uniform(*right) for _ in range(batch)]
+    drafting, plain, ours = Drafting(AHEAD), random.Random(1), random.Random(1)
+    ratios = [
+        engine.closed(of_each, 64, ours, drafting) / engine.closed(of_each, 64, plain) for _ in range(9)
+    ]
+    assert statistics.median(ratios) < 1.03
+
+
+def test_what_helps_all_but_one_may_cost_that_one_a_little() -> None:
+    """Not nothing: it has a part of what the others gain."""
+    engine, of_each = Engine(CURVES["memory"], 0.0, noise=0.05), [0.9] * 7 + [0.0]
+    drafting, choose = Drafting(AHEAD), random.Random(2)
+    plain = engine.closed(of_each, 128, random.Random(2))
+    times = [engine.closed(of_each, 128, choose, drafting) for _ in range(5)]
+    stats = drafting.stats()
+    assert stats.num_accepted_tokens > 0.5 * 5 * 7 * 128
+    assert statistics.median(times) < 1.1 * plain
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -5,6 +5,7 @@ learned: acceptance per sequence (`Acceptance`), a step's time over its rows (`S
 known, an allowance bounds what being wrong may cost: a small share of the time of all steps, plus what
 speculation has gained, up to a few steps' worth. What is spent of it is measured, whatever the cause: wrong
 drafts, slow proposals, steps that no longer overlap. When it is used up nobody is asked until it has grown.
+What is gained by some is not paid by others, as long as nobody waits for their seats (`Laggards`).
 
 Knows counts, and seconds that it is told. Must never know who proposes, nor what. The same times give the
 same decisions.
@@ -12,9 +13,11 @@ same decisions.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence as Many
 from dataclasses import dataclass
 
+from quire.scheduler.laggards import Laggards
 from quire.scheduler.state import Sequence
 from quire.scheduler.states import Keeping
 from quire.scheduler.step_cost import Cost, StepCost
@@ -75,6 +78,8 @@ class Drafting:
         self._skipped = 0.0  # share of those asked that miss the next step for it
         self._since_plain = 0
         self._rest = 0  # steps until it is thought over again
+        self._laggards = Laggards()
+        self._full = False  # somebody waits for a seat
         self.keeping = Keeping()
         self._next_rest = _REST
         self._number = 0  # of sequences that it was thought over for
@@ -89,14 +94,16 @@ class Drafting:
         """True if it need not be told of plain steps at the moment."""
         return self._rest > 0
 
-    def ask(self, sequences: Many[Sequence]) -> list[int]:
+    def ask(self, sequences: Many[Sequence], *, full: bool = False) -> list[int]:
         """Tokens to propose for each sequence once the step being planned has sampled for it; 0 for none.
 
         Nobody is asked before the time of a plain step is known.
 
         Args:
             sequences: all that sample in that step; their counts are those after it.
+            full: others wait for their seats.
         """
+        self._full = full
         number = len(sequences)
         if self._rest and number == self._number:
             self._rest -= 1
@@ -133,11 +140,36 @@ class Drafting:
         return max(0, min(self._most, sequence.limit - length - 1))
 
     def _choose(self, sequences: Many[Sequence], most: list[int], cost: Cost) -> list[int]:
-        """All whose drafts are worth their rows, if together they are worth a step with drafts."""
+        """All whose drafts are worth their rows, if together they are worth a step with drafts.
+
+        As many as pay best; fewer, should some fall behind too far by that.
+        """
+        alone = len(sequences) == 1  # it loses by its own drafts only, which is what the allowance is for
+        room = None if self._full or alone else self._laggards.room(sequences)
+        ahead = self._most
+        while ahead:
+            found = self._worth(sequences, [min(ahead, count) for count in most], cost)
+            if found is None:
+                break
+            asked, excess, tokens = found
+            if room is None or Laggards.bear(room, excess, tokens):
+                return self._with_trials(sequences, most, asked, cost, room)
+            ahead //= 2
+        return self._with_trials(sequences, most, [0] * len(sequences), cost, room)
+
+    def _worth(
+        self, sequences: Many[Sequence], most: list[int], cost: Cost
+    ) -> tuple[list[int], float, list[float]] | None:
+        """Those whose drafts are worth their rows; None if a step with drafts is not worth it for them.
+
+        Returns:
+            How many to propose for each, what they cost in all, as a share of a plain step, and the tokens
+            that each is expected to have of it.
+        """
         number = len(sequences)
         row, ask = cost.weights[1:]
         mean = self._right / self._tried
-        asked, gain, rows = [0] * number, 0.0, 0.0
+        asked, gains, rows = [0] * number, [0.0] * number, 0.0
         for place, sequence in enumerate(sequences):
             if not most[place]:
                 continue
@@ -149,22 +181,26 @@ class Drafting:
                 next_one *= chance
             if count and answers * (tokens - row * count) - ask * count > self._skipped:
                 asked[place] = count
-                gain += answers * tokens - self._skipped
+                gains[place] = answers * tokens - self._skipped
                 rows += answers * count
-        of_each = 1 / number
-        total = sum(asked)
-        if total and gain * of_each - cost.of(rows * of_each, total * of_each) > _MARGIN:
-            worst = cost.at_worst(rows * of_each, total * of_each)
-            if worst - gain * of_each / 2 <= self._allowance:
-                return self._with_trials(sequences, most, asked, cost)
-        return self._with_trials(sequences, most, [0] * number, cost)
+        of_each, total = 1 / number, sum(asked)
+        gain, excess = sum(gains) * of_each, cost.of(rows * of_each, total * of_each)
+        if not total or gain - excess <= _MARGIN:
+            return None
+        worst = cost.at_worst(rows * of_each, total * of_each)
+        return (asked, excess, gains) if worst - gain / 2 <= self._allowance else None
 
     def _with_trials(
-        self, sequences: Many[Sequence], most: list[int], asked: list[int], cost: Cost
+        self,
+        sequences: Many[Sequence],
+        most: list[int],
+        asked: list[int],
+        cost: Cost,
+        room: list[float] | None,
     ) -> list[int]:
-        """Also some for those that are due for another trial, as far as the allowance goes."""
+        """Also some for those that are due for another trial, as far as the allowance and the room go."""
         of_each, rows = 1 / len(sequences), 0
-        mean = self._right / self._tried
+        mean, least = self._right / self._tried, math.inf if room is None else min(room)
         for place, sequence in enumerate(sequences):
             if asked[place] or not most[place] or len(sequence.token_ids) < sequence.acceptance.due:
                 continue
@@ -173,7 +209,7 @@ class Drafting:
             count = 1
             while count < most[place] and chance ** (count + 1) > _LIKELY:
                 count += 1
-            while count and self._exceeds(cost, (rows + count) * of_each, of_each):
+            while count and self._exceeds(cost, (rows + count) * of_each, of_each, least):
                 count -= 1
             if not count:
                 break
@@ -181,11 +217,14 @@ class Drafting:
             asked[place] = count
         return asked
 
-    def _exceeds(self, cost: Cost, rows: float, of_each: float) -> bool:
-        """Whether trials of so many rows per sequence may cost more than the allowance.
+    def _exceeds(self, cost: Cost, rows: float, of_each: float, room: float) -> bool:
+        """Whether trials of so many rows per sequence may cost more than the allowance, or than the room.
 
-        What one draft costs is looked at whenever there is as much as at the start: it may be misjudged.
+        What one draft costs is looked at whenever the allowance is as much as at the start: it may be
+        misjudged.
         """
+        if cost.of(rows, rows) > room:
+            return True
         if self._allowance >= _FIRST and rows <= of_each:
             return False
         return cost.at_worst(rows, rows) + self._skipped * of_each > self._allowance
@@ -204,6 +243,8 @@ class Drafting:
         self._right = self._right * fade + num_accepted
         self._tried = self._tried * fade + num_accepted + (num_accepted < num_drafts)
         sequence.acceptance.verified(len(sequence.token_ids), num_drafts, num_accepted)
+        if not self._full:
+            self._laggards.credit(sequence, num_accepted - self._skipped)
 
     def timed(
         self,
@@ -234,6 +275,9 @@ class Drafting:
             self._skipped *= 0.9
         if skipping:
             self._skipped = min(1.0, self._skipped + 0.1)
+        if excess is not None and (drafts or asked) and not self._full:
+            # Not as it was measured: a pause of the machine is not due to the drafts.
+            self._laggards.charge(self._cost.of(sequences).of(drafts / sequences, asked / sequences))
         if excess is not None and (drafts or asked or skipping):
             # In plain steps: what the same tokens would have taken without, less what they took. As what they
             # would have taken is known but to an error, which may be the same for long, that is charged, too.

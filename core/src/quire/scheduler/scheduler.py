@@ -149,7 +149,8 @@ class Scheduler:
         step = StepDraft(self._num_steps, self.config.max_num_batched_tokens)
         self._planner.fill(step)
         self._check_progress(step)
-        plan, rides = step.seal(self._roster.take_ended(), self._drafting)
+        full = bool(self._roster.waiting)
+        plan, rides = step.seal(self._roster.take_ended(), self._drafting, full=full)
         self._num_steps += 1
         if rides:
             self._under_way[plan.step_id] = rides

@@ -18,6 +18,7 @@ from quire.kv import TokenChain
 from quire.request import EngineRequest
 from quire.scheduler.acceptance import Acceptance
 from quire.scheduler.beams import Beam, BeamGroup
+from quire.scheduler.laggards import Account
 
 __all__ = ["RequestState", "Sequence", "completion_seed", "num_completions"]
 
@@ -79,6 +80,7 @@ class Sequence:
         speculating: a step under way has drafts of it, or is to propose some.
         asked: that step is to propose some.
         acceptance: how well its drafts do.
+        account: what drafts have brought it, and have cost it.
         beam: what it is in its request's beam search, if that is one.
         pause: length at which it waits to be told how it goes on; None for never.
         forced: the last so many of `token_ids` the worker has yet to be told; it need not sample them.
@@ -104,6 +106,7 @@ class Sequence:
     speculating: bool = False
     asked: bool = False
     acceptance: Acceptance = field(default_factory=Acceptance)
+    account: Account = field(default_factory=Account)
     beam: Beam | None = None
     pause: int | None = None
     forced: int = 0

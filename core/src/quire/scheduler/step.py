@@ -80,8 +80,16 @@ class StepDraft:
         self.new_blocks.pop(sequence, None)
         self.drafts.pop(sequence, None)
 
-    def seal(self, ended: list[int], drafting: Drafting) -> tuple[StepPlan, list[Ride]]:
-        """The finished plan, with the sequences' counts moved on to what they will be after it."""
+    def seal(
+        self, ended: list[int], drafting: Drafting, *, full: bool = False
+    ) -> tuple[StepPlan, list[Ride]]:
+        """The finished plan, with the sequences' counts moved on to what they will be after it.
+
+        Args:
+            ended: slots that are given up.
+            drafting: says for whom tokens are to be proposed.
+            full: sequences wait for seats.
+        """
         rides, slots, generations = [], [], []
         appended, drafts, propose = [], [], []
         speculation, num_drafts, ahead = drafting.enabled, 0, list[int]()
@@ -110,7 +118,7 @@ class StepDraft:
             rides.append(Ride(sequence, slot, generation, count, num_drafts, samples))
             slots.append(slot)
             generations.append(generation)
-        for sequence, asked in zip(sampling, drafting.ask(sampling), strict=True):
+        for sequence, asked in zip(sampling, drafting.ask(sampling, full=full), strict=True):
             if asked:
                 propose.append((sequence.slot, asked))
                 sequence.speculating = sequence.asked = True

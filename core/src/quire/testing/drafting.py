@@ -21,7 +21,7 @@ class AlwaysDrafting(Drafting):
         super().__init__(num_speculative_tokens)
         self._asks = asks
 
-    def ask(self, sequences: Many[Sequence]) -> list[int]:
+    def ask(self, sequences: Many[Sequence], *, full: bool = False) -> list[int]:
         """As far as each may grow."""
         return [self._bound(sequence) if self._asks(sequence) else 0 for sequence in sequences]
 
