@@ -15,7 +15,7 @@ from quire import LLM, BeamSearchParams, EngineConfig, SamplingParams
 from quire.engine.planning.forecast import forecast
 from quire.errors import CheckpointError, UnsupportedModelError
 from quire.runtime import worker as worker_module
-from quire.sampling import StructuredOutputsParams
+from quire.sampling_params import StructuredOutputsParams
 from quire.testing.model import Reference
 
 from .chi_square import assert_drawn_from, second_tokens

@@ -13,7 +13,7 @@ from quire.engine.planning.plan import make_plan
 from quire.plan import SlotStart, StepPlan
 from quire.plugin_plan import PluginPlan
 from quire.request import EngineRequest
-from quire.sampling import SamplingParams
+from quire.sampling_params import SamplingParams
 from quire.testing.model import Reference
 
 LOAD = """

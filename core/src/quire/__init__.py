@@ -10,7 +10,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from quire.beam_search import BeamSearchOutput, BeamSearchParams, BeamSearchSequence
+    from quire.beam_search import BeamSearchOutput, BeamSearchSequence
     from quire.config import EngineConfig
     from quire.engine.async_llm import AsyncLLM
     from quire.engine.info import EngineInfo, EngineStats
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from quire.engine.process.launch import EngineProcess
     from quire.errors import QuireError
     from quire.outputs import CompletionOutput, Logprob, RequestOutput
-    from quire.sampling import SamplingParams
+    from quire.sampling_params import BeamSearchParams, SamplingParams
     from quire.scheduler import DraftStats, SchedulerStats
     from quire.structured_outputs import GuidedDecodingParams, StructuredOutputsParams
 
@@ -49,7 +49,7 @@ _HOME = {
     "LLM": "quire.engine.llm",
     "AsyncLLM": "quire.engine.async_llm",
     "BeamSearchOutput": "quire.beam_search",
-    "BeamSearchParams": "quire.beam_search",
+    "BeamSearchParams": "quire.sampling_params",
     "BeamSearchSequence": "quire.beam_search",
     "CompletionOutput": "quire.outputs",
     "DraftStats": "quire.scheduler",
@@ -61,7 +61,7 @@ _HOME = {
     "Logprob": "quire.outputs",
     "QuireError": "quire.errors",
     "RequestOutput": "quire.outputs",
-    "SamplingParams": "quire.sampling",
+    "SamplingParams": "quire.sampling_params",
     "SchedulerStats": "quire.scheduler",
     "StructuredOutputsParams": "quire.structured_outputs",
 }

@@ -18,7 +18,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from quire.sampling import SamplingParams
+from quire.sampling_params import SamplingParams
 
 if TYPE_CHECKING:
     import numpy as np

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from quire.outputs import FinishReason
 from quire.plan import TokenLogprobs
-from quire.sampling import SamplingParams
+from quire.sampling_params import SamplingParams
 
 __all__ = ["CompiledGrammar", "EngineRequest", "StepOutput", "ThinkingBudget"]
 

@@ -16,7 +16,7 @@ from quire.cli import _engine, main
 from quire.config import EngineConfig
 from quire.errors import InvalidRequestError
 from quire.outputs import CompletionOutput, RequestMetrics, RequestOutput
-from quire.sampling import SamplingParams
+from quire.sampling_params import SamplingParams
 
 CONTEXT = 200
 

@@ -14,7 +14,7 @@ from quire.cli.chat import Answer, Conversation
 from quire.config import EngineConfig
 from quire.errors import EngineError, InvalidRequestError
 from quire.outputs import RequestOutput
-from quire.sampling import SamplingParams
+from quire.sampling_params import SamplingParams
 
 Run = Callable[..., Result]
 

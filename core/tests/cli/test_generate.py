@@ -13,7 +13,7 @@ from click.testing import Result
 
 from quire.config import EngineConfig, StructuredOutputsConfig
 from quire.errors import EngineError
-from quire.sampling import SamplingParams
+from quire.sampling_params import SamplingParams
 from quire.structured_outputs import StructuredOutputsParams
 
 Run = Callable[..., Result]

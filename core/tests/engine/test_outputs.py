@@ -12,7 +12,7 @@ from quire.engine.inputs import PreparedRequest
 from quire.engine.outputs import OutputProcessor
 from quire.outputs import FinishReason, RequestOutput
 from quire.request import EngineRequest, StepOutput
-from quire.sampling import SamplingParams
+from quire.sampling_params import SamplingParams
 from quire.text.tokenizer import Tokenizer
 
 BROKEN = 99

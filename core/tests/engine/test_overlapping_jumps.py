@@ -15,7 +15,7 @@ from quire.engine.core import EngineCore
 from quire.engine.thinking_runner import ThinkingRunner
 from quire.plan import SlotResult, SlotStart, StepPlan, StepResult, TokenLogprobs, TokenMasks
 from quire.request import CompiledGrammar, EngineRequest, StepOutput, ThinkingBudget
-from quire.sampling import SamplingParams
+from quire.sampling_params import SamplingParams
 from quire.scheduler import Scheduler, SchedulerConfig
 
 from .grammars.tries import END, Words, runner_of

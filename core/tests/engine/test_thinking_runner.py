@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from quire.engine.thinking_runner import ThinkingRunner
 from quire.request import EngineRequest, StepOutput, ThinkingBudget
-from quire.sampling import SamplingParams
+from quire.sampling_params import SamplingParams
 
 from .played_thinking import bracket_reader
 

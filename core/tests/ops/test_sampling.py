@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from quire.ops.philox import philox4x32, uniforms
 from quire.ops.sampling import SamplingOps
-from quire.sampling import SamplingParams
+from quire.sampling_params import SamplingParams
 from quire.testing.sampler_reference import reference_logits, reference_probabilities
 
 OPS = SamplingOps()

@@ -9,7 +9,7 @@ from quire.plan import SlotStart, StepPlan
 from quire.runtime import batching
 from quire.runtime.batching import BatchBuilder
 from quire.runtime.slots import SlotTable
-from quire.sampling import SamplingParams
+from quire.sampling_params import SamplingParams
 
 BLOCK = 4
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from quire.plan import SlotStart
 from quire.runtime.draft_batches import Round, chunks, spare_blocks
 from quire.runtime.slots import SlotTable
-from quire.sampling import SamplingParams
+from quire.sampling_params import SamplingParams
 
 
 @given(

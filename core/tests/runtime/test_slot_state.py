@@ -4,7 +4,7 @@ import torch
 
 from quire.plan import SlotStart
 from quire.runtime.slot_state import SlotState
-from quire.sampling import SamplingParams
+from quire.sampling_params import SamplingParams
 
 
 def start(slot: int, token_ids: list[int]) -> SlotStart:

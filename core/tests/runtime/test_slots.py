@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from quire.plan import SlotStart
 from quire.runtime.slots import SlotTable
-from quire.sampling import SamplingParams
+from quire.sampling_params import SamplingParams
 
 
 def test_a_step_moves_its_slots_on_and_no_others() -> None:

@@ -10,7 +10,7 @@ from quire.plan import SlotStart
 from quire.runtime.batching import BatchBuilder
 from quire.runtime.slots import SlotTable
 from quire.runtime.spread import MOST_ROWS, can_spread, spread
-from quire.sampling import SamplingParams
+from quire.sampling_params import SamplingParams
 
 BLOCK, PROMPT = 4, 3
 

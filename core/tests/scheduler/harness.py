@@ -9,7 +9,7 @@ from zlib import crc32
 from quire.errors import EngineError
 from quire.plan import StepPlan, StepResult
 from quire.request import EngineRequest, StepOutput
-from quire.sampling import SamplingParams
+from quire.sampling_params import SamplingParams
 from quire.scheduler import Scheduler, SchedulerConfig
 from quire.scheduler.state import Sequence, completion_seed, num_completions
 from quire.testing.drafting import always_draft

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from quire.plan import SlotResult, StepPlan
 from quire.plan import StepResult as Result
 from quire.request import EngineRequest
-from quire.sampling import SamplingParams
+from quire.sampling_params import SamplingParams
 from quire.scheduler import Scheduler
 from quire.scheduler.drafting import Drafting
 

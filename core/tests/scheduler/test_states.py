@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from quire.plan import SlotResult, StepPlan, StepResult
 from quire.request import EngineRequest
-from quire.sampling import SamplingParams
+from quire.sampling_params import SamplingParams
 from quire.scheduler import Scheduler
 from quire.scheduler.states import Keeping
 from quire.testing.drafting import always_draft

@@ -15,7 +15,7 @@ import click
 from quire.config import EngineConfig
 from quire.errors import ConfigError, RequestFailedError
 from quire.outputs import RequestOutput
-from quire.sampling import SamplingParams
+from quire.sampling_params import SamplingParams
 
 __all__ = ["Engine", "Message", "engine", "is_terminal", "open_llm", "require_success"]
 

@@ -26,7 +26,7 @@ from quire._config_types import Bytes, PluginKey, field_shape, parse_bytes, shap
 from quire.cli._dotted import HINT, merge_texts, rewrite
 from quire.cli._setting_option import SectionOption, SettingOption
 from quire.config import EngineConfig
-from quire.sampling import SamplingParams
+from quire.sampling_params import SamplingParams
 
 __all__ = [
     "ENGINE",

@@ -11,7 +11,7 @@ import click
 from quire.cli._bench import Item, Percentiles, make_workload, report, workload_options
 from quire.cli._engine import Engine, engine, is_terminal, require_success
 from quire.cli.options import SettingsCommand, configuration, engine_options
-from quire.sampling import SamplingParams
+from quire.sampling_params import SamplingParams
 
 __all__ = ["command"]
 

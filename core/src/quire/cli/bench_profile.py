@@ -82,7 +82,7 @@ def run_profile(
     from quire.engine.assembly import start_engine  # imports torch
     from quire.engine.inputs import Prompt
     from quire.engine.profiling import profile_steps
-    from quire.sampling import SamplingParams
+    from quire.sampling_params import SamplingParams
 
     engine = start_engine(config, show_progress=False)
     try:

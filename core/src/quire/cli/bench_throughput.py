@@ -12,7 +12,7 @@ from quire.cli._bench import Percentiles, make_workload, report, workload_option
 from quire.cli._engine import engine, is_terminal, require_success
 from quire.cli.options import SettingsCommand, configuration, engine_options
 from quire.outputs import RequestOutput
-from quire.sampling import SamplingParams
+from quire.sampling_params import SamplingParams
 
 __all__ = ["command"]
 

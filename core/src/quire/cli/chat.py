@@ -29,7 +29,7 @@ from quire.cli.options import (
 )
 from quire.errors import InvalidRequestError, OverloadedError, RequestFailedError
 from quire.outputs import RequestOutput
-from quire.sampling import SamplingParams
+from quire.sampling_params import SamplingParams
 
 __all__ = ["Conversation", "command"]
 

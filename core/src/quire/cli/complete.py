@@ -13,7 +13,7 @@ from quire.cli._server_flags import server_options
 from quire.cli.generate import print_stream, read_prompt
 from quire.cli.options import SettingsCommand, given_sampling, sampling_from, sampling_options
 from quire.outputs import RequestOutput
-from quire.sampling import SamplingParams
+from quire.sampling_params import SamplingParams
 
 __all__ = ["command"]
 

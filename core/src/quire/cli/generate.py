@@ -13,7 +13,7 @@ from quire.cli._form import form_options, given_form
 from quire.cli._render import to_json
 from quire.cli.options import SettingsCommand, configuration, engine_options, sampling_from, sampling_options
 from quire.outputs import RequestOutput
-from quire.sampling import SamplingParams, StructuredOutputsParams
+from quire.sampling_params import SamplingParams, StructuredOutputsParams
 
 __all__ = ["command", "print_stream", "read_prompt"]
 

@@ -38,7 +38,7 @@ from quire.cli._setting_option import EVERYTHING, SectionOption
 from quire.config import EngineConfig
 from quire.plugin_plan import import_target
 from quire.plugins import OK
-from quire.sampling import SamplingParams
+from quire.sampling_params import SamplingParams
 
 __all__ = [
     "SettingsCommand",

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from quire.contracts.sampler import SampleRows
     from quire.ops import Kernels
-    from quire.sampling import SamplingParams
+    from quire.sampling_params import SamplingParams
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from quire.ops import Kernels
-    from quire.sampling import SamplingParams
+    from quire.sampling_params import SamplingParams
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

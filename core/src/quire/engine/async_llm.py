@@ -19,7 +19,7 @@ from quire.engine.process.remote import RemoteClient
 from quire.errors import EngineError, InvalidRequestError, RequestFailedError
 from quire.outputs import RequestOutput
 from quire.request import CompiledGrammar, StepOutput
-from quire.sampling import SamplingParams
+from quire.sampling_params import SamplingParams
 from quire.scheduler import SchedulerStats
 from quire.text.chat import render_chat
 from quire.text.tokenizer import Tokenizer, load_tokenizer

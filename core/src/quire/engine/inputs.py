@@ -18,7 +18,7 @@ from quire.engine.grammars.plan import grammar_plugins
 from quire.engine.info import EngineInfo
 from quire.errors import InvalidRequestError
 from quire.request import CompiledGrammar, EngineRequest, ThinkingBudget
-from quire.sampling import SamplingParams
+from quire.sampling_params import SamplingParams
 from quire.text.tokenizer import Tokenizer
 from quire.text.vocabulary import make_vocabulary
 

@@ -8,7 +8,7 @@ from typing import Any, Self, cast
 
 from tqdm import tqdm
 
-from quire.beam_search import BeamSearchOutput, BeamSearchParams, BeamSearchSequence
+from quire.beam_search import BeamSearchOutput, BeamSearchSequence
 from quire.config import EngineConfig
 from quire.engine.assembly import start_engine
 from quire.engine.inputs import PreparedRequest, Prompt, chat_prompt
@@ -16,7 +16,7 @@ from quire.engine.planning.plan import EnginePlan
 from quire.engine.report import StartupReport
 from quire.errors import InvalidRequestError, RequestFailedError
 from quire.outputs import CompletionOutput, RequestOutput
-from quire.sampling import SamplingParams
+from quire.sampling_params import BeamSearchParams, SamplingParams
 from quire.scheduler import SchedulerStats
 from quire.text.chat import render_chat
 

@@ -15,7 +15,7 @@ from quire.engine.inputs import PreparedRequest
 from quire.outputs import CompletionOutput, Logprob, RequestMetrics, RequestOutput
 from quire.plan import TokenLogprobs
 from quire.request import StepOutput
-from quire.sampling import SamplingParams
+from quire.sampling_params import SamplingParams
 from quire.text.detokenizer import IncrementalDetokenizer
 from quire.text.stop import StopMatcher
 from quire.text.tokenizer import Tokenizer

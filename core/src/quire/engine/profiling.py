@@ -19,7 +19,7 @@ from quire.plan import StepPlan
 from quire.runtime.limits import Limits, measure_limits
 from quire.runtime.probes import LAYER_CALLS, probes, settle, wrapped
 from quire.runtime.spans import Span, Spans
-from quire.sampling import SamplingParams
+from quire.sampling_params import SamplingParams
 
 OUTSIDE = (
     "scheduler",

@@ -11,7 +11,7 @@ import torch
 
 from quire.contracts import LogitsProcessor, SampleRows
 from quire.ops.upload import upload
-from quire.sampling import SamplingParams
+from quire.sampling_params import SamplingParams
 
 
 class Processors:

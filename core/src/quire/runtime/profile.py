@@ -15,7 +15,7 @@ from quire.runtime.graphs import graph_sizes
 from quire.runtime.kv_cache import KVCache
 from quire.runtime.meter import peak_bytes
 from quire.runtime.worker import Worker
-from quire.sampling import SamplingParams
+from quire.sampling_params import SamplingParams
 
 # A full-size forward takes seconds on a CPU, and what it holds grows in proportion to its rows (the
 # layers' temporaries) or is far smaller (metadata): so a CPU measures fewer rows and scales up.

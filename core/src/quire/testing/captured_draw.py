@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from quire.contracts import CapturedDraw, Sampler, SampleRows
-from quire.sampling import SamplingParams
+from quire.sampling_params import SamplingParams
 from quire.testing.sampler_bench import EDITS, SHAPES, SLOTS, VOCAB, Bench, Seat, random_logits, random_seat
 
 FILLING = -1

@@ -31,7 +31,7 @@ from quire.contracts import (
     SampleRows,
 )
 from quire.ops import Kernels
-from quire.sampling import SamplingParams
+from quire.sampling_params import SamplingParams
 
 __all__ = ["Asked", "LogitsProcessorSuite"]
 

@@ -22,7 +22,7 @@ import torch
 from quire.contracts import KernelsInit, KernelsNeed, Sampler, SampleRows
 from quire.errors import InvalidRequestError
 from quire.ops import Kernels
-from quire.sampling import SamplingParams
+from quire.sampling_params import SamplingParams
 from quire.testing.captured_draw import CapturedDrawChecks
 from quire.testing.sampler_bench import (
     EDITS,

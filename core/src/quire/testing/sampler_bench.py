@@ -11,7 +11,7 @@ import torch
 
 from quire.contracts import Distribution, Sampler, SamplerInit, SamplerNeed, SampleRows
 from quire.ops import Kernels
-from quire.sampling import SamplingParams
+from quire.sampling_params import SamplingParams
 from quire.testing.sampler_reference import reference_logits, reference_probabilities
 
 __all__ = [

@@ -14,7 +14,7 @@ from quire.engine.grammars.legal_tokens import only_ids, pack_ids
 from quire.engine.grammars.runner import GrammarRunner
 from quire.plan import SlotStart, StepPlan
 from quire.request import CompiledGrammar, EngineRequest, StepOutput
-from quire.sampling import SamplingParams
+from quire.sampling_params import SamplingParams
 
 from .tries import END, VOCAB, Trie, Words, runner_of
 

@@ -14,7 +14,7 @@ from quire.contracts import KernelsInit, KernelsNeed, Sampler
 from quire.ops import Kernels
 from quire.ops.coupling import exponentials
 from quire.ops.philox import words
-from quire.sampling import SamplingParams
+from quire.sampling_params import SamplingParams
 from quire.testing.sampler import SamplerSuite
 from quire.testing.sampler_reference import reference_logits
 from quire_kernels_cpu.kernels import CpuKernels

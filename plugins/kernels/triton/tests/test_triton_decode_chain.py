@@ -7,7 +7,7 @@ import torch
 
 from quire.contracts import KernelsInit, KernelsNeed, SamplerInit, SamplerNeed, SampleRows
 from quire.ops import Kernels
-from quire.sampling import SamplingParams
+from quire.sampling_params import SamplingParams
 from quire_kernels_triton.kernels import TritonKernels
 from quire_sampler_standard.sampler import StandardSampler
 

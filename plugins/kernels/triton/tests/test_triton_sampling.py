@@ -17,7 +17,7 @@ from quire.ops import Kernels
 from quire.ops.coupling import exponentials
 from quire.ops.philox import uniforms, words
 from quire.ops.slots import SlotShapes
-from quire.sampling import SamplingParams
+from quire.sampling_params import SamplingParams
 from quire.testing.sampler_reference import reference_logits
 from quire_kernels_triton.draw import uniform
 from quire_kernels_triton.kernels import TritonKernels

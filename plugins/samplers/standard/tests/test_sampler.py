@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import quire_sampler_standard
 from quire.contracts import KINDS, KernelsInit, KernelsNeed, SamplerInit, SamplerNeed, SampleRows
 from quire.ops import Kernels
-from quire.sampling import SamplingParams
+from quire.sampling_params import SamplingParams
 from quire_sampler_standard.sampler import StandardSampler
 from quire_sampler_standard.slots import History, SlotTable
 

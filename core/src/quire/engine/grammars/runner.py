@@ -22,7 +22,7 @@ from quire.engine.grammars.templates import Templates
 from quire.engine.info import GrammarStats
 from quire.plan import StepPlan, TokenMasks
 from quire.request import EngineRequest, StepOutput
-from quire.sampling import SamplingParams
+from quire.sampling_params import SamplingParams
 
 __all__ = ["GrammarRunner"]
 

@@ -8,7 +8,7 @@ import torch
 
 from quire.contracts import LogitsProcessor, LogitsProcessorInit, SampleRows
 from quire.ops.upload import upload
-from quire.sampling import SamplingParams
+from quire.sampling_params import SamplingParams
 from quire_logits_no_repeat_ngram.ngrams import Ngrams
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from quire.contracts import CapturedDraw, Distribution, Sampler, SamplerInit, SampleRows
 from quire.ops.philox import DRAW, uniforms, words
 from quire.ops.upload import upload
-from quire.sampling import SamplingParams
+from quire.sampling_params import SamplingParams
 from quire_sampler_standard.captured import DrawBySlot
 from quire_sampler_standard.slots import Ids, SlotTable, Trait
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quire.errors import InvalidRequestError
-from quire.sampling import SamplingParams
+from quire.sampling_params import SamplingParams
 
 Ids = NDArray[np.int64]
 

@@ -14,7 +14,13 @@ from quire import _sampling_checks as check
 from quire.errors import InvalidRequestError
 from quire.structured_outputs import GuidedDecodingParams, StructuredOutputsParams
 
-__all__ = ["GREEDY_BELOW", "GuidedDecodingParams", "SamplingParams", "StructuredOutputsParams"]
+__all__ = [
+    "GREEDY_BELOW",
+    "BeamSearchParams",
+    "GuidedDecodingParams",
+    "SamplingParams",
+    "StructuredOutputsParams",
+]
 
 GREEDY_BELOW = 1e-5
 """Temperatures below this take the most likely token: dividing by them says nothing else."""
@@ -309,3 +315,43 @@ class SamplingParams:
             value = getattr(self, name)
             if value and value != nothing and not (name == "top_k" and value == -1):
                 check.refuse(name, value, f"{permitted} with use_beam_search")
+
+
+@dataclass(frozen=True, slots=True)
+class BeamSearchParams:
+    """What `LLM.beam_search` is to search for. The rules are those of `SamplingParams.use_beam_search`.
+
+    Attributes:
+        beam_width: beams, and sequences returned.
+        max_tokens: most new tokens.
+        ignore_eos: go on after the model's end token.
+        temperature: 0 or 1: beams are ranked by the model's own probabilities.
+        length_penalty, early_stopping: see `SamplingParams`.
+        include_stop_str_in_output: keep the end token in tokens and text.
+    """
+
+    beam_width: int
+    max_tokens: int
+    ignore_eos: bool = False
+    temperature: float = 0.0
+    length_penalty: float = 1.0
+    include_stop_str_in_output: bool = False
+    early_stopping: bool | Literal["never"] = False
+
+    def sampling(self) -> SamplingParams:
+        """The same as a request's parameters; the text is made from all tokens at the end.
+
+        Raises:
+            InvalidRequestError: a value is out of range.
+        """
+        return SamplingParams(
+            n=self.beam_width,
+            use_beam_search=True,
+            max_tokens=self.max_tokens,
+            ignore_eos=self.ignore_eos,
+            temperature=self.temperature,
+            length_penalty=self.length_penalty,
+            early_stopping=self.early_stopping,
+            logprobs=0,
+            detokenize=False,
+        )

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quire.errors import InvalidRequestError
-from quire.sampling import SamplingParams
+from quire.sampling_params import SamplingParams
 from quire.structured_outputs import StructuredOutputsParams
 
 NOT_INTEGERS: list[Any] = [True, 1.0, "1", None, [1], math.nan, object()]
