@@ -76,6 +76,14 @@ def test_chat_uses_the_template(llm: LLM) -> None:
     assert out.prompt_token_ids.count(0) == 1
 
 
+def test_chat_uses_the_template_that_a_script_brings(llm: LLM) -> None:
+    messages = [{"role": "user", "content": "hi"}]
+    out = llm.chat(
+        messages, SamplingParams(max_tokens=3), False, chat_template="Q: {{ messages[0].content }}\nA:"
+    )
+    assert out[0].prompt == "Q: hi\nA:"
+
+
 def test_several_completions_equal_those_of_their_own(llm: LLM) -> None:
     prompt = random_prompt(33, seed=3)
     many = run(llm, prompt, n=4, temperature=1.0)

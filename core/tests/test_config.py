@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field
 
-from quire._config_errors import ELSEWHERE
 from quire._config_types import parse_bytes
+from quire._config_vllm import ELSEWHERE, is_fulfilled
 from quire.config import EngineConfig, PluginsConfig
 from quire.errors import ConfigError
 
@@ -139,7 +139,29 @@ def test_an_unknown_keyword_names_the_nearest(key: str, expected: str) -> None:
 
 @pytest.mark.parametrize("key", sorted(ELSEWHERE))
 def test_names_of_vllm_say_what_to_use(key: str) -> None:
-    assert complaint(None, None, **{key: 1}) == f"{key}: Quire has no such option: {ELSEWHERE[key]}"
+    assert complaint(None, None, **{key: "?"}) == f"{key}: Quire has no such option: {ELSEWHERE[key]}"
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"disable_log_stats": True, "swap_space": 0, "tokenizer_mode": "auto", "task": "generate"},
+        {"disable_custom_all_reduce": True, "data_parallel_size": 1, "enable_lora": False},
+        dict.fromkeys(ELSEWHERE),
+    ],
+)
+def test_names_of_vllm_may_ask_for_what_is_the_case(settings: dict[str, Any]) -> None:
+    assert EngineConfig(model="tiny", **settings) == EngineConfig(model="tiny")
+    loaded = EngineConfig.load(environ={}, model="tiny", **settings)
+    assert loaded == EngineConfig(model="tiny")
+    assert not loaded.origins().keys() & settings.keys()
+
+
+def test_a_value_counts_with_its_type() -> None:
+    assert is_fulfilled("data_parallel_size", 1)
+    assert not is_fulfilled("data_parallel_size", True)
+    assert not is_fulfilled("disable_log_stats", 1)
+    assert not is_fulfilled("max_model_len", None)
 
 
 def test_no_advice_hides_a_setting_that_exists() -> None:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from quire._config_vllm import is_fulfilled
 from quire.errors import ConfigError
 
 __all__ = [
@@ -57,8 +58,9 @@ class Layer:
 
     @classmethod
     def of_keywords(cls, values: Mapping[str, Any], origin: str) -> Layer:
-        """Settings given in a call."""
-        return cls(dict(values), {(name,): origin for name in values})
+        """Settings given in a call, but for those of vLLM that ask for what is the case."""
+        settings = {name: value for name, value in values.items() if not is_fulfilled(name, value)}
+        return cls(settings, {(name,): origin for name in settings})
 
     def has(self, path: KeyPath) -> bool:
         """Whether this source sets the whole of `path`."""

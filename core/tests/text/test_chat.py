@@ -110,6 +110,17 @@ def test_a_model_without_a_template_says_what_to_do(chat_tokenizer: Callable[[An
         render_chat(chat_tokenizer(None), MESSAGES)
 
 
+def test_a_script_may_bring_its_own_template(chat_tokenizer: Callable[[Any], Tokenizer]) -> None:
+    named = [{"name": "default", "template": "plain"}, {"name": "tool_use", "template": "tools"}]
+    own = "{% for m in messages %}<{{ m.content }}>{% endfor %}"
+    for theirs in (None, "plain", named):
+        assert "<Hello >" in render_chat(chat_tokenizer(theirs), MESSAGES, chat_template=own)
+    with pytest.raises(InvalidRequestError, match="shows no tools"):
+        render_chat(chat_tokenizer(named), MESSAGES, chat_template=own, tools=[{"name": "f"}])
+    with pytest.raises(CheckpointError):
+        render_chat(chat_tokenizer("plain"), MESSAGES, chat_template="{% for %}")
+
+
 @pytest.mark.parametrize(
     ("messages", "part"),
     [

@@ -118,9 +118,10 @@ class LLM:
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
         tools: Sequence[Mapping[str, Any]] | None = None,
+        chat_template: str | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
     ) -> list[RequestOutput]:
-        """Answer conversations through the model's chat template.
+        """Answer conversations through the model's chat template, or through another one.
 
         Args:
             messages: one conversation, or a list of them.
@@ -128,17 +129,24 @@ class LLM:
             add_generation_prompt: end with the beginning of the assistant's turn.
             continue_final_message: leave the last message open and go on with it.
             tools: tools for the template to show; calls stay in the text, as the model writes them.
+            chat_template: a Jinja template to use instead of the model's: its text, not a file's name.
             chat_template_kwargs: further variables for the template.
 
         Raises:
-            InvalidRequestError: the messages are malformed, or the model has no chat template, or none that
-                shows tools.
+            InvalidRequestError: the messages are malformed, or there is no chat template, or none that shows
+                tools.
         """
         conversations = _conversations(messages)
         params = _one_each(sampling_params, len(conversations))
         requests = [
             self._prepare_chat(
-                conversation, one, add_generation_prompt, continue_final_message, chat_template_kwargs, tools
+                conversation,
+                one,
+                add_generation_prompt,
+                continue_final_message,
+                chat_template_kwargs,
+                tools,
+                chat_template,
             )
             for conversation, one in zip(conversations, params, strict=True)
         ]
@@ -260,6 +268,7 @@ class LLM:
         continue_final_message: bool,
         template_kwargs: Mapping[str, Any] | None,
         tools: Sequence[Mapping[str, Any]] | None = None,
+        template: str | None = None,
     ) -> PreparedRequest:
         text = render_chat(
             self._engine.tokenizer,
@@ -267,6 +276,7 @@ class LLM:
             add_generation_prompt=add_generation_prompt,
             continue_final_message=continue_final_message,
             tools=tools,
+            chat_template=template,
             chat_template_kwargs=template_kwargs,
         )
         prompt = chat_prompt(text, messages[-1] if continue_final_message else None)

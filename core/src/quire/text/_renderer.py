@@ -59,11 +59,12 @@ class TemplateRenderer:
             return str(answer["text"])
         if answer["kind"] == "raised":
             raise InvalidRequestError(
-                f"The model's chat template refuses these messages: {answer['error']}", field="messages"
+                f"The chat template refuses these messages: {answer['error']}", field="messages"
             )
         raise CheckpointError(
-            f"The model's chat template failed: {answer['error']}. "
-            "If the messages are what the model expects, correct the template in the model's files."
+            f"The chat template failed: {answer['error']}. "
+            "If the messages are what the model expects, correct the template: it is among the model's "
+            "files, unless the call brought one."
         )
 
     def close(self) -> None:

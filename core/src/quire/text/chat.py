@@ -1,7 +1,7 @@
 """Chat templates: from messages to the prompt that the model was trained on.
 
-Templates come from the model's files alone, never from a request. They run in jinja's sandbox in a
-process of its own with limits of time, memory and output (`quire.text._renderer`), so that a
+Templates come from the model's files, or from a script, never from a request. They run in jinja's sandbox in
+a process of its own with limits of time, memory and output (`quire.text._renderer`), so that a
 template can neither run code, nor loop for ever, nor fill memory.
 """
 
@@ -37,6 +37,7 @@ def render_chat(
     *,
     tools: Sequence[Mapping[str, Any]] | None = None,
     documents: Sequence[Mapping[str, Any]] | None = None,
+    chat_template: str | None = None,
     chat_template_kwargs: Mapping[str, Any] | None = None,
     renderer: TemplateRenderer | None = None,
 ) -> str:
@@ -46,7 +47,7 @@ def render_chat(
     `encode_chat` does.
 
     Args:
-        tokenizer: the model's; its template is used.
+        tokenizer: the model's; its template is used unless another is given.
         messages: `{"role": str, "content": str | list of {"type": "text", "text": str}}` and what else
             the template knows (`name`, `tool_calls`, ...). Text parts are joined by line breaks.
         add_generation_prompt: end with the beginning of the assistant's answer.
@@ -54,12 +55,13 @@ def render_chat(
         tools: tools, each `{"type": "function", "function": {"name", "description", "parameters"}}`; the
             template must show them.
         documents: documents, for templates that show them.
+        chat_template: a template to use instead; never what a stranger sent.
         chat_template_kwargs: further variables of the template, e.g. `{"enable_thinking": False}`.
         renderer: where templates are run; the process's shared one if None.
 
     Raises:
-        InvalidRequestError: malformed messages, a model without a template, or a template that
-            refuses these messages or shows no tools.
+        InvalidRequestError: malformed messages, a model without a template where none is given, or a
+            template that refuses these messages or shows no tools.
         CheckpointError: the template is broken or went beyond its limits.
     """
     variables = dict(chat_template_kwargs or {})
@@ -70,11 +72,12 @@ def render_chat(
             "pass add_generation_prompt=False to go on with the last message.",
             field="continue_final_message",
         )
-    template = _choose_template(tokenizer, with_tools=bool(tools))
+    template = chat_template or _choose_template(tokenizer, with_tools=bool(tools))
     chat = _check_messages(messages)
     renderer = renderer or shared_renderer()
     shown = _check_objects(tools, "tools")
-    for_tools = isinstance(tokenizer.chat_template, dict) and "tool_use" in tokenizer.chat_template
+    named = tokenizer.chat_template
+    for_tools = not chat_template and isinstance(named, dict) and "tool_use" in named
     if shown and not for_tools and not _shows_tools(tokenizer, template, renderer):
         raise InvalidRequestError(
             "The model's chat template shows no tools, so the model would not learn of them. "
@@ -168,7 +171,7 @@ def _check_kwargs(tokenizer: Tokenizer, kwargs: Mapping[str, Any]) -> None:
     for name in kwargs:
         if name in RESERVED_VARIABLES:
             reason = (
-                "templates come from the model's files alone"
+                "what comes with a request is no template"
                 if name == "chat_template"
                 else "it is set by the engine"
             )
