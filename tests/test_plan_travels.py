@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 
 import msgspec
+import pytest
 
 from quire import EngineConfig
 from quire.engine.planning.plan import make_plan
@@ -51,3 +52,18 @@ def test_requests_and_step_plans_are_plain_data() -> None:
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(step), type=StepPlan) == step
     request = EngineRequest(request_id="r", prompt_ids=[1], params=params, seed=2**63 - 1, cache_salt="s")
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(request), type=EngineRequest) == request
+
+
+@pytest.mark.parametrize(
+    ("asked", "reasons"),
+    [
+        ("auto", ["highest priority, tried first", "gets what those before it refuse"]),
+        ("guidance", ["asked for by name"]),
+    ],
+)
+def test_grammars_say_why_they_are_used(asked: str, reasons: list[str]) -> None:
+    config = EngineConfig(model="tiny", structured_outputs={"backend": asked})
+    plan = make_plan(config, show_progress=False).plugins
+    found = [one for one in plan.explanations if one.role.startswith("grammar/")]
+    assert [one.reason for one in found] == reasons
+    assert [bool(one.rejected) for one in found] == [asked != "auto"] * len(reasons)

@@ -143,6 +143,7 @@ class PlanBuilder:
         need: Need,
         *,
         requested: str | None = None,
+        why: str | None = None,
         key: str | None = None,
         role: str | None = None,
         given: tuple[str, Mapping[str, Any]] = ("", {}),
@@ -153,7 +154,9 @@ class PlanBuilder:
             given: a setting's name and the options of the chosen plugin in it, besides those in
                 `plugins.options`.
         """
-        found, explanation = self.registry.choose(kind, need, requested=requested, key=key, role=role)
+        found, explanation = self.registry.choose(
+            kind, need, requested=requested, why=why, key=key, role=role
+        )
         self._plugins[explanation.role] = PlannedPlugin(
             kind=kind,
             name=found.spec.name,

@@ -138,6 +138,7 @@ class PluginRegistry:
         need: Need,
         *,
         requested: str | None = None,
+        why: str | None = None,
         key: str | None = None,
         role: str | None = None,
     ) -> tuple[Found, Explanation]:
@@ -147,6 +148,7 @@ class PluginRegistry:
             kind: name of the kind; its row in `KINDS` gives the rule.
             need: what is asked; candidates answer `reject(need)`.
             requested: what the user named, if anything.
+            why: the reason for that, where it was not the user, and others are used as well.
             key: for a kind that is matched, the name that the checkpoint wants
                 (an architecture, a `quant_method`).
             role: what it is chosen for, if the kind alone does not say.
@@ -160,6 +162,8 @@ class PluginRegistry:
             reason = self._reason_against(found, need)
             if reason is not None:
                 raise PluginError(f"{kind} {requested!r} was asked for and cannot be used: {reason}.")
+            if why is not None:
+                return found, Explanation(role, found.qualified, why, ())
             others = [
                 (other.qualified, "not asked for") for other in self.of_kind(kind) if other is not found
             ]

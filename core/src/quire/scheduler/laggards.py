@@ -4,6 +4,7 @@ A step with drafts takes longer, also for a sequence whose own drafts are wrong.
 that is made up for: those that are helped end sooner. Where nobody waits it is a loss: whoever waits for that
 sequence waits longer, and a batch ends with its last one. So every sequence has an account, in plain steps:
 what steps with drafts took more while it was running, less the tokens that its own drafts have brought it.
+What all lose alike is not looked at here: it is what the allowance of `Drafting` is for.
 
 Knows counts and shares of a plain step's time.
 """
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["Account", "Laggards"]
 
 _AT_ONCE = 0.5
-"""Plain steps by which any sequence may fall behind: without them nothing could be tried."""
+"""Plain steps by which any sequence may fall behind the others: without them nothing could be tried."""
 _SHARE = 0.01
 """And of those that it has taken, this share."""
 _OF_GAIN = 0.25
@@ -56,7 +57,7 @@ class Laggards:
         sequence.account.won += tokens
 
     def room(self, sequences: Iterable[Sequence]) -> list[float]:
-        """Plain steps by which each of the sequences may fall behind from here; negative for none at all."""
+        """Plain steps by which each may fall behind from here; negative for one that already has."""
         rooms, lead, number = [], 0.0, 0
         for sequence in sequences:
             account = sequence.account
@@ -66,8 +67,9 @@ class Laggards:
             rooms.append(_AT_ONCE + _SHARE * (len(sequence.token_ids) - sequence.num_prompt) + ahead)
             lead += ahead
             number += 1
-        more = _OF_GAIN * max(lead / max(number, 1), 0.0)
-        return [room + more for room in rooms] if more else rooms
+        mean = lead / max(number, 1)  # if it is negative, what all have lost
+        more = _OF_GAIN * mean if mean > 0 else -mean
+        return [room + more for room in rooms]
 
     @staticmethod
     def bear(room: Iterable[float], cost: float, tokens: Iterable[float]) -> bool:

@@ -27,8 +27,9 @@ def choose_grammars(builder: PlanBuilder, need: GrammarNeed, asked: str) -> None
         return
     number = 0
     for found in builder.registry.all_of("grammar"):
+        why = "gets what those before it refuse" if number else "highest priority, tried first"
         try:
-            builder.choose("grammar", need, requested=found.qualified, role=f"{_ROLE}{number}")
+            builder.choose("grammar", need, requested=found.qualified, why=why, role=f"{_ROLE}{number}")
         except PluginError:  # a candidate that is of no use here; `quire plugins` lists it
             continue
         number += 1
