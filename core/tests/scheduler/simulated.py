@@ -55,7 +55,7 @@ class Engine:
     ) -> float:
         """Time per token of `batch` requests that never end, over some steps but for the first `skip`."""
         length = (steps + skip) * (AHEAD + 1) + 9
-        run = _Run(self, [self.right] * batch, length, drafting, random.Random(seed))
+        run = Run(self, [self.right] * batch, length, drafting, random.Random(seed))
         total, tokens = 0.0, 0
         for step in range(steps + skip):
             time, count = run.step()
@@ -75,14 +75,14 @@ class Engine:
             choose: chance, for one round after the other.
             drafting: goes on from round to round.
         """
-        run = _Run(self, right, tokens + 1, drafting, choose)
+        run = Run(self, right, tokens + 1, drafting, choose)
         total = 0.0
         while run.scheduler.has_unfinished():
             total += run.step()[0]
         return total
 
 
-class _Run:
+class Run:
     """Some requests in an engine."""
 
     def __init__(

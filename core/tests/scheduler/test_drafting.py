@@ -12,9 +12,10 @@ from collections.abc import Sequence as Many
 import pytest
 
 from quire.scheduler.drafting import Drafting
+from quire.scheduler.laggards import Account
 from quire.scheduler.state import Sequence
 
-from .simulated import AHEAD, CURVES, Engine
+from .simulated import AHEAD, CURVES, Engine, Run
 
 
 class Fixed(Drafting):
@@ -119,3 +120,13 @@ def test_what_is_not_accepted_costs_no_more_than_the_allowance() -> None:
     engine = Engine(CURVES["memory"], right=0.9, proposing=12.0)
     plain = engine.milliseconds(1, 400)
     assert engine.milliseconds(1, 400, Drafting(AHEAD)) < 1.03 * plain
+
+
+def test_what_one_wins_while_it_runs_alone_is_nobodys_to_lose() -> None:
+    """Its account has what drafts brought it only where it has what they cost, too."""
+    run = Run(Engine(CURVES["memory"], 0.0), [0.9], 200, drafting := Drafting(AHEAD), random.Random(3))
+    for _ in range(40):
+        run.step()
+    assert drafting.stats().num_accepted_tokens > 40
+    (sequence,) = run.scheduler._roster.running
+    assert sequence.account == Account()

@@ -12,12 +12,7 @@ class Sequence:
     """Has as many tokens as it is said to."""
 
     num_output: int = 0
-    num_prompt: int = 3
     account: Account = field(default_factory=Account)
-
-    @property
-    def token_ids(self) -> list[int]:
-        return [0] * (self.num_prompt + self.num_output)
 
 
 def rooms(laggards: Laggards, *sequences: Sequence) -> list[float]:

@@ -79,7 +79,7 @@ class Drafting:
         self._since_plain = 0
         self._rest = 0  # steps until it is thought over again
         self._laggards = Laggards()
-        self._full = False  # somebody waits for a seat
+        self._accounted = False  # some run beside each other, and nobody waits for a seat
         self.keeping = Keeping()
         self._next_rest = _REST
         self._number = 0  # of sequences that it was thought over for
@@ -103,8 +103,9 @@ class Drafting:
             sequences: all that sample in that step; their counts are those after it.
             full: others wait for their seats.
         """
-        self._full = full
         number = len(sequences)
+        # One that runs alone loses by its own drafts only, which is what the allowance is for.
+        self._accounted = number > 1 and not full
         if self._rest and number == self._number:
             self._rest -= 1
             return [0] * number
@@ -144,8 +145,7 @@ class Drafting:
 
         As many as pay best; fewer, should some fall behind too far by that.
         """
-        alone = len(sequences) == 1  # it loses by its own drafts only, which is what the allowance is for
-        room = None if self._full or alone else self._laggards.room(sequences)
+        room = self._laggards.room(sequences) if self._accounted else None
         ahead = self._most
         while ahead:
             found = self._worth(sequences, [min(ahead, count) for count in most], cost)
@@ -243,7 +243,7 @@ class Drafting:
         self._right = self._right * fade + num_accepted
         self._tried = self._tried * fade + num_accepted + (num_accepted < num_drafts)
         sequence.acceptance.verified(len(sequence.token_ids), num_drafts, num_accepted)
-        if not self._full:
+        if self._accounted:
             self._laggards.credit(sequence, num_accepted - self._skipped)
 
     def timed(
@@ -275,7 +275,7 @@ class Drafting:
             self._skipped *= 0.9
         if skipping:
             self._skipped = min(1.0, self._skipped + 0.1)
-        if excess is not None and (drafts or asked) and not self._full:
+        if excess is not None and (drafts or asked) and self._accounted:
             # Not as it was measured: a pause of the machine is not due to the drafts.
             self._laggards.charge(self._cost.of(sequences).of(drafts / sequences, asked / sequences))
         if excess is not None and (drafts or asked or skipping):

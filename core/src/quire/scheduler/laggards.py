@@ -64,7 +64,7 @@ class Laggards:
             if account.since is None:
                 account.since = self._charged
             ahead = account.won - (self._charged - account.since)
-            rooms.append(_AT_ONCE + _SHARE * (len(sequence.token_ids) - sequence.num_prompt) + ahead)
+            rooms.append(_AT_ONCE + _SHARE * sequence.num_output + ahead)
             lead += ahead
             number += 1
         mean = lead / max(number, 1)  # if it is negative, what all have lost
